@@ -1,0 +1,1 @@
+//! SampleAttention in Rust.
