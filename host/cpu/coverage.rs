@@ -1,0 +1,113 @@
+//! The true coverage of every row: its dense normaliser, compared with that of the keys it kept.
+
+use super::rows::HeadRows;
+use super::scratch::Scratch;
+use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::tile::{self, KEY_GROUP, Stats};
+use super::workers::for_each_task;
+use crate::geometry::{BLOCK, Geometry};
+use crate::problem::Problem;
+use crate::report::Coverage;
+use crate::tensor::Inputs;
+
+/// Coverage of all heads, given the log-sum-exp [batch, q_heads, q_len] of what was kept.
+pub(super) fn true_coverage(
+    problem: &Problem,
+    inputs: &Inputs<'_>,
+    lse: &[f32],
+    scratches: &mut [Scratch<'_>],
+) -> Vec<Coverage> {
+    let geometry = Geometry::new(problem);
+    let q_len = problem.q_len;
+    let mut shares = vec![0f64; lse.len()];
+    let tasks = shares
+        .chunks_mut(q_len)
+        .zip(lse.chunks(q_len))
+        .enumerate()
+        .flat_map(|(head, (shares, lse))| {
+            let panels = shares.chunks_mut(BLOCK).zip(lse.chunks(BLOCK)).enumerate();
+            panels.map(move |(chunk, (shares, lse))| (head, chunk * BLOCK, shares, lse))
+        });
+    for_each_task(scratches, tasks, |scratch, (head, first_row, shares, kept_lse)| {
+        let (batch, head) = (head / problem.q_heads, head % problem.q_heads);
+        dispatch(DenseLse {
+            geometry,
+            head_dim: problem.head_dim,
+            scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+            q: HeadRows::new(&inputs.q, batch, head),
+            k: HeadRows::new(&inputs.k, batch, head / problem.group_size()),
+            first_row,
+            kept_lse,
+            shares,
+            scratch,
+        });
+    });
+    shares
+        .chunks_mut(q_len)
+        .enumerate()
+        .map(|(head, shares)| {
+            let seeing = geometry.first_row_at(0)..q_len;
+            Coverage::of_rows(
+                head / problem.q_heads,
+                head % problem.q_heads,
+                &mut shares[seeing],
+            )
+        })
+        .collect()
+}
+
+/// Rows `first_row..first_row + shares.len()` of one head, at most [`BLOCK`].
+struct DenseLse<'a, 's> {
+    geometry: Geometry,
+    head_dim: usize,
+    scale_log2: f32,
+    q: HeadRows<'a>,
+    k: HeadRows<'a>,
+    first_row: usize,
+    kept_lse: &'a [f32],
+    shares: &'a mut [f64],
+    scratch: &'a mut Scratch<'s>,
+}
+
+impl Kernel for DenseLse<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let geometry = self.geometry;
+        let head_dim = self.head_dim;
+        let scratch = self.scratch;
+        let rows = self.first_row..self.first_row + self.shares.len();
+        let panels = rows.len().div_ceil(PANEL);
+        let queries = &mut scratch.queries[..panels * head_dim];
+        for (panel, lanes) in queries.chunks_exact_mut(head_dim).enumerate() {
+            let first = rows.start + panel * PANEL;
+            let tokens = first..(first + PANEL).min(rows.end);
+            self.q.queries(tokens, self.scale_log2, scratch.row, lanes);
+        }
+        let mut stats = [Stats::EMPTY; BLOCK / PANEL];
+        let end = geometry.visible_keys(rows.end - 1);
+        for block in 0..end.div_ceil(BLOCK) {
+            let tokens = geometry.keys_of_block(block);
+            let k = self.k.tile(tokens.clone(), scratch.keys, head_dim);
+            let scores = &mut scratch.scores[..tokens.len().next_multiple_of(KEY_GROUP)];
+            for (panel, stats) in stats[..panels].iter_mut().enumerate() {
+                let queries = &queries[panel * head_dim..(panel + 1) * head_dim];
+                tile::scores(simd, queries, k, scores);
+                let scores = &mut scores[..tokens.len()];
+                let visible = Lanes(std::array::from_fn(|lane| {
+                    let row = (rows.start + panel * PANEL + lane).min(rows.end - 1);
+                    geometry.visible_keys(row).saturating_sub(tokens.start).min(BLOCK) as f32
+                }));
+                tile::mask(simd, scores, &visible, 0);
+                tile::online_softmax::<S, false>(simd, scores, stats);
+            }
+        }
+        let dense = stats.iter().flat_map(|stats| tile::log2_sum_exp(stats).0);
+        for ((share, &kept), dense) in self.shares.iter_mut().zip(self.kept_lse).zip(dense) {
+            let kept_log2 = f64::from(kept) * std::f64::consts::LOG2_E;
+            // Rounding of both sides may bring a fully covered row a little above 1.
+            *share = (kept_log2 - f64::from(dense)).exp2().min(1.0);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The native backend: the four stages on rayon threads with SIMD.
+//!
+//! Levels, each built on the one below: stages ([`sampling`], [`reduction`], [`sparse_flash`]; top-k is
+//! [`crate::top_k`]) → [`tile`], the arithmetic of up to 128 keys against 32 queries → [`simd`], the instruction sets.
+//! [`rows`] converts between the caller's buffers and tiles, [`units`] cuts the selection up, [`workers`] hands out tasks.
+
+mod arena;
+mod coverage;
+mod reduction;
+mod rows;
+mod sampling;
+mod scratch;
+mod simd;
+mod sparse_flash;
+mod stages;
+mod tile;
+mod units;
+mod workers;
+mod workspace;
+
+pub use reduction::MASS_ONE;
+pub use stages::{SampledRow, Stages, UnitMass};
+pub(crate) use units::Units;
+pub(crate) use workspace::bytes as workspace_bytes;
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::report::Coverage;
+use crate::selection::Selection;
+use crate::tensor::{Inputs, Outputs};
+use scratch::Scratch;
+use sparse_flash::Mask;
+
+/// Attention over the caller's own selection.
+pub(crate) fn attend(
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    selection: &Selection,
+    outputs: Outputs<'_>,
+    workspace: &mut [u8],
+) -> Result<()> {
+    inputs.check(plan.problem())?;
+    let mut scratches = scratches(plan, workspace)?;
+    let mask = Mask::Selection(selection.as_ref());
+    stages::attend(plan, inputs, mask, outputs, &mut scratches, &())
+}
+
+/// See [`Plan::true_coverage`].
+pub(crate) fn true_coverage(
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    lse: &[f32],
+    workspace: &mut [u8],
+) -> Result<Vec<Coverage>> {
+    let problem = plan.problem();
+    inputs.check(problem)?;
+    problem.check_lse(lse.len())?;
+    let mut scratches = scratches(plan, workspace)?;
+    Ok(coverage::true_coverage(problem, inputs, lse, &mut scratches))
+}
+
+/// The scratches alone, for work that selects nothing; any workspace of the plan has room for them.
+fn scratches<'a>(plan: &Plan, workspace: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+    let given = workspace.len();
+    let needed = workspace_bytes(plan.problem(), None, plan.threads());
+    workspace::Workspace::carve(workspace, plan.problem(), None, plan.threads())
+        .map(|workspace| workspace.scratches)
+        .ok_or(Error::WorkspaceTooSmall { needed, given })
+}
+
+/// The vector instruction set that the CPU backend uses on this machine.
+///
+/// Results are the same bits on every machine with the same set; between sets they differ by rounding.
+pub fn instruction_set() -> &'static str {
+    simd::name()
+}

@@ -1,0 +1,291 @@
+//! Reduction: the sampled attention mass of every candidate, and what window and sinks already cover.
+//!
+//! Blocks need no second look at the keys: the mass of (query block, key block) is Σ over the query block's sampled rows of
+//! sum·2^(maximum - lse), from the statistics that sampling kept. Single keys take a second pass over QKᵀ, one task a key
+//! block, which adds up 2^(score - lse) over all panels.
+//!
+//! A row's whole mass is 1. Sums are fixed-point integers in units of 1 / [`MASS_ONE`], each converted from a sum in a fixed
+//! order, so the bits do not depend on who computed what when.
+
+use super::rows::HeadRows;
+use super::sampling::{BlockStats, PanelRows};
+use super::scratch::Scratch;
+use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::tile;
+use super::units::{Unit, Units};
+use super::workers::{for_each_task, take};
+use crate::geometry::{BLOCK, SampledRows};
+use crate::policy::Budget;
+use crate::problem::Problem;
+use crate::tensor::TensorView;
+
+/// Fixed-point mass of one fully attended row.
+pub const MASS_ONE: u64 = 1 << 32;
+
+/// A sum of at most `rows` rows' mass in fixed point. NaN, which comes of NaN or infinite inputs, counts as nothing.
+fn fixed_point(mass: f64, rows: usize) -> u64 {
+    (mass.min(rows as f64) * MASS_ONE as f64) as u64
+}
+
+/// What sampling left, for all units of a wave.
+#[derive(Clone, Copy)]
+pub(super) struct Sampled<'a> {
+    pub(super) queries: &'a [Lanes],
+    pub(super) row_lse: &'a [Lanes],
+    pub(super) blocks: &'a [BlockStats],
+    pub(super) sinks: &'a [BlockStats],
+}
+
+/// Where reduction writes, for all units of a wave.
+pub(super) struct MassBuffers<'a> {
+    /// [unit, candidate]: what the candidates are ranked by.
+    pub(super) mass: &'a mut [u64],
+    /// [unit, candidate], or empty: mass outside window and sinks, where the ranking counts more than that.
+    pub(super) outside: &'a mut [u64],
+    /// [unit, task]: mass that window and sinks cover.
+    pub(super) covered: &'a mut [u64],
+}
+
+/// Reduces the units of one wave; `ended` is called after each task.
+pub(super) fn reduction(
+    problem: &Problem,
+    units: &Units,
+    wave: impl Iterator<Item = Unit> + Send,
+    k: &TensorView<'_>,
+    sampled: Sampled<'_>,
+    buffers: MassBuffers<'_>,
+    scratches: &mut [Scratch<'_>],
+    ended: impl Fn() + Sync,
+) {
+    let per_task = units.candidates_per_reduction();
+    let outside_per_task = units.outside_candidates() / units.reductions();
+    let MassBuffers {
+        mut mass,
+        mut outside,
+        mut covered,
+    } = buffers;
+    let tasks = wave.enumerate().flat_map(|(slot, unit)| {
+        let mut mass = take(&mut mass, units.candidates());
+        let mut outside = take(&mut outside, units.outside_candidates());
+        let covered = take(&mut covered, units.reductions());
+        covered.iter_mut().enumerate().map(move |(task, covered)| Task {
+            units,
+            unit,
+            slot,
+            task,
+            mass: take(&mut mass, per_task),
+            outside: take(&mut outside, outside_per_task),
+            covered,
+        })
+    });
+    for_each_task(scratches, tasks, |scratch, task| {
+        match units.budget {
+            Budget::Blocks => dispatch(ReduceBlocks { task, sampled }),
+            Budget::Residual | Budget::Paper => {
+                let batch = task.unit.head / problem.q_heads;
+                let kv_head = task.unit.head % problem.q_heads / problem.group_size();
+                dispatch(ReduceKeys {
+                    task,
+                    sampled,
+                    k: HeadRows::new(k, batch, kv_head),
+                    scratch,
+                });
+            }
+        }
+        ended();
+    });
+}
+
+struct Task<'a> {
+    units: &'a Units,
+    unit: Unit,
+    /// The unit's place in the wave.
+    slot: usize,
+    /// Query block within the unit, or key block where single keys are ranked.
+    task: usize,
+    mass: &'a mut [u64],
+    outside: &'a mut [u64],
+    covered: &'a mut u64,
+}
+
+/// The mass that one query block's rows give each key block.
+struct ReduceBlocks<'a> {
+    task: Task<'a>,
+    sampled: Sampled<'a>,
+}
+
+impl Kernel for ReduceBlocks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Task {
+            units,
+            unit,
+            slot,
+            task,
+            mass,
+            covered,
+            ..
+        } = self.task;
+        mass.fill(0);
+        *covered = 0;
+        let blocks = units.geometry.blocks();
+        let query_blocks = units.query_blocks(unit.segment);
+        let query_block = query_blocks.start + task;
+        if query_block >= query_blocks.end {
+            return;
+        }
+        let rows = units.rows(unit.segment);
+        let ranks = rows.rank_at(query_block * BLOCK)..rows.rank_at((query_block + 1) * BLOCK);
+        if ranks.is_empty() {
+            return;
+        }
+        // The lanes of each panel that hold this query block's rows.
+        let panels = (ranks.start / PANEL..=(ranks.end - 1) / PANEL).map(|panel| {
+            let first = panel * PANEL;
+            let lanes = ranks.start.max(first) - first..(ranks.end - first).min(PANEL);
+            (slot * units.panels + panel, lanes)
+        });
+        let first_window_block = (query_block + 1).saturating_sub(units.window_blocks);
+        for (block, mass) in mass.iter_mut().enumerate().take(query_block + 1) {
+            let sum: f64 = panels
+                .clone()
+                .map(|(panel, lanes)| {
+                    let stats = &self.sampled.blocks[panel * blocks + block];
+                    let weights = share(simd, stats, &self.sampled.row_lse[panel]);
+                    weights.0[lanes].iter().map(|&x| f64::from(x)).sum::<f64>()
+                })
+                .sum();
+            let sum = fixed_point(sum, ranks.len());
+            if block < first_window_block {
+                *mass = sum;
+            } else {
+                *covered += sum;
+            }
+        }
+        let in_sinks: f64 = panels
+            .map(|(panel, lanes)| {
+                let weights = share(simd, &self.sampled.sinks[panel], &self.sampled.row_lse[panel]);
+                weights.0[lanes].iter().map(|&x| f64::from(x)).sum::<f64>()
+            })
+            .sum();
+        *covered += fixed_point(in_sinks, ranks.len());
+    }
+}
+
+/// The share of each row's mass that `stats` holds: sum·2^(maximum - lse).
+#[inline(always)]
+fn share<S: Simd>(simd: S, stats: &BlockStats, lse: &Lanes) -> Lanes {
+    let mut shares = Lanes::ZERO;
+    for at in (0..PANEL).step_by(S::LANES) {
+        let lse = tile::finite_or_zero(simd, simd.load(lse, at));
+        let factor = simd.exp2(simd.sub(simd.load(&stats.max, at), lse));
+        simd.store(&mut shares, at, simd.mul(simd.load(&stats.sum, at), factor));
+    }
+    shares
+}
+
+/// The mass that all rows of a unit give each key of one key block.
+struct ReduceKeys<'a, 's> {
+    task: Task<'a>,
+    sampled: Sampled<'a>,
+    k: HeadRows<'a>,
+    scratch: &'a mut Scratch<'s>,
+}
+
+impl Kernel for ReduceKeys<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Task {
+            units,
+            unit,
+            slot,
+            task: block,
+            mass,
+            outside,
+            covered,
+        } = self.task;
+        let geometry = units.geometry;
+        let head_dim = units.head_dim;
+        let rows: SampledRows = units.rows(unit.segment);
+        let tokens = geometry.keys_of_block(block);
+        let k = self.k.tile(tokens.clone(), self.scratch.keys, head_dim);
+        let (all, beyond) = self.scratch.output[..2 * BLOCK].split_at_mut(BLOCK);
+        all.fill(Lanes::ZERO);
+        beyond.fill(Lanes::ZERO);
+        for panel in 0..units.panels {
+            let at = slot * units.panels + panel;
+            let panel = PanelRows::new(geometry, &rows, panel);
+            if panel.len == 0 || panel.most_visible() <= tokens.start {
+                continue;
+            }
+            let queries = &self.sampled.queries[at * head_dim..(at + 1) * head_dim];
+            let span = (tokens.start, tokens.len());
+            let scores = &mut *self.scratch.scores;
+            let keys = panel.masked_scores(simd, queries, k, span, scores);
+            let weight_of_lane = Lanes(std::array::from_fn(|lane| {
+                f32::from(u8::from(lane < panel.len))
+            }));
+            let outside_window = Lanes(std::array::from_fn(|lane| {
+                let reaches = block + units.window_blocks > panel.query_block(lane);
+                f32::from(u8::from(lane < panel.len && !reaches))
+            }));
+            add_shares(
+                simd,
+                &scores[..keys],
+                &self.sampled.row_lse[at],
+                [&weight_of_lane, &outside_window],
+                [all, beyond],
+            );
+        }
+        mass.fill(0);
+        outside.fill(0);
+        *covered = 0;
+        for key in 0..tokens.len() {
+            let sum = |lanes: &Lanes| {
+                let sum = lanes.0.iter().map(|&x| f64::from(x)).sum::<f64>();
+                fixed_point(sum, rows.len())
+            };
+            let whole = sum(&all[key]);
+            let beyond = if tokens.start + key < units.sinks {
+                0
+            } else {
+                sum(&beyond[key])
+            };
+            *covered += whole - beyond.min(whole);
+            match units.budget {
+                Budget::Paper => {
+                    mass[key] = whole;
+                    outside[key] = beyond;
+                }
+                Budget::Residual | Budget::Blocks => mass[key] = beyond,
+            }
+        }
+    }
+}
+
+/// `sums[n][key] += weights[n] · 2^(score[key] - lse)`, lane by lane.
+#[inline(always)]
+fn add_shares<S: Simd>(
+    simd: S,
+    scores: &[Lanes],
+    lse: &Lanes,
+    weights: [&Lanes; 2],
+    sums: [&mut [Lanes]; 2],
+) {
+    let [all, beyond] = sums;
+    for at in (0..PANEL).step_by(S::LANES) {
+        let lse = tile::finite_or_zero(simd, simd.load(lse, at));
+        let weights = weights.map(|weight| simd.load(weight, at));
+        for ((score, all), beyond) in scores.iter().zip(all.iter_mut()).zip(beyond.iter_mut()) {
+            let share = simd.exp2(simd.sub(simd.load(score, at), lse));
+            let sum = simd.mul_add(share, weights[0], simd.load(all, at));
+            simd.store(all, at, sum);
+            let sum = simd.mul_add(share, weights[1], simd.load(beyond, at));
+            simd.store(beyond, at, sum);
+        }
+    }
+}

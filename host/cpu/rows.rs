@@ -1,0 +1,180 @@
+//! Between the caller's buffers and the tiles: reading rows of any element type as f32, writing rows back.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+
+use super::simd::{Lanes, PANEL};
+use super::tile::{KEY_GROUP, Rows};
+use crate::tensor::{Layout, Slice, SliceMut, TensorView, TensorViewMut};
+
+/// The rows of one head of an input.
+#[derive(Clone, Copy)]
+pub(super) struct HeadRows<'a> {
+    view: TensorView<'a>,
+    batch: usize,
+    head: usize,
+}
+
+impl<'a> HeadRows<'a> {
+    pub(super) fn new(view: &TensorView<'a>, batch: usize, head: usize) -> Self {
+        HeadRows {
+            view: *view,
+            batch,
+            head,
+        }
+    }
+
+    fn offset(&self, token: usize) -> usize {
+        self.view.layout().row(self.batch, self.head, token)
+    }
+
+    /// One row as f32.
+    #[inline]
+    pub(super) fn read(&self, token: usize, row: &mut [f32]) {
+        let range = self.offset(token)..self.offset(token) + row.len();
+        match self.view.data() {
+            Slice::F32(data) => row.copy_from_slice(&data[range]),
+            Slice::F16(data) => data[range].convert_to_f32_slice(row),
+            Slice::Bf16(data) => {
+                // A bf16 is the upper half of an f32; written out so that it vectorises.
+                for (to, from) in row.iter_mut().zip(&data[range]) {
+                    *to = f32::from_bits((from.to_bits() as u32) << 16);
+                }
+            }
+        }
+    }
+
+    /// Rows `tokens`, converted into `tile`, or in place where they are f32 already and come in whole groups.
+    #[inline]
+    pub(super) fn tile<'t>(&self, tokens: Range<usize>, tile: &'t mut [f32], head_dim: usize) -> Rows<'t>
+    where
+        'a: 't,
+    {
+        if let Slice::F32(data) = self.view.data()
+            && tokens.len().is_multiple_of(KEY_GROUP)
+        {
+            return Rows {
+                data: &data[self.offset(tokens.start)..],
+                stride: self.view.layout().strides[2],
+            };
+        }
+        self.gather(tokens, tile, head_dim)
+    }
+
+    /// Rows `tokens`, in any order, converted into `tile`; the rest of the last group is filled with zeros.
+    #[inline]
+    pub(super) fn gather<'t>(
+        &self,
+        tokens: impl ExactSizeIterator<Item = usize>,
+        tile: &'t mut [f32],
+        head_dim: usize,
+    ) -> Rows<'t> {
+        let count = tokens.len();
+        let mut rows = tile.chunks_exact_mut(head_dim);
+        for (token, row) in tokens.zip(&mut rows) {
+            self.read(token, row);
+        }
+        for padding in rows.take(count.next_multiple_of(KEY_GROUP) - count) {
+            padding.fill(0.0);
+        }
+        Rows {
+            data: tile,
+            stride: head_dim,
+        }
+    }
+
+    /// A panel of queries, transposed and scaled; lanes without a row repeat zeros.
+    #[inline]
+    pub(super) fn queries(
+        &self,
+        rows: impl ExactSizeIterator<Item = usize>,
+        scale: f32,
+        row: &mut [f32],
+        panel: &mut [Lanes],
+    ) {
+        debug_assert!(rows.len() <= PANEL);
+        panel.fill(Lanes::ZERO);
+        for (lane, token) in rows.enumerate() {
+            self.read(token, row);
+            for (lanes, &x) in panel.iter_mut().zip(row.iter()) {
+                lanes.0[lane] = x * scale;
+            }
+        }
+    }
+}
+
+enum Pointer {
+    F32(*mut f32),
+    F16(*mut f16),
+    Bf16(*mut bf16),
+}
+
+/// The rows of an output, to be written from several threads, each row by one of them.
+pub(super) struct OutputRows<'a> {
+    pointer: Pointer,
+    layout: Layout,
+    lse: *mut f32,
+    owner: PhantomData<&'a mut f32>,
+}
+
+// SAFETY: rows are written through `OutputRows::write` alone, whose contract gives each row to one thread.
+unsafe impl Sync for OutputRows<'_> {}
+// SAFETY: it stands for exclusive borrows of plain floats.
+unsafe impl Send for OutputRows<'_> {}
+
+impl<'a> OutputRows<'a> {
+    /// `lse`, where given, holds batch · heads · length elements of `o`'s sizes.
+    pub(super) fn new(o: &'a mut TensorViewMut<'_>, lse: Option<&'a mut [f32]>) -> Self {
+        let [batch, heads, len, _] = o.shape();
+        if let Some(lse) = &lse {
+            assert_eq!(lse.len(), batch * heads * len, "checked by the plan");
+        }
+        let (data, layout) = o.parts();
+        OutputRows {
+            layout: *layout,
+            pointer: match data {
+                SliceMut::F32(data) => Pointer::F32(data.as_mut_ptr()),
+                SliceMut::F16(data) => Pointer::F16(data.as_mut_ptr()),
+                SliceMut::Bf16(data) => Pointer::Bf16(data.as_mut_ptr()),
+            },
+            lse: lse.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr),
+            owner: PhantomData,
+        }
+    }
+
+    /// Writes one row of O and its log-sum-exp.
+    ///
+    /// # Safety
+    /// No other thread may write the same (batch, head, token) at the same time.
+    pub(super) unsafe fn write(
+        &self,
+        (batch, head, token): (usize, usize, usize),
+        row: &[f32],
+        lse: f32,
+    ) {
+        let [batches, heads, len, head_dim] = self.layout.shape;
+        assert!(batch < batches && head < heads && token < len && row.len() == head_dim);
+        let offset = self.layout.row(batch, head, token);
+        // SAFETY: the layout keeps every index of the view inside its buffer and apart from all others, the buffer is
+        // borrowed for 'a, and the caller gives this row to this thread alone.
+        unsafe {
+            match self.pointer {
+                Pointer::F32(o) => slice(o, offset, head_dim).copy_from_slice(row),
+                Pointer::F16(o) => slice(o, offset, head_dim).convert_from_f32_slice(row),
+                Pointer::Bf16(o) => slice(o, offset, head_dim).convert_from_f32_slice(row),
+            }
+            if !self.lse.is_null() {
+                *self.lse.add((batch * heads + head) * len + token) = lse;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As `std::slice::from_raw_parts_mut`, for `len` elements from `offset` on.
+unsafe fn slice<'a, T>(data: *mut T, offset: usize, len: usize) -> &'a mut [T] {
+    // SAFETY: the caller's.
+    unsafe { std::slice::from_raw_parts_mut(data.add(offset), len) }
+}

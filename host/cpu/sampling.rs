@@ -1,0 +1,254 @@
+//! Sampling: the exact softmax normaliser of every sampled row, and for [`Budget::Blocks`] what each key block adds to it.
+//!
+//! ```text
+//! for each unit, for each few panels of sampled rows:            one task
+//!     Qᵀ of the panel's rows, kept for the reduction
+//!     for each key block up to the last visible one:
+//!         K as f32 rows
+//!         for each panel: scores -> causal mask -> maximum and sum
+//!             blocks: kept for each key block, sinks apart
+//!             columns: folded into the row's running statistics
+//!     lse = maximum + log2(sum) over everything                  (log2 domain)
+//! ```
+//!
+//! Scores never leave the tile.
+
+use super::rows::HeadRows;
+use super::scratch::Scratch;
+use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::tile::{self, KEY_GROUP, Stats};
+use super::units::{Unit, Units};
+use super::workers::{for_each_task, take};
+use crate::geometry::{BLOCK, Geometry, SampledRows};
+use crate::policy::Budget;
+use crate::problem::Problem;
+use crate::tensor::TensorView;
+
+/// Statistics of a panel's rows over one key block.
+pub(crate) type BlockStats = Stats;
+
+/// Panels of one task, which share the conversion of each key block.
+const PANELS_PER_TASK: usize = 2;
+
+/// Where sampling writes, for all units of a wave.
+pub(super) struct SamplingBuffers<'a> {
+    /// Qᵀ: [unit, panel, head_dim].
+    pub(super) queries: &'a mut [Lanes],
+    /// [unit, panel]: log2 of each row's normaliser; -∞ in lanes without a row.
+    pub(super) row_lse: &'a mut [Lanes],
+    /// [unit, panel, key block], or empty: statistics of each key block without the sinks.
+    pub(super) blocks: &'a mut [BlockStats],
+    /// [unit, panel]: statistics of the sinks.
+    pub(super) sinks: &'a mut [BlockStats],
+}
+
+/// Tasks of one unit.
+pub(super) fn tasks_per_unit(units: &Units) -> usize {
+    units.panels.div_ceil(PANELS_PER_TASK)
+}
+
+/// Samples the units of one wave; `ended` is called after each task.
+pub(super) fn sampling(
+    problem: &Problem,
+    units: &Units,
+    wave: impl Iterator<Item = Unit> + Send,
+    (q, k): (&TensorView<'_>, &TensorView<'_>),
+    buffers: SamplingBuffers<'_>,
+    scratches: &mut [Scratch<'_>],
+    ended: impl Fn() + Sync,
+) {
+    let SamplingBuffers {
+        mut queries,
+        mut row_lse,
+        mut blocks,
+        mut sinks,
+    } = buffers;
+    let tasks = wave.flat_map(|unit| {
+        let mut queries = take(&mut queries, units.query_lanes());
+        let mut row_lse = take(&mut row_lse, units.panels);
+        let mut blocks = take(&mut blocks, units.block_stats());
+        let mut sinks = take(&mut sinks, units.panels);
+        let of_unit: Vec<_> = (0..tasks_per_unit(units))
+            .map(|task| {
+                let first_panel = task * PANELS_PER_TASK;
+                let panels = PANELS_PER_TASK.min(units.panels - first_panel);
+                PanelGroup {
+                    units,
+                    rows: units.rows(unit.segment),
+                    first_panel,
+                    q: HeadRows::new(q, unit.head / problem.q_heads, unit.head % problem.q_heads),
+                    k: HeadRows::new(
+                        k,
+                        unit.head / problem.q_heads,
+                        unit.head % problem.q_heads / problem.group_size(),
+                    ),
+                    scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+                    queries: take(&mut queries, panels * units.head_dim),
+                    row_lse: take(&mut row_lse, panels),
+                    blocks: take(&mut blocks, panels * units.block_stats() / units.panels.max(1)),
+                    sinks: take(&mut sinks, panels),
+                }
+            })
+            .collect();
+        // Later rows see more keys.
+        of_unit.into_iter().rev()
+    });
+    for_each_task(scratches, tasks, |scratch, group| {
+        dispatch(Sample { group, scratch });
+        ended();
+    });
+}
+
+struct PanelGroup<'a> {
+    units: &'a Units,
+    rows: SampledRows,
+    first_panel: usize,
+    q: HeadRows<'a>,
+    k: HeadRows<'a>,
+    scale_log2: f32,
+    queries: &'a mut [Lanes],
+    row_lse: &'a mut [Lanes],
+    blocks: &'a mut [BlockStats],
+    sinks: &'a mut [BlockStats],
+}
+
+struct Sample<'a, 's> {
+    group: PanelGroup<'a>,
+    scratch: &'a mut Scratch<'s>,
+}
+
+/// The sampled rows of one panel: their ranks, and how many keys each sees.
+#[derive(Clone, Copy)]
+pub(super) struct PanelRows {
+    pub(super) first_rank: usize,
+    /// Rows in the panel; lanes from here on stand for nothing.
+    pub(super) len: usize,
+    visible: [usize; PANEL],
+}
+
+impl PanelRows {
+    pub(super) fn new(geometry: Geometry, rows: &SampledRows, panel: usize) -> Self {
+        let first_rank = (panel * PANEL).min(rows.len());
+        let len = (rows.len() - first_rank).min(PANEL);
+        let visible = std::array::from_fn(|lane| match len {
+            0 => 0,
+            // Lanes without a row repeat the last one, so that they ask for no mask of their own.
+            _ => geometry.visible_keys(rows.row(first_rank + lane.min(len - 1))),
+        });
+        PanelRows {
+            first_rank,
+            len,
+            visible,
+        }
+    }
+
+    /// Keys that the panel's last row sees.
+    pub(super) fn most_visible(&self) -> usize {
+        self.visible[PANEL - 1]
+    }
+
+    /// Query block of each lane; lanes without a row repeat the last one's.
+    pub(super) fn query_block(&self, lane: usize) -> usize {
+        (self.visible[lane] - 1) / BLOCK
+    }
+
+    /// Scores of the panel against `keys` rows from position `start` on, with -∞ where a row does not see a key.
+    /// Returns how many of them at least one row sees.
+    #[inline(always)]
+    pub(super) fn masked_scores<S: Simd>(
+        &self,
+        simd: S,
+        queries: &[Lanes],
+        k: tile::Rows<'_>,
+        (start, keys): (usize, usize),
+        scores: &mut [Lanes],
+    ) -> usize {
+        let keys = keys.min(self.most_visible().saturating_sub(start));
+        tile::scores(simd, queries, k, &mut scores[..keys.next_multiple_of(KEY_GROUP)]);
+        let fewest = self.visible[0].saturating_sub(start);
+        if fewest < keys {
+            let visible = self.visible.map(|end| end.saturating_sub(start).min(BLOCK) as f32);
+            tile::mask(simd, &mut scores[..keys], &Lanes(visible), fewest);
+        }
+        keys
+    }
+}
+
+impl Kernel for Sample<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let PanelGroup {
+            units,
+            rows,
+            first_panel,
+            q,
+            k,
+            scale_log2,
+            queries,
+            row_lse,
+            blocks,
+            sinks,
+        } = self.group;
+        let geometry = units.geometry;
+        let head_dim = units.head_dim;
+        let per_block = units.budget == Budget::Blocks;
+        let scratch = self.scratch;
+
+        let mut panels = [PanelRows { first_rank: 0, len: 0, visible: [0; PANEL] }; PANELS_PER_TASK];
+        let panels = &mut panels[..row_lse.len()];
+        for (index, panel) in panels.iter_mut().enumerate() {
+            *panel = PanelRows::new(geometry, &rows, first_panel + index);
+            let ranks = panel.first_rank..panel.first_rank + panel.len;
+            let lanes = &mut queries[index * head_dim..(index + 1) * head_dim];
+            let row = &mut scratch.row[..head_dim];
+            q.queries(ranks.map(|rank| rows.row(rank)), scale_log2, row, lanes);
+        }
+        let mut running = [Stats::EMPTY; PANELS_PER_TASK];
+        blocks.fill(Stats::EMPTY);
+        sinks.fill(Stats::EMPTY);
+
+        let end = panels.iter().map(PanelRows::most_visible).max().unwrap_or(0);
+        for block in 0..end.div_ceil(BLOCK) {
+            let tokens = geometry.keys_of_block(block);
+            let k = k.tile(tokens.clone(), scratch.keys, head_dim);
+            for (index, panel) in panels.iter().enumerate() {
+                let queries = &queries[index * head_dim..(index + 1) * head_dim];
+                let span = (tokens.start, tokens.len());
+                let scores = &mut *scratch.scores;
+                let keys = panel.masked_scores(simd, queries, k, span, scores);
+                if per_block {
+                    let (in_sinks, rest) =
+                        scores[..keys].split_at_mut(units.sinks.saturating_sub(tokens.start).min(keys));
+                    let stats = &mut blocks[index * geometry.blocks() + block];
+                    tile::online_softmax::<S, false>(simd, in_sinks, &mut sinks[index]);
+                    tile::online_softmax::<S, false>(simd, rest, stats);
+                    merge(simd, &mut running[index], stats);
+                } else {
+                    tile::online_softmax::<S, false>(simd, &mut scores[..keys], &mut running[index]);
+                }
+            }
+        }
+        for (index, panel) in panels.iter().enumerate() {
+            merge(simd, &mut running[index], &sinks[index]);
+            row_lse[index] = tile::log2_sum_exp(&running[index]);
+            row_lse[index].0[panel.len..].fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// Adds the statistics of other keys.
+#[inline(always)]
+fn merge<S: Simd>(simd: S, into: &mut Stats, other: &Stats) {
+    for at in (0..PANEL).step_by(S::LANES) {
+        let maxima = [simd.load(&into.max, at), simd.load(&other.max, at)];
+        let max = simd.max(maxima[0], maxima[1]);
+        let reference = tile::finite_or_zero(simd, max);
+        let parts = [simd.load(&into.sum, at), simd.load(&other.sum, at)];
+        let scaled = simd.mul(parts[0], simd.exp2(simd.sub(maxima[0], reference)));
+        let factor = simd.exp2(simd.sub(maxima[1], reference));
+        simd.store(&mut into.sum, at, simd.mul_add(parts[1], factor, scaled));
+        simd.store(&mut into.max, at, max);
+    }
+}

@@ -1,0 +1,67 @@
+//! What one worker works in.
+
+use super::arena::{Arena, Footprint};
+use super::simd::{Lanes, PANEL};
+use crate::geometry::BLOCK;
+use crate::problem::Problem;
+
+/// Buffers of one worker, reused by every task of every stage.
+pub(super) struct Scratch<'a> {
+    /// Qᵀ of a query block: head_dim lanes a panel.
+    pub(super) queries: &'a mut [Lanes],
+    /// Oᵀ of a query block, or two sums for each key of a tile.
+    pub(super) output: &'a mut [Lanes],
+    /// Scores of one panel against one tile of keys, then weights.
+    pub(super) scores: &'a mut [Lanes],
+    /// Keys of a tile as f32, where they cannot be read in place.
+    pub(super) keys: &'a mut [f32],
+    /// Values of a tile as f32, where they cannot be read in place.
+    pub(super) values: &'a mut [f32],
+    /// One query, value or output row.
+    pub(super) row: &'a mut [f32],
+    /// Stripes and sinks of a query block that its key blocks do not cover.
+    pub(super) loose: &'a mut [u32],
+}
+
+struct Sizes {
+    queries: usize,
+    output: usize,
+    tile: usize,
+}
+
+impl Sizes {
+    fn new(problem: &Problem) -> Self {
+        let queries = BLOCK / PANEL * problem.head_dim;
+        Sizes {
+            queries,
+            output: queries.max(2 * BLOCK),
+            tile: BLOCK * problem.head_dim,
+        }
+    }
+}
+
+impl<'a> Scratch<'a> {
+    pub(super) fn carve(arena: &mut Arena<'a>, problem: &Problem) -> Option<Self> {
+        let sizes = Sizes::new(problem);
+        Some(Scratch {
+            queries: arena.take(sizes.queries)?,
+            output: arena.take(sizes.output)?,
+            scores: arena.take(BLOCK)?,
+            keys: arena.take(sizes.tile)?,
+            values: arena.take(sizes.tile)?,
+            row: arena.take(problem.head_dim)?,
+            loose: arena.take(problem.k_len)?,
+        })
+    }
+
+    pub(super) fn measure(footprint: &mut Footprint, problem: &Problem) {
+        let sizes = Sizes::new(problem);
+        footprint.take::<Lanes>(sizes.queries);
+        footprint.take::<Lanes>(sizes.output);
+        footprint.take::<Lanes>(BLOCK);
+        footprint.take::<f32>(sizes.tile);
+        footprint.take::<f32>(sizes.tile);
+        footprint.take::<f32>(problem.head_dim);
+        footprint.take::<u32>(problem.k_len);
+    }
+}

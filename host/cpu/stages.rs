@@ -1,0 +1,503 @@
+//! The pipeline, stage by stage.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
+use super::rows::OutputRows;
+use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
+use super::sparse_flash::{Mask, sparse_flash};
+use super::units::{Unit, Units};
+use super::workers::for_each_task;
+use super::workspace::{HeadTotals, Selecting, Workspace};
+use crate::error::{Error, Result};
+use crate::geometry::{BLOCK, Geometry};
+use crate::plan::{Path, Plan};
+use crate::policy::{Budget, Fallback};
+use crate::progress::Progress;
+use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
+use crate::selection::{HeadSelection, Selection};
+use crate::tensor::{Inputs, Outputs};
+use crate::top_k;
+
+/// One run of a plan over given inputs, to be driven stage by stage: for benchmarks of single stages, and for looking at
+/// what each of them found. [`Plan::run`] drives it from end to end.
+///
+/// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
+/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order.
+/// [`sparse_flash`](Stages::sparse_flash) then attends to what the waves selected.
+///
+/// ```
+/// # use sample_attention::*;
+/// # let problem = Problem::causal(512, 64, Dtype::F32);
+/// # let data = vec![0.5f32; 512 * 64];
+/// # let view = TensorView::bhsd(&data, problem.q_shape())?;
+/// # let inputs = Inputs { q: view, k: view, v: view };
+/// let policy = Policy { fallback: Fallback::Never, ..Policy::default() };
+/// let plan = Plan::new(problem, policy)?;
+/// let mut workspace = vec![0; plan.workspace_bytes()];
+/// let mut stages = plan.stages(&inputs, &mut workspace)?;
+/// for wave in 0..stages.waves() {
+///     stages.sampling(wave);
+///     stages.reduction(wave);
+///     stages.top_k(wave);
+/// }
+/// println!("{:.3}", stages.selection().unwrap().head(0, 0).density());
+/// # Ok::<(), Error>(())
+/// ```
+pub struct Stages<'a> {
+    plan: &'a Plan,
+    inputs: Inputs<'a>,
+    workspace: Workspace<'a>,
+    progress: &'a dyn Progress,
+    times: StageTimes,
+}
+
+/// A row that sampling read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampledRow {
+    /// Sequence of the row.
+    pub batch: usize,
+    /// Query head of the row.
+    pub q_head: usize,
+    /// Index among the queries.
+    pub row: usize,
+    /// Natural log of the softmax normaliser over all keys that the row sees.
+    pub lse: f64,
+}
+
+/// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`], else of one head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UnitMass<'a> {
+    /// Sequence of the unit.
+    pub batch: usize,
+    /// Query head of the unit.
+    pub q_head: usize,
+    /// First query block of the unit.
+    pub first_query_block: usize,
+    /// Sampled rows; each has a mass of [`MASS_ONE`].
+    pub rows: usize,
+    /// Mass that window and sinks cover.
+    pub covered: u64,
+    /// Mass that the selected candidates have to reach.
+    pub need: u64,
+    /// Candidates by which `mass` is indexed: rows of this many key blocks, or 1 row of keys padded to whole blocks.
+    pub candidates_per_row: usize,
+    /// Mass of each candidate, by which it is ranked.
+    pub mass: &'a [u64],
+}
+
+impl<'a> Stages<'a> {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        inputs: &Inputs<'a>,
+        workspace: &'a mut [u8],
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let problem = plan.problem();
+        inputs.check(problem)?;
+        let given = workspace.len();
+        let needed = plan.workspace_bytes();
+        let too_small = Error::WorkspaceTooSmall { needed, given };
+        if given < needed {
+            return Err(too_small);
+        }
+        let mut workspace = Workspace::carve(workspace, problem, plan.units(), plan.threads())
+            .ok_or(too_small)?;
+        if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
+            selecting.selection.reset(units.window_blocks);
+            selecting.totals.fill(HeadTotals::default());
+        }
+        Ok(Stages {
+            plan,
+            inputs: *inputs,
+            workspace,
+            progress,
+            times: StageTimes::default(),
+        })
+    }
+
+    /// Waves of the selection; 0 where the plan runs dense.
+    pub fn waves(&self) -> usize {
+        self.plan.units().map_or(0, Units::waves)
+    }
+
+    /// Finds the softmax normaliser of every sampled row of one wave.
+    ///
+    /// # Panics
+    /// When there is no such wave.
+    pub fn sampling(&mut self, wave: usize) {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+        let count = Count::new(
+            self.progress,
+            Stage::Sampling,
+            wave * units.wave * tasks_per_unit(units),
+            units.count() * tasks_per_unit(units),
+        );
+        let started = Instant::now();
+        sampling(
+            self.plan.problem(),
+            units,
+            units.of_wave(wave),
+            (&self.inputs.q, &self.inputs.k),
+            SamplingBuffers {
+                queries: selecting.queries,
+                row_lse: selecting.row_lse,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
+            &mut self.workspace.scratches,
+            || count.advance(),
+        );
+        self.times.sampling += started.elapsed();
+    }
+
+    /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
+    ///
+    /// # Panics
+    /// When there is no such wave.
+    pub fn reduction(&mut self, wave: usize) {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+        let count = Count::new(
+            self.progress,
+            Stage::Reduction,
+            wave * units.wave * units.reductions(),
+            units.count() * units.reductions(),
+        );
+        let started = Instant::now();
+        reduction(
+            self.plan.problem(),
+            units,
+            units.of_wave(wave),
+            &self.inputs.k,
+            Sampled {
+                queries: selecting.queries,
+                row_lse: selecting.row_lse,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
+            MassBuffers {
+                mass: selecting.mass,
+                outside: selecting.outside,
+                covered: selecting.covered,
+            },
+            &mut self.workspace.scratches,
+            || count.advance(),
+        );
+        self.times.reduction += started.elapsed();
+    }
+
+    /// Selects the smallest set of candidates of one wave, which must have been reduced, that reaches the coverage.
+    ///
+    /// # Panics
+    /// When there is no such wave.
+    pub fn top_k(&mut self, wave: usize) {
+        let coverage = self.plan.coverage();
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+        let count = Count::new(
+            self.progress,
+            Stage::TopK,
+            wave * units.wave,
+            units.count(),
+        );
+        let started = Instant::now();
+        let masses = UnitMasses {
+            units,
+            mass: selecting.mass,
+            outside: selecting.outside,
+            covered: selecting.covered,
+        };
+        let parts = units.of_wave(wave).enumerate().map(|(slot, unit)| {
+            let blocks = match units.budget {
+                Budget::Blocks => units.query_blocks(unit.segment),
+                // Stripes are the head's own, and no block is listed.
+                Budget::Residual | Budget::Paper => 0..0,
+            };
+            (unit.head, blocks, (slot, unit))
+        });
+        let totals = std::sync::Mutex::new(&mut *selecting.totals);
+        let tasks = selecting.selection.unit_parts(parts);
+        for_each_task(
+            &mut self.workspace.scratches,
+            tasks,
+            |_, ((slot, unit), mut part)| {
+                let (mass, outside) = masses.of(slot);
+                let (rows, covered, need) = masses.need(slot, unit, coverage);
+                let mut kept = covered;
+                let blocks = units.geometry.blocks();
+                top_k::select(mass, need, |candidate| match units.budget {
+                    Budget::Blocks => part.keep_block(candidate / blocks, candidate % blocks),
+                    Budget::Residual | Budget::Paper => part.push_stripe(candidate),
+                });
+                top_k::select(mass, need, |candidate| kept += outside[candidate]);
+                if let Ok(mut totals) = totals.lock() {
+                    // Integer sums: the same whoever comes first.
+                    totals[unit.head].rows += rows as u64;
+                    totals[unit.head].kept += kept;
+                }
+                count.advance();
+            },
+        );
+        if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
+            choose_dense_heads(units.geometry, selecting);
+        }
+        self.times.top_k += started.elapsed();
+    }
+
+    /// Attends to what the waves selected, or to everything where the plan runs dense.
+    ///
+    /// # Errors
+    /// Outputs that do not fit the problem.
+    pub fn sparse_flash(&mut self, outputs: Outputs<'_>) -> Result<()> {
+        let mask = match &self.workspace.selecting {
+            Some(selecting) => Mask::Selection(selecting.selection.as_ref()),
+            None => Mask::Dense,
+        };
+        let started = Instant::now();
+        attend(
+            self.plan,
+            &self.inputs,
+            mask,
+            outputs,
+            &mut self.workspace.scratches,
+            self.progress,
+        )?;
+        self.times.sparse_flash += started.elapsed();
+        Ok(())
+    }
+
+    /// All stages in order.
+    ///
+    /// # Errors
+    /// Outputs that do not fit the problem; nothing has been computed then.
+    pub fn run(&mut self, outputs: Outputs<'_>) -> Result<Report> {
+        outputs.check(self.plan.problem())?;
+        for wave in 0..self.waves() {
+            self.sampling(wave);
+            self.reduction(wave);
+            self.top_k(wave);
+        }
+        self.sparse_flash(outputs)?;
+        Ok(self.report())
+    }
+
+    /// The selection so far; `None` where the plan runs dense.
+    pub fn selection(&self) -> Option<Selection> {
+        let selecting = self.workspace.selecting.as_ref()?;
+        Some(selecting.selection.as_ref().to_owned())
+    }
+
+    /// The rows of the wave that was sampled last.
+    pub fn sampled_rows(&self, wave: usize) -> Vec<SampledRow> {
+        let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
+            return Vec::new();
+        };
+        let q_heads = self.plan.problem().q_heads;
+        let lanes = selecting.row_lse.chunks(units.panels.max(1));
+        units
+            .of_wave(wave)
+            .zip(lanes)
+            .flat_map(|(unit, lse)| {
+                let rows = units.rows(unit.segment);
+                let lse = lse.iter().flat_map(|lanes| lanes.0);
+                (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
+                    batch: unit.head / q_heads,
+                    q_head: unit.head % q_heads,
+                    row: rows.row(rank),
+                    lse: f64::from(lse) * std::f64::consts::LN_2,
+                })
+            })
+            .collect()
+    }
+
+    /// The masses of the wave that was reduced last.
+    pub fn masses(&self, wave: usize) -> Vec<UnitMass<'_>> {
+        let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
+            return Vec::new();
+        };
+        let q_heads = self.plan.problem().q_heads;
+        let masses = UnitMasses {
+            units,
+            mass: selecting.mass,
+            outside: selecting.outside,
+            covered: selecting.covered,
+        };
+        units
+            .of_wave(wave)
+            .enumerate()
+            .map(|(slot, unit)| {
+                let (rows, covered, need) = masses.need(slot, unit, self.plan.coverage());
+                UnitMass {
+                    batch: unit.head / q_heads,
+                    q_head: unit.head % q_heads,
+                    first_query_block: units.query_blocks(unit.segment).start,
+                    rows,
+                    covered,
+                    need,
+                    candidates_per_row: match units.budget {
+                        Budget::Blocks => units.geometry.blocks(),
+                        Budget::Residual | Budget::Paper => units.candidates(),
+                    },
+                    mass: &selecting.mass[masses.range(slot)],
+                }
+            })
+            .collect()
+    }
+
+    /// What was selected so far, and how long each stage has taken.
+    pub fn report(&self) -> Report {
+        let problem = self.plan.problem();
+        let heads = (0..problem.batch * problem.q_heads)
+            .map(|head| {
+                let mut report = HeadReport {
+                    batch: head / problem.q_heads,
+                    q_head: head % problem.q_heads,
+                    path: match self.plan.path() {
+                        Path::Dense => HeadPath::Dense,
+                        Path::BelowBreakEven => HeadPath::BelowBreakEven,
+                        Path::Select => HeadPath::Sparse,
+                    },
+                    stripes: 0,
+                    blocks_kept: 0,
+                    density: 1.0,
+                    sampled_coverage: None,
+                };
+                if let Some(selecting) = &self.workspace.selecting {
+                    let mask = selecting.selection.as_ref().head(head);
+                    let totals = selecting.totals[head];
+                    if mask.is_dense() {
+                        report.path = HeadPath::Fallback;
+                    }
+                    report.stripes = mask.stripes().len();
+                    report.blocks_kept = mask.blocks_kept();
+                    report.density = mask.density();
+                    report.sampled_coverage = (totals.rows > 0)
+                        .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64));
+                }
+                report
+            })
+            .collect();
+        Report {
+            heads,
+            times: self.times,
+        }
+    }
+}
+
+/// Attention over a mask, with progress.
+pub(crate) fn attend(
+    plan: &Plan,
+    inputs: &Inputs<'_>,
+    mask: Mask<'_>,
+    outputs: Outputs<'_>,
+    scratches: &mut [super::scratch::Scratch<'_>],
+    progress: &dyn Progress,
+) -> Result<()> {
+    let problem = plan.problem();
+    outputs.check(problem)?;
+    let Outputs { mut o, lse } = outputs;
+    let output = OutputRows::new(&mut o, lse);
+    let tasks = problem.batch * problem.q_heads * Geometry::new(problem).query_blocks().len();
+    let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
+    sparse_flash(problem, inputs, mask, &output, scratches, || count.advance());
+    Ok(())
+}
+
+fn selecting<'p, 's, 'a>(
+    plan: &'p Plan,
+    selecting: &'s mut Option<Selecting<'a>>,
+    wave: usize,
+) -> (&'p Units, &'s mut Selecting<'a>) {
+    let (Some(units), Some(selecting)) = (plan.units(), selecting) else {
+        panic!("this plan runs dense and has no wave {wave}");
+    };
+    assert!(
+        wave < units.waves(),
+        "no wave {wave}: this plan has {}",
+        units.waves()
+    );
+    (units, selecting)
+}
+
+/// The masses of the units of a wave.
+struct UnitMasses<'a> {
+    units: &'a Units,
+    mass: &'a [u64],
+    outside: &'a [u64],
+    covered: &'a [u64],
+}
+
+impl<'a> UnitMasses<'a> {
+    fn range(&self, slot: usize) -> Range<usize> {
+        slot * self.units.candidates()..(slot + 1) * self.units.candidates()
+    }
+
+    /// What the unit's candidates are ranked by, and their mass outside window and sinks.
+    fn of(&self, slot: usize) -> (&'a [u64], &'a [u64]) {
+        let mass = &self.mass[self.range(slot)];
+        match self.units.budget {
+            Budget::Paper => (mass, &self.outside[self.range(slot)]),
+            Budget::Blocks | Budget::Residual => (mass, mass),
+        }
+    }
+
+    /// The unit's sampled rows, the mass that window and sinks cover, and the mass still needed.
+    fn need(&self, slot: usize, unit: Unit, coverage: f32) -> (usize, u64, u64) {
+        let tasks = self.units.reductions();
+        let covered = self.covered[slot * tasks..(slot + 1) * tasks].iter().sum();
+        let rows = self.units.rows(unit.segment).len();
+        let goal = (f64::from(coverage) * rows as f64 * MASS_ONE as f64).ceil() as u64;
+        let need = match self.units.budget {
+            // The paper's rule does not count what the window covers.
+            Budget::Paper => goal,
+            Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
+        };
+        (rows, covered, need)
+    }
+}
+
+/// Makes a head dense where its selection costs as much: each key block and each 128 loose keys are one tile.
+fn choose_dense_heads(geometry: Geometry, selecting: &mut Selecting<'_>) {
+    for head in 0..selecting.totals.len() {
+        let mask = selecting.selection.as_ref().head(head);
+        let dense = sparse_tiles(geometry, &mask) >= dense_tiles(geometry);
+        selecting.selection.dense[head] = u8::from(dense);
+    }
+}
+
+fn sparse_tiles(geometry: Geometry, mask: &HeadSelection<'_>) -> usize {
+    let loose: usize = geometry
+        .query_blocks()
+        .map(|block| mask.loose_keys(block).count().div_ceil(BLOCK))
+        .sum();
+    mask.blocks_kept() + loose
+}
+
+fn dense_tiles(geometry: Geometry) -> usize {
+    geometry.query_blocks().map(|block| block + 1).sum()
+}
+
+/// Counts the tasks of one stage for the watcher.
+struct Count<'a> {
+    progress: &'a dyn Progress,
+    stage: Stage,
+    done: AtomicUsize,
+    total: usize,
+}
+
+impl<'a> Count<'a> {
+    fn new(progress: &'a dyn Progress, stage: Stage, done: usize, total: usize) -> Self {
+        Count {
+            progress,
+            stage,
+            done: AtomicUsize::new(done),
+            total,
+        }
+    }
+
+    fn advance(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.progress.advance(self.stage, done, self.total);
+    }
+}

@@ -1,0 +1,208 @@
+//! The arithmetic of one tile: up to 128 keys against a panel of 32 queries.
+//!
+//! Everything is held transposed: `queries[d]`, `scores[key]` and `output[d]` are [`Lanes`], one f32 a query. Keys and values
+//! are then the broadcast operands of both products and are read as they lie, row by row, so that nothing is packed but Qᵀ,
+//! and a row's maximum, sum and rescale are plain vector operations.
+//!
+//! Scores are in the log2 domain: the softmax scale times log2(e) is already in the queries.
+
+use super::simd::{Lanes, PANEL, Simd};
+
+/// Rows of f32 that lie `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    #[inline(always)]
+    fn get(self, row: usize, len: usize) -> &'a [f32] {
+        &self.data[row * self.stride..][..len]
+    }
+}
+
+/// Keys (or output columns) of one register tile: 8 × 2 registers of accumulators where there are 32 registers, 4 × 2 where
+/// there are 16.
+const fn register_rows<S: Simd>() -> usize {
+    if S::LANES == 16 { 8 } else { 4 }
+}
+
+/// Keys are worked on in groups of this many; a tile's key rows are padded to it.
+pub(super) const KEY_GROUP: usize = 8;
+
+/// Running softmax statistics of a panel: maximum of the scores so far (log2) and sum of 2^(score - maximum).
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C)]
+pub(crate) struct Stats {
+    pub(crate) max: Lanes,
+    pub(crate) sum: Lanes,
+}
+
+impl Stats {
+    pub(super) const EMPTY: Stats = Stats {
+        max: Lanes::NEG_INFINITY,
+        sum: Lanes::ZERO,
+    };
+}
+
+/// `scores[key] = keys[key] · queries` for all keys of `scores`, whose number is a multiple of [`KEY_GROUP`].
+#[inline(always)]
+pub(super) fn scores<S: Simd>(simd: S, queries: &[Lanes], keys: Rows<'_>, scores: &mut [Lanes]) {
+    if register_rows::<S>() == 8 {
+        scores_in_groups::<S, 8>(simd, queries, keys, scores);
+    } else {
+        scores_in_groups::<S, 4>(simd, queries, keys, scores);
+    }
+}
+
+#[inline(always)]
+fn scores_in_groups<S: Simd, const ROWS: usize>(
+    simd: S,
+    queries: &[Lanes],
+    keys: Rows<'_>,
+    scores: &mut [Lanes],
+) {
+    for at in (0..PANEL).step_by(2 * S::LANES) {
+        for (group, scores) in scores.chunks_exact_mut(ROWS).enumerate() {
+            let keys: [&[f32]; ROWS] =
+                std::array::from_fn(|row| keys.get(group * ROWS + row, queries.len()));
+            let mut sums = [[simd.splat(0.0); 2]; ROWS];
+            for (d, query) in queries.iter().enumerate() {
+                let query = [simd.load(query, at), simd.load(query, at + S::LANES)];
+                for (sums, key) in sums.iter_mut().zip(keys) {
+                    let key = simd.splat(key[d]);
+                    sums[0] = simd.mul_add(key, query[0], sums[0]);
+                    sums[1] = simd.mul_add(key, query[1], sums[1]);
+                }
+            }
+            for (score, sums) in scores.iter_mut().zip(sums) {
+                simd.store(score, at, sums[0]);
+                simd.store(score, at + S::LANES, sums[1]);
+            }
+        }
+    }
+}
+
+/// `output[d] += Σ values[key][d] · weights[key]`; `output` has a multiple of [`KEY_GROUP`] rows.
+#[inline(always)]
+pub(super) fn accumulate<S: Simd>(
+    simd: S,
+    weights: &[Lanes],
+    values: Rows<'_>,
+    output: &mut [Lanes],
+) {
+    if register_rows::<S>() == 8 {
+        accumulate_in_groups::<S, 8>(simd, weights, values, output);
+    } else {
+        accumulate_in_groups::<S, 4>(simd, weights, values, output);
+    }
+}
+
+#[inline(always)]
+fn accumulate_in_groups<S: Simd, const ROWS: usize>(
+    simd: S,
+    weights: &[Lanes],
+    values: Rows<'_>,
+    output: &mut [Lanes],
+) {
+    for at in (0..PANEL).step_by(2 * S::LANES) {
+        for (group, output) in output.chunks_exact_mut(ROWS).enumerate() {
+            let mut sums: [[S::F32; 2]; ROWS] = std::array::from_fn(|row| {
+                [
+                    simd.load(&output[row], at),
+                    simd.load(&output[row], at + S::LANES),
+                ]
+            });
+            for (key, weight) in weights.iter().enumerate() {
+                let weight = [simd.load(weight, at), simd.load(weight, at + S::LANES)];
+                let value = &values.data[key * values.stride + group * ROWS..][..ROWS];
+                for (sums, value) in sums.iter_mut().zip(value) {
+                    let value = simd.splat(*value);
+                    sums[0] = simd.mul_add(value, weight[0], sums[0]);
+                    sums[1] = simd.mul_add(value, weight[1], sums[1]);
+                }
+            }
+            for (output, sums) in output.iter_mut().zip(sums) {
+                simd.store(output, at, sums[0]);
+                simd.store(output, at + S::LANES, sums[1]);
+            }
+        }
+    }
+}
+
+/// Puts -∞ where lane `q` does not see key `j`, which is where `j >= visible[q]`. Keys before `first` are seen by all.
+#[inline(always)]
+pub(super) fn mask<S: Simd>(simd: S, scores: &mut [Lanes], visible: &Lanes, first: usize) {
+    let hidden = simd.splat(f32::NEG_INFINITY);
+    for (key, score) in scores.iter_mut().enumerate().skip(first) {
+        let key = simd.splat(key as f32);
+        for at in (0..PANEL).step_by(S::LANES) {
+            let kept = simd.select_lt(
+                key,
+                simd.load(visible, at),
+                simd.load(score, at),
+                hidden,
+            );
+            simd.store(score, at, kept);
+        }
+    }
+}
+
+/// Folds the scores of one tile into `stats` and returns 2^(old maximum - new maximum), by which everything summed
+/// before has to be scaled. With `KEEP`, the scores become weights 2^(score - new maximum).
+///
+/// NaN scores leave the maximum alone and make sum and weight NaN. Rows that have seen nothing keep the maximum -∞.
+#[inline(always)]
+pub(super) fn online_softmax<S: Simd, const KEEP: bool>(
+    simd: S,
+    scores: &mut [Lanes],
+    stats: &mut Stats,
+) -> Lanes {
+    let mut rescale = Lanes::ZERO;
+    for at in (0..PANEL).step_by(S::LANES) {
+        let old_max = simd.load(&stats.max, at);
+        let mut max = old_max;
+        for score in scores.iter() {
+            max = simd.max(simd.load(score, at), max);
+        }
+        let reference = finite_or_zero(simd, max);
+        let factor = simd.exp2(simd.sub(old_max, reference));
+        let mut sum = simd.mul(simd.load(&stats.sum, at), factor);
+        for score in scores.iter_mut() {
+            let weight = simd.exp2(simd.sub(simd.load(score, at), reference));
+            sum = simd.add(sum, weight);
+            if KEEP {
+                simd.store(score, at, weight);
+            }
+        }
+        simd.store(&mut stats.max, at, max);
+        simd.store(&mut stats.sum, at, sum);
+        simd.store(&mut rescale, at, factor);
+    }
+    rescale
+}
+
+/// x, or 0 where x is -∞: a reference point for differences that must not become ∞ - ∞.
+#[inline(always)]
+pub(super) fn finite_or_zero<S: Simd>(simd: S, x: S::F32) -> S::F32 {
+    simd.select_lt(x, simd.splat(-f32::MAX), simd.splat(0.0), x)
+}
+
+/// Multiplies each row of `output` by `factor`, lane by lane.
+#[inline(always)]
+pub(super) fn scale<S: Simd>(simd: S, output: &mut [Lanes], factor: &Lanes) {
+    for at in (0..PANEL).step_by(S::LANES) {
+        let factor = simd.load(factor, at);
+        for row in output.iter_mut() {
+            simd.store(row, at, simd.mul(simd.load(row, at), factor));
+        }
+    }
+}
+
+/// log2 of the softmax normaliser: maximum + log2(sum), -∞ where nothing was seen.
+pub(super) fn log2_sum_exp(stats: &Stats) -> Lanes {
+    Lanes(std::array::from_fn(|lane| {
+        stats.max.0[lane] + stats.sum.0[lane].log2()
+    }))
+}

@@ -1,0 +1,180 @@
+//! Everything that can be wrong with a call, each with its remedy.
+
+use crate::problem::{Dtype, MAX_HEAD_DIM};
+
+/// The crate's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A call that cannot be carried out. Nothing has been written when one is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A size of the problem is zero.
+    #[error("{name} is 0; every size of a problem must be at least 1 (skip the call when there is nothing to attend)")]
+    ZeroSize {
+        /// Field of [`Problem`](crate::Problem).
+        name: &'static str,
+    },
+    /// Query heads do not divide evenly among key/value heads.
+    #[error("q_heads ({q_heads}) is not a multiple of kv_heads ({kv_heads}); each key/value head serves the same number of query heads")]
+    HeadsNotDivisible {
+        /// Query heads.
+        q_heads: usize,
+        /// Key/value heads.
+        kv_heads: usize,
+    },
+    /// The head dimension has no kernel.
+    #[error("head_dim {head_dim} is not supported: use a multiple of 8 up to {MAX_HEAD_DIM}, padding q, k and v with zeros")]
+    HeadDim {
+        /// The given head_dim.
+        head_dim: usize,
+    },
+    /// The softmax scale is NaN or infinite.
+    #[error("softmax_scale is {scale}; it must be finite (usually 1/sqrt(head_dim))")]
+    Scale {
+        /// The given scale.
+        scale: f32,
+    },
+    /// A length exceeds what the indices hold.
+    #[error("{name} is {len}; at most {max} tokens are supported, so split the sequence into chunks")]
+    TooLong {
+        /// Field of [`Problem`](crate::Problem).
+        name: &'static str,
+        /// The given length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A tensor of this shape does not fit the address space.
+    #[error("a tensor of shape {shape:?} overflows the address space; split the batch or the heads")]
+    SizeOverflow {
+        /// Shape as [batch, heads, length, head_dim].
+        shape: [usize; 4],
+    },
+    /// Sparse selection of a problem that is not causal.
+    #[error("sparse selection is defined for causal problems only; use Plan::dense, or bring your own Selection, when causal is false")]
+    SparseNeedsCausal,
+    /// Coverage outside (0, 1].
+    #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.97 by default)")]
+    Coverage {
+        /// The given coverage.
+        coverage: f32,
+    },
+    /// A row stride of zero.
+    #[error("row_stride is 0; use 1 to sample every row, 16 by default")]
+    RowStride,
+    /// An empty window.
+    #[error("the window has 0 tokens; a query always sees itself, so use at least 1")]
+    WindowTokens,
+    /// Window ratio outside (0, 1].
+    #[error("the window ratio is {ratio}; it must be above 0 and at most 1 (the paper uses 0.08)")]
+    WindowRatio {
+        /// The given ratio.
+        ratio: f32,
+    },
+    /// A plan for no threads.
+    #[error("a plan needs at least 1 thread")]
+    NoThreads,
+    /// A tensor does not have the shape that the problem says.
+    #[error("{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)")]
+    Shape {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Shape that the problem needs.
+        expected: [usize; 4],
+        /// Shape of the view.
+        given: [usize; 4],
+    },
+    /// A tensor does not have the element type that the problem says.
+    #[error("{tensor} is {given}, but the problem says {expected}; set Problem::dtype or convert the tensor")]
+    Dtype {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Element type that the problem needs.
+        expected: Dtype,
+        /// Element type of the view.
+        given: Dtype,
+    },
+    /// Elements of one query, key or value do not lie side by side.
+    #[error("the stride of head_dim is {stride}; elements of one row must lie side by side (stride 1), so copy or transpose the tensor")]
+    InnerStride {
+        /// The given stride.
+        stride: usize,
+    },
+    /// A view reaches beyond its buffer.
+    #[error("a view of shape {shape:?} and strides {strides:?} reaches element {last}, but the buffer has {len}; check the strides (in elements) or pass a longer slice")]
+    OutOfBounds {
+        /// Shape of the view.
+        shape: [usize; 4],
+        /// Strides in elements.
+        strides: [usize; 4],
+        /// Highest element index that the view reaches.
+        last: usize,
+        /// Length of the buffer in elements.
+        len: usize,
+    },
+    /// Index arithmetic of a view overflows.
+    #[error("a view of shape {shape:?} and strides {strides:?} overflows the address space")]
+    ViewOverflow {
+        /// Shape of the view.
+        shape: [usize; 4],
+        /// Strides in elements.
+        strides: [usize; 4],
+    },
+    /// Two elements of an output share an address.
+    #[error("the output view of shape {shape:?} and strides {strides:?} overlaps itself; every element of an output needs its own address")]
+    OverlappingOutput {
+        /// Shape of the view.
+        shape: [usize; 4],
+        /// Strides in elements.
+        strides: [usize; 4],
+    },
+    /// The log-sum-exp output has another length than batch · q_heads · q_len.
+    #[error("lse has {given} elements, but batch x q_heads x q_len is {expected}")]
+    LseLen {
+        /// Needed elements.
+        expected: usize,
+        /// Given elements.
+        given: usize,
+    },
+    /// The workspace is shorter than the plan needs.
+    #[error("the workspace has {given} bytes, but this plan needs {needed}: pass Plan::workspace_bytes bytes")]
+    WorkspaceTooSmall {
+        /// Needed bytes.
+        needed: usize,
+        /// Given bytes.
+        given: usize,
+    },
+    /// A selection for a problem of other sizes.
+    #[error("the selection is for {given:?} (batch, q_heads, q_len, k_len), but the problem has {expected:?}")]
+    SelectionShape {
+        /// Sizes of the problem.
+        expected: [usize; 4],
+        /// Sizes of the selection.
+        given: [usize; 4],
+    },
+    /// A head, block or key index of a selection is out of range.
+    #[error("{what} {index} of the selection is out of range: there are {count}")]
+    SelectionIndex {
+        /// What the index counts.
+        what: &'static str,
+        /// The given index.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// Stripes that do not ascend.
+    #[error("stripes must ascend without repeats, but {next} follows {previous}; sort and deduplicate them")]
+    StripesNotAscending {
+        /// A stripe.
+        previous: u32,
+        /// The one after it.
+        next: u32,
+    },
+    /// A stage was asked for that the plan does not have.
+    #[error("this plan is dense and has no {stage} stage; make it with Plan::new and Fallback::Never to run the stage")]
+    NoSuchStage {
+        /// Name of the stage.
+        stage: &'static str,
+    },
+}

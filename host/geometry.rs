@@ -1,0 +1,225 @@
+//! Positions, blocks, segments and sampled rows: the index arithmetic that every stage shares.
+
+use std::ops::Range;
+
+use crate::problem::Problem;
+
+/// Tokens of a query block or key block; blocks are counted from key position 0.
+pub const BLOCK: usize = 128;
+
+/// Query blocks of a segment: [`Budget::Blocks`](crate::Budget::Blocks) spends each segment's mass by itself, so a prompt
+/// prefilled in chunks of whole segments selects what a whole prefill selects.
+pub const SEGMENT_BLOCKS: usize = 64;
+
+/// Rows, keys and blocks of one head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) q_len: usize,
+    pub(crate) k_len: usize,
+    pub(crate) causal: bool,
+}
+
+impl Geometry {
+    pub(crate) fn new(problem: &Problem) -> Self {
+        Geometry {
+            q_len: problem.q_len,
+            k_len: problem.k_len,
+            causal: problem.causal,
+        }
+    }
+
+    /// Key blocks, and query blocks too: both are counted from key position 0.
+    pub(crate) fn blocks(&self) -> usize {
+        self.k_len.div_ceil(BLOCK)
+    }
+
+    pub(crate) fn segments(&self) -> usize {
+        self.blocks().div_ceil(SEGMENT_BLOCKS)
+    }
+
+    /// Keys that row `row` may see: a prefix of this length.
+    pub(crate) fn visible_keys(&self, row: usize) -> usize {
+        if self.causal {
+            (row + self.k_len + 1).saturating_sub(self.q_len)
+        } else {
+            self.k_len
+        }
+    }
+
+    /// First row that stands at key position `position` or later.
+    pub(crate) fn first_row_at(&self, position: usize) -> usize {
+        (position + self.q_len)
+            .saturating_sub(self.k_len)
+            .min(self.q_len)
+    }
+
+    /// Key position of a row that sees at least one key.
+    pub(crate) fn position(&self, row: usize) -> usize {
+        row + self.k_len - self.q_len
+    }
+
+    pub(crate) fn rows_at(&self, positions: Range<usize>) -> Range<usize> {
+        self.first_row_at(positions.start)..self.first_row_at(positions.end)
+    }
+
+    /// Rows of query block `block`; empty for blocks before the first query.
+    pub(crate) fn rows_of_block(&self, block: usize) -> Range<usize> {
+        if self.causal {
+            self.rows_at(block * BLOCK..((block + 1) * BLOCK).min(self.k_len))
+        } else {
+            block * BLOCK..((block + 1) * BLOCK).min(self.q_len)
+        }
+    }
+
+    /// Query block of a row that sees at least one key. Without causality rows have no position among the keys, and
+    /// blocks are counted from row 0.
+    pub(crate) fn query_block(&self, row: usize) -> usize {
+        if self.causal {
+            self.position(row) / BLOCK
+        } else {
+            row / BLOCK
+        }
+    }
+
+    /// Keys of key block `block`.
+    pub(crate) fn keys_of_block(&self, block: usize) -> Range<usize> {
+        block * BLOCK..((block + 1) * BLOCK).min(self.k_len)
+    }
+
+    /// Query blocks that hold at least one row.
+    pub(crate) fn query_blocks(&self) -> Range<usize> {
+        if self.causal {
+            self.k_len.saturating_sub(self.q_len) / BLOCK..self.blocks()
+        } else {
+            0..self.q_len.div_ceil(BLOCK)
+        }
+    }
+
+    /// Pairs (row, key) of one head that the problem allows.
+    pub(crate) fn visible_pairs(&self) -> u64 {
+        (0..self.q_len).map(|row| self.visible_keys(row) as u64).sum()
+    }
+}
+
+/// The rows that sampling reads: positions p with (p + 1) mod stride = 0, and the last row.
+/// Rows are addressed by their rank among the sampled rows of a range of positions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SampledRows {
+    geometry: Geometry,
+    stride: usize,
+    /// How many multiples of `stride` lie at or below the range's first position.
+    multiples_before: usize,
+    /// Sampled rows of the range that are multiples.
+    multiples: usize,
+    len: usize,
+}
+
+impl SampledRows {
+    /// Sampled rows at `positions`, which must end at or before `k_len`.
+    pub(crate) fn new(geometry: Geometry, stride: usize, positions: Range<usize>) -> Self {
+        let first = positions
+            .start
+            .max(geometry.k_len.saturating_sub(geometry.q_len));
+        let end = positions.end.max(first);
+        let multiples_before = first / stride;
+        let multiples = end / stride - multiples_before;
+        let holds_last_row = end == geometry.k_len && end > first;
+        let last_is_extra = holds_last_row && !geometry.k_len.is_multiple_of(stride);
+        SampledRows {
+            geometry,
+            stride,
+            multiples_before,
+            multiples,
+            len: multiples + usize::from(last_is_extra),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Key position of the sampled row of this rank.
+    pub(crate) fn position(&self, rank: usize) -> usize {
+        if rank < self.multiples {
+            (self.multiples_before + rank + 1) * self.stride - 1
+        } else {
+            self.geometry.k_len - 1
+        }
+    }
+
+    /// Row of this rank.
+    pub(crate) fn row(&self, rank: usize) -> usize {
+        self.geometry.first_row_at(self.position(rank))
+    }
+
+    /// Ranks of the sampled rows at positions below `position`.
+    pub(crate) fn rank_at(&self, position: usize) -> usize {
+        if position >= self.geometry.k_len {
+            return self.len;
+        }
+        (position / self.stride)
+            .saturating_sub(self.multiples_before)
+            .min(self.multiples)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn brute_force(geometry: Geometry, stride: usize, positions: Range<usize>) -> Vec<usize> {
+        (0..geometry.q_len)
+            .filter(|&row| geometry.visible_keys(row) > 0)
+            .map(|row| (row, geometry.position(row)))
+            .filter(|&(row, p)| {
+                positions.contains(&p) && ((p + 1) % stride == 0 || row + 1 == geometry.q_len)
+            })
+            .map(|(row, _)| row)
+            .collect()
+    }
+
+    #[test]
+    fn sampled_rows_are_the_multiples_and_the_last_row() {
+        for (q_len, k_len) in [(1, 1), (5, 40), (40, 5), (333, 333), (200, 300), (256, 256)] {
+            for stride in [1, 7, 16, 20, 500] {
+                for (start, end) in [(0, k_len), (0, k_len.min(128)), (k_len / 2, k_len)] {
+                    let geometry = Geometry {
+                        q_len,
+                        k_len,
+                        causal: true,
+                    };
+                    let rows = SampledRows::new(geometry, stride, start..end);
+                    let listed: Vec<usize> = (0..rows.len()).map(|rank| rows.row(rank)).collect();
+                    assert_eq!(
+                        listed,
+                        brute_force(geometry, stride, start..end),
+                        "{q_len} {k_len} {stride} {start}..{end}"
+                    );
+                    for position in start..=end {
+                        let below = (0..rows.len())
+                            .filter(|&rank| rows.position(rank) < position)
+                            .count();
+                        assert_eq!(rows.rank_at(position), below, "{geometry:?} {stride} {position}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn query_blocks_partition_the_rows_that_see_a_key() {
+        for (q_len, k_len) in [(1, 1), (300, 300), (100, 300), (300, 100), (129, 128), (1, 1000)] {
+            let geometry = Geometry {
+                q_len,
+                k_len,
+                causal: true,
+            };
+            let rows: Vec<usize> = geometry
+                .query_blocks()
+                .flat_map(|block| geometry.rows_of_block(block))
+                .collect();
+            let seeing: Vec<usize> = (0..q_len).filter(|&r| geometry.visible_keys(r) > 0).collect();
+            assert_eq!(rows, seeing);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A problem and a policy, validated once.
+
+use crate::cpu::{self, Stages, Units};
+use crate::error::{Error, Result};
+use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::report::{Coverage, Report};
+use crate::selection::Selection;
+use crate::tensor::{Inputs, Outputs};
+
+/// How attention will be computed: made once for a problem and a policy, then run on any number of inputs.
+///
+/// A plan holds no memory to work in: the caller brings [`Plan::workspace_bytes`] bytes to every call, in any alignment and
+/// with any contents.
+///
+/// ```
+/// use sample_attention::{Dtype, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut};
+/// let problem = Problem { q_heads: 4, kv_heads: 2, ..Problem::causal(300, 64, Dtype::F32) };
+/// let plan = Plan::new(problem, Policy::default())?;
+/// let q = vec![0.1f32; 4 * 300 * 64];
+/// let kv = vec![0.2f32; 2 * 300 * 64];
+/// let mut o = vec![0f32; q.len()];
+/// let mut workspace = vec![0; plan.workspace_bytes()];
+/// let report = plan.run(
+///     &Inputs {
+///         q: TensorView::bhsd(&q, problem.q_shape())?,
+///         k: TensorView::bhsd(&kv, problem.kv_shape())?,
+///         v: TensorView::bhsd(&kv, problem.kv_shape())?,
+///     },
+///     Outputs { o: TensorViewMut::bhsd(&mut o, problem.q_shape())?, lse: None },
+///     &mut workspace,
+/// )?;
+/// assert_eq!(report.heads.len(), 4);
+/// # Ok::<(), sample_attention::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    problem: Problem,
+    policy: Option<Policy>,
+    path: Path,
+    threads: usize,
+    units: Option<Units>,
+}
+
+/// What a plan's runs do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Path {
+    Dense,
+    BelowBreakEven,
+    Select,
+}
+
+impl Plan {
+    /// A plan that selects what to attend to by `policy`, on as many threads as the current rayon pool has.
+    ///
+    /// # Errors
+    /// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
+    pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
+        problem.validate()?;
+        policy.validate()?;
+        if !problem.causal {
+            return Err(Error::SparseNeedsCausal);
+        }
+        let short = problem.k_len < BREAK_EVEN_TOKENS && policy.fallback == Fallback::Auto;
+        let path = if short {
+            Path::BelowBreakEven
+        } else {
+            Path::Select
+        };
+        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
+    }
+
+    /// A plan that attends to everything, or to a [`Selection`] that the caller brings to [`Plan::attend`].
+    ///
+    /// # Errors
+    /// Any field of the problem out of range.
+    pub fn dense(problem: Problem) -> Result<Self> {
+        problem.validate()?;
+        Plan::on_threads(problem, None, Path::Dense, rayon::current_num_threads())
+    }
+
+    /// The same plan on `threads` tasks of the rayon pool at a time. The result's bits do not depend on it.
+    ///
+    /// # Errors
+    /// [`Error::NoThreads`].
+    pub fn with_threads(self, threads: usize) -> Result<Self> {
+        Plan::on_threads(self.problem, self.policy, self.path, threads)
+    }
+
+    fn on_threads(
+        problem: Problem,
+        policy: Option<Policy>,
+        path: Path,
+        threads: usize,
+    ) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::NoThreads);
+        }
+        let units = match policy {
+            Some(policy) if path == Path::Select => Some(Units::new(&problem, &policy, threads)),
+            _ => None,
+        };
+        Ok(Plan {
+            problem,
+            policy,
+            path,
+            threads,
+            units,
+        })
+    }
+
+    /// What is computed.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// How the selection is made; `None` for a dense plan.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
+    }
+
+    /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads.
+    pub fn workspace_bytes(&self) -> usize {
+        cpu::workspace_bytes(&self.problem, self.units.as_ref(), self.threads)
+    }
+
+    /// Selects and attends.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the problem, and [`Error::WorkspaceTooSmall`]; nothing has been written then.
+    pub fn run(
+        &self,
+        inputs: &Inputs<'_>,
+        outputs: Outputs<'_>,
+        workspace: &mut [u8],
+    ) -> Result<Report> {
+        self.stages(inputs, workspace)?.run(outputs)
+    }
+
+    /// A run to be driven stage by stage.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn stages<'a>(
+        &'a self,
+        inputs: &Inputs<'a>,
+        workspace: &'a mut [u8],
+    ) -> Result<Stages<'a>> {
+        Stages::new(self, inputs, workspace, &())
+    }
+
+    /// As [`Plan::stages`], watched.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn stages_watched<'a>(
+        &'a self,
+        inputs: &Inputs<'a>,
+        workspace: &'a mut [u8],
+        progress: &'a dyn Progress,
+    ) -> Result<Stages<'a>> {
+        Stages::new(self, inputs, workspace, progress)
+    }
+
+    /// Attends to a selection that the caller made.
+    ///
+    /// # Errors
+    /// As [`Plan::run`], and [`Error::SelectionShape`].
+    pub fn attend(
+        &self,
+        inputs: &Inputs<'_>,
+        selection: &Selection,
+        outputs: Outputs<'_>,
+        workspace: &mut [u8],
+    ) -> Result<()> {
+        selection.check(&self.problem)?;
+        cpu::attend(self, inputs, selection, outputs, workspace)
+    }
+
+    /// How much of each row's dense attention mass a run kept: `lse` is the run's output, and 2^(lse - dense lse) the share.
+    /// Computes the dense log-sum-exp of every row, which costs about half of dense attention.
+    ///
+    /// # Errors
+    /// As [`Plan::run`].
+    pub fn true_coverage(
+        &self,
+        inputs: &Inputs<'_>,
+        lse: &[f32],
+        workspace: &mut [u8],
+    ) -> Result<Vec<Coverage>> {
+        cpu::true_coverage(self, inputs, lse, workspace)
+    }
+
+    pub(crate) fn units(&self) -> Option<&Units> {
+        self.units.as_ref()
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub(crate) fn path(&self) -> Path {
+        self.path
+    }
+
+    pub(crate) fn fallback(&self) -> Option<Fallback> {
+        self.policy.map(|policy| policy.fallback)
+    }
+
+    /// Share of the sampled mass to reach; everything for a dense plan.
+    pub(crate) fn coverage(&self) -> f32 {
+        self.policy.map_or(1.0, |policy| policy.coverage)
+    }
+}

@@ -1,0 +1,115 @@
+//! How much to keep, and how to find it.
+
+use crate::error::{Error, Result};
+
+/// How the keys that matter are chosen from the sampled attention mass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Budget {
+    /// Pairs (query block, key block) outside window and sinks, by the mass that the query block's own sampled rows
+    /// give them, within each segment of 64 query blocks. Keeps the least for the same closeness to dense.
+    Blocks,
+    /// Single keys (stripes) by the mass that window and sinks leave uncovered.
+    Residual,
+    /// Single keys by their whole sampled mass, as the paper has it: the window's share counts a second time.
+    Paper,
+}
+
+/// The local window that every query keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Window {
+    /// This many most recent keys, the query's own included.
+    Tokens(usize),
+    /// This share of `k_len`, rounded up: in (0, 1]. The paper uses 0.08.
+    Ratio(f32),
+}
+
+/// What to do where the sparse path would not be faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fallback {
+    /// Dense outright below the measured break-even length ([`BREAK_EVEN_TOKENS`]); above it, dense for each head
+    /// whose selection would cost more than dense.
+    Auto,
+    /// Sparse whatever it costs: for tests and for measuring.
+    Never,
+}
+
+/// Problems with fewer keys than this run dense under [`Fallback::Auto`]: the selection costs more than it saves.
+/// Measured with `cargo bench --bench break_even`; see `benches/record/`.
+pub const BREAK_EVEN_TOKENS: usize = 1536;
+
+/// The selection policy. The defaults were chosen by measurement (README, "Quality").
+///
+/// ```
+/// use sample_attention::{Policy, Window};
+/// let policy = Policy { coverage: 0.98, window: Window::Tokens(512), ..Policy::default() };
+/// # assert_eq!(policy.sinks, 16);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Policy {
+    /// What the mass buys: blocks or single keys.
+    pub budget: Budget,
+    /// Share of the sampled attention mass to reach, in (0, 1]: the paper's α, the CRA threshold.
+    pub coverage: f32,
+    /// One query in this many is sampled, by position: rows whose position plus one is a multiple, and the last row.
+    /// The paper's 5 % is 20.
+    pub row_stride: usize,
+    /// Local window.
+    pub window: Window,
+    /// First keys of the sequence that every query keeps.
+    pub sinks: usize,
+    /// Where to run dense instead.
+    pub fallback: Fallback,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            budget: Budget::Blocks,
+            coverage: 0.97,
+            row_stride: 16,
+            window: Window::Tokens(256),
+            sinks: 16,
+            fallback: Fallback::Auto,
+        }
+    }
+}
+
+impl Policy {
+    /// The paper's own settings: stripes by whole mass, α = 0.95, window 8 %, 5 % of the rows.
+    pub fn paper() -> Self {
+        Policy {
+            budget: Budget::Paper,
+            coverage: 0.95,
+            row_stride: 20,
+            window: Window::Ratio(0.08),
+            ..Policy::default()
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        // Written so that NaN fails too.
+        let in_unit = |x: f32| x > 0.0 && x <= 1.0;
+        if !in_unit(self.coverage) {
+            return Err(Error::Coverage {
+                coverage: self.coverage,
+            });
+        }
+        if self.row_stride == 0 {
+            return Err(Error::RowStride);
+        }
+        match self.window {
+            Window::Tokens(0) => Err(Error::WindowTokens),
+            Window::Ratio(ratio) if !in_unit(ratio) => Err(Error::WindowRatio { ratio }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Window in tokens for `k_len` keys; at least 1 (the query itself), at most `k_len`.
+    pub(crate) fn window_tokens(&self, k_len: usize) -> usize {
+        let tokens = match self.window {
+            Window::Tokens(tokens) => tokens,
+            Window::Ratio(ratio) => (ratio as f64 * k_len as f64).ceil() as usize,
+        };
+        tokens.clamp(1, k_len)
+    }
+}

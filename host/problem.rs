@@ -1,0 +1,162 @@
+//! What to compute, apart from the data: sizes, scale, mask kind and element type.
+
+use crate::error::{Error, Result};
+
+/// Element type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+        })
+    }
+}
+
+/// One attention problem: Q [batch, q_heads, q_len, head_dim] against K and V [batch, kv_heads, k_len, head_dim].
+///
+/// Query head `h` reads key/value head `h / (q_heads / kv_heads)` (grouped-query attention).
+/// Query `i` stands at key position `i + k_len - q_len`: the last query sees the last key
+/// (bottom-right causal alignment), so a chunk of a prompt and a whole prompt are the same problem.
+///
+/// ```
+/// use sample_attention::{Dtype, Problem};
+/// let problem = Problem {
+///     q_heads: 32,
+///     kv_heads: 8,
+///     ..Problem::causal(8192, 128, Dtype::Bf16)
+/// };
+/// assert_eq!(problem.softmax_scale, 1.0 / 128f32.sqrt());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Problem {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Query heads of each sequence.
+    pub q_heads: usize,
+    /// Key/value heads of each sequence; divides `q_heads`.
+    pub kv_heads: usize,
+    /// Queries of each head.
+    pub q_len: usize,
+    /// Keys of each head.
+    pub k_len: usize,
+    /// Elements of one query, key or value: a multiple of 8, at most 256.
+    pub head_dim: usize,
+    /// Factor on q·k before the softmax.
+    pub softmax_scale: f32,
+    /// Whether query `i` sees only keys `j <= i + k_len - q_len`. Without it every query sees every key, and
+    /// only dense attention and the caller's own selections are defined.
+    pub causal: bool,
+    /// Element type of Q, K and V.
+    pub dtype: Dtype,
+}
+
+/// The widest supported head.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// Sampled mass, keys and blocks are counted in 32 bits, with head-room for sums.
+const MAX_LEN: usize = 1 << 30;
+
+impl Problem {
+    /// Causal self-attention of one head over `len` tokens, with the usual scale 1/√head_dim;
+    /// the other fields are set by struct update.
+    pub fn causal(len: usize, head_dim: usize, dtype: Dtype) -> Self {
+        Problem {
+            batch: 1,
+            q_heads: 1,
+            kv_heads: 1,
+            q_len: len,
+            k_len: len,
+            head_dim,
+            softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+            causal: true,
+            dtype,
+        }
+    }
+
+    /// Query heads that share one key/value head.
+    pub fn group_size(&self) -> usize {
+        self.q_heads / self.kv_heads
+    }
+
+    /// Shape of Q and O.
+    pub fn q_shape(&self) -> [usize; 4] {
+        [self.batch, self.q_heads, self.q_len, self.head_dim]
+    }
+
+    /// Shape of K and V.
+    pub fn kv_shape(&self) -> [usize; 4] {
+        [self.batch, self.kv_heads, self.k_len, self.head_dim]
+    }
+
+    /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len].
+    pub fn lse_len(&self) -> usize {
+        self.batch * self.q_heads * self.q_len
+    }
+
+    pub(crate) fn check_lse(&self, given: usize) -> Result<()> {
+        let expected = self.lse_len();
+        if given != expected {
+            return Err(Error::LseLen { expected, given });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("batch", self.batch),
+            ("q_heads", self.q_heads),
+            ("kv_heads", self.kv_heads),
+            ("q_len", self.q_len),
+            ("k_len", self.k_len),
+            ("head_dim", self.head_dim),
+        ];
+        if let Some((name, _)) = sizes.into_iter().find(|(_, size)| *size == 0) {
+            return Err(Error::ZeroSize { name });
+        }
+        if !self.q_heads.is_multiple_of(self.kv_heads) {
+            return Err(Error::HeadsNotDivisible {
+                q_heads: self.q_heads,
+                kv_heads: self.kv_heads,
+            });
+        }
+        if !self.head_dim.is_multiple_of(8) || self.head_dim > MAX_HEAD_DIM {
+            return Err(Error::HeadDim {
+                head_dim: self.head_dim,
+            });
+        }
+        if !self.softmax_scale.is_finite() {
+            return Err(Error::Scale {
+                scale: self.softmax_scale,
+            });
+        }
+        for (name, len) in [("q_len", self.q_len), ("k_len", self.k_len)] {
+            if len > MAX_LEN {
+                return Err(Error::TooLong {
+                    name,
+                    len,
+                    max: MAX_LEN,
+                });
+            }
+        }
+        // Both element counts bound every index and byte count below: 16 bytes an element is more than any buffer has.
+        for shape in [self.q_shape(), self.kv_shape()] {
+            shape
+                .iter()
+                .try_fold(16usize, |product, &size| product.checked_mul(size))
+                .filter(|&bytes| bytes <= isize::MAX as usize)
+                .ok_or(Error::SizeOverflow { shape })?;
+        }
+        Ok(())
+    }
+}

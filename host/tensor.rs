@@ -1,0 +1,330 @@
+//! Strided views of the caller's buffers: [batch, heads, length, head_dim] in any order of the outer three.
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::problem::{Dtype, Problem};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// Element types of tensors: `f32`, [`half::f16`] and [`half::bf16`].
+pub trait Element: sealed::Sealed + Copy + Send + Sync + Sized + 'static {
+    /// The type's tag.
+    const DTYPE: Dtype;
+    #[doc(hidden)]
+    fn slice(data: &[Self]) -> Slice<'_>;
+    #[doc(hidden)]
+    fn slice_mut(data: &mut [Self]) -> SliceMut<'_>;
+}
+
+macro_rules! element {
+    ($type:ty, $variant:ident) => {
+        impl Element for $type {
+            const DTYPE: Dtype = Dtype::$variant;
+            fn slice(data: &[Self]) -> Slice<'_> {
+                Slice::$variant(data)
+            }
+            fn slice_mut(data: &mut [Self]) -> SliceMut<'_> {
+                SliceMut::$variant(data)
+            }
+        }
+    };
+}
+element!(f32, F32);
+element!(f16, F16);
+element!(bf16, Bf16);
+
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub enum Slice<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+#[doc(hidden)]
+pub enum SliceMut<'a> {
+    F32(&'a mut [f32]),
+    F16(&'a mut [f16]),
+    Bf16(&'a mut [bf16]),
+}
+
+/// Where the elements of a view lie: shape and strides, both in elements, as [batch, heads, length, head_dim].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) shape: [usize; 4],
+    pub(crate) strides: [usize; 4],
+}
+
+impl Layout {
+    /// Checks that every index stays below `len` and that rows are contiguous.
+    fn new(shape: [usize; 4], strides: [usize; 4], len: usize) -> Result<Self> {
+        if strides[3] != 1 && shape[3] > 1 {
+            return Err(Error::InnerStride { stride: strides[3] });
+        }
+        let overflow = Error::ViewOverflow { shape, strides };
+        if !shape.contains(&0) {
+            let last = shape
+                .iter()
+                .zip(strides)
+                .try_fold(0usize, |last, (&size, stride)| {
+                    last.checked_add((size - 1).checked_mul(stride)?)
+                })
+                .ok_or(overflow)?;
+            if last >= len {
+                return Err(Error::OutOfBounds {
+                    shape,
+                    strides,
+                    last,
+                    len,
+                });
+            }
+        }
+        Ok(Layout { shape, strides })
+    }
+
+    fn dense([a, b, c, d]: [usize; 4]) -> Result<[usize; 4]> {
+        let overflow = Error::SizeOverflow {
+            shape: [a, b, c, d],
+        };
+        let plane = c.checked_mul(d);
+        let volume = plane.and_then(|plane| plane.checked_mul(b));
+        match (plane, volume) {
+            (Some(plane), Some(volume)) => Ok([volume, plane, d, 1]),
+            _ => Err(overflow),
+        }
+    }
+
+    /// Whether no two indices share an address: sorted by stride, each dimension steps over all the smaller ones.
+    fn is_injective(&self) -> bool {
+        let mut dims: Vec<(usize, usize)> = self
+            .strides
+            .into_iter()
+            .zip(self.shape)
+            .filter(|&(_, size)| size > 1)
+            .collect();
+        dims.sort_unstable();
+        let mut reach = 0usize;
+        dims.into_iter().all(|(stride, size)| {
+            let steps_over = stride > reach;
+            reach += stride * (size - 1);
+            steps_over
+        })
+    }
+
+    /// Element offset of row (batch, head, token).
+    #[inline]
+    pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> usize {
+        batch * self.strides[0] + head * self.strides[1] + token * self.strides[2]
+    }
+}
+
+/// A read-only tensor over a caller's buffer.
+#[derive(Clone, Copy)]
+pub struct TensorView<'a> {
+    data: Slice<'a>,
+    layout: Layout,
+}
+
+impl<'a> TensorView<'a> {
+    /// A view with explicit strides, in elements, of [batch, heads, length, head_dim]; the last must be 1.
+    ///
+    /// # Errors
+    /// [`Error::InnerStride`], [`Error::OutOfBounds`] and [`Error::ViewOverflow`].
+    pub fn new<T: Element>(
+        data: &'a [T],
+        shape: [usize; 4],
+        strides: [usize; 4],
+    ) -> Result<Self> {
+        let layout = Layout::new(shape, strides, data.len())?;
+        Ok(TensorView {
+            data: T::slice(data),
+            layout,
+        })
+    }
+
+    /// A contiguous tensor in memory order [batch, heads, length, head_dim].
+    ///
+    /// # Errors
+    /// As [`TensorView::new`].
+    pub fn bhsd<T: Element>(data: &'a [T], shape: [usize; 4]) -> Result<Self> {
+        Self::new(data, shape, Layout::dense(shape)?)
+    }
+
+    /// A contiguous tensor in memory order [batch, length, heads, head_dim], which is also the order of `shape`.
+    ///
+    /// # Errors
+    /// As [`TensorView::new`].
+    pub fn bshd<T: Element>(data: &'a [T], shape: [usize; 4]) -> Result<Self> {
+        let strides = Layout::dense(shape)?;
+        Self::new(data, swap_middle(shape), swap_middle(strides))
+    }
+
+    /// Shape as [batch, heads, length, head_dim].
+    pub fn shape(&self) -> [usize; 4] {
+        self.layout.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        match self.data {
+            Slice::F32(_) => Dtype::F32,
+            Slice::F16(_) => Dtype::F16,
+            Slice::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    pub(crate) fn data(&self) -> Slice<'a> {
+        self.data
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn check(&self, tensor: &'static str, expected: [usize; 4], dtype: Dtype) -> Result<()> {
+        check_shape(tensor, expected, self.shape())?;
+        if self.dtype() != dtype {
+            return Err(Error::Dtype {
+                tensor,
+                expected: dtype,
+                given: self.dtype(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A writable tensor over a caller's buffer; no two of its elements share an address.
+pub struct TensorViewMut<'a> {
+    data: SliceMut<'a>,
+    layout: Layout,
+}
+
+impl<'a> TensorViewMut<'a> {
+    /// A view with explicit strides, in elements, of [batch, heads, length, head_dim]; the last must be 1.
+    ///
+    /// # Errors
+    /// As [`TensorView::new`], and [`Error::OverlappingOutput`].
+    pub fn new<T: Element>(
+        data: &'a mut [T],
+        shape: [usize; 4],
+        strides: [usize; 4],
+    ) -> Result<Self> {
+        let layout = Layout::new(shape, strides, data.len())?;
+        if !layout.is_injective() {
+            return Err(Error::OverlappingOutput { shape, strides });
+        }
+        Ok(TensorViewMut {
+            data: T::slice_mut(data),
+            layout,
+        })
+    }
+
+    /// A contiguous tensor in memory order [batch, heads, length, head_dim].
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::new`].
+    pub fn bhsd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+        Self::new(data, shape, Layout::dense(shape)?)
+    }
+
+    /// A contiguous tensor in memory order [batch, length, heads, head_dim], which is also the order of `shape`.
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::new`].
+    pub fn bshd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+        let strides = Layout::dense(shape)?;
+        Self::new(data, swap_middle(shape), swap_middle(strides))
+    }
+
+    /// Shape as [batch, heads, length, head_dim].
+    pub fn shape(&self) -> [usize; 4] {
+        self.layout.shape
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        match self.data {
+            SliceMut::F32(_) => Dtype::F32,
+            SliceMut::F16(_) => Dtype::F16,
+            SliceMut::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    pub(crate) fn parts(&mut self) -> (&mut SliceMut<'a>, &Layout) {
+        (&mut self.data, &self.layout)
+    }
+
+    /// The output takes the inputs' element type or f32.
+    pub(crate) fn check(&self, tensor: &'static str, expected: [usize; 4], dtype: Dtype) -> Result<()> {
+        check_shape(tensor, expected, self.shape())?;
+        if self.dtype() != dtype && self.dtype() != Dtype::F32 {
+            return Err(Error::Dtype {
+                tensor,
+                expected: dtype,
+                given: self.dtype(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
+    [a, c, b, d]
+}
+
+fn check_shape(tensor: &'static str, expected: [usize; 4], given: [usize; 4]) -> Result<()> {
+    if given != expected {
+        return Err(Error::Shape {
+            tensor,
+            expected,
+            given,
+        });
+    }
+    Ok(())
+}
+
+/// Q, K and V of one call.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Queries [batch, q_heads, q_len, head_dim].
+    pub q: TensorView<'a>,
+    /// Keys [batch, kv_heads, k_len, head_dim].
+    pub k: TensorView<'a>,
+    /// Values [batch, kv_heads, k_len, head_dim].
+    pub v: TensorView<'a>,
+}
+
+/// What one call writes.
+pub struct Outputs<'a> {
+    /// Attention output [batch, q_heads, q_len, head_dim], in the inputs' element type or f32.
+    /// Rows that see no key are 0.
+    pub o: TensorViewMut<'a>,
+    /// Natural log-sum-exp of each row's kept, scaled scores, contiguous [batch, q_heads, q_len].
+    /// Rows that see no key are −∞.
+    pub lse: Option<&'a mut [f32]>,
+}
+
+impl Inputs<'_> {
+    pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
+        self.q.check("q", problem.q_shape(), problem.dtype)?;
+        self.k.check("k", problem.kv_shape(), problem.dtype)?;
+        self.v.check("v", problem.kv_shape(), problem.dtype)
+    }
+}
+
+impl Outputs<'_> {
+    pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
+        self.o.check("o", problem.q_shape(), problem.dtype)?;
+        match &self.lse {
+            Some(lse) => problem.check_lse(lse.len()),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What tests, benches, examples and chores share: captured and synthetic inputs, an independent f64 oracle, and one test
+//! runner that every backend answers to.
+
+pub mod capture;
+pub mod oracle;
+pub mod runner;
+pub mod synthetic;
