@@ -3,5 +3,6 @@
 
 pub mod capture;
 pub mod oracle;
+pub mod product;
 pub mod runner;
 pub mod synthetic;
