@@ -8,7 +8,7 @@ use sample_attention::{
 
 use super::model::Attention;
 
-/// What is read off each head of a sparse pass.
+/// Whether a sparse pass measures how much of its rows' mass the heads kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum RowCoverage {
     /// The true coverage of every row, for half the time of dense attention.

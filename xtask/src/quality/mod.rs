@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use sample_attention::{Dtype, Plan, Problem};
 
 use attention::RowCoverage;
 use measure::{Comparison, Measurement, Reference, Stretch};
@@ -83,6 +84,10 @@ fn measure(options: &Options) -> Result<(), String> {
         .map(|&offset| Stretch::of(&text, offset, options.bytes))
         .collect::<Result<Vec<_>, _>>()?;
     let policies = options.grid.policies();
+    for &policy in &policies {
+        // A bad value is told now, not after the dense passes.
+        Plan::new(Problem::causal(1, 8, Dtype::Bf16), policy).map_err(|error| error.to_string())?;
+    }
     let row_coverage = match options.grid.is_sweep() && !options.row_coverage {
         true => RowCoverage::Skipped,
         false => RowCoverage::Measured,
@@ -111,16 +116,17 @@ fn measure(options: &Options) -> Result<(), String> {
         let measurement = Measurement { policy, stretches };
         bar.print(&table::row(&measurement));
         measurements.push(measurement);
+        // After every policy, so that a long sweep which is cut short leaves what it found.
+        if let Some(path) = &options.report {
+            write_report(path, &references, &measurements)?;
+        }
     }
     bar.finish();
     println!("\n{}", table::LEGEND);
     if let [measurement] = &*measurements {
         println!("\n{}", table::heads(measurement));
     }
-    match &options.report {
-        Some(path) => write_report(path, &references, &measurements),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn load(directory: &Path) -> Result<Model, String> {
