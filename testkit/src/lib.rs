@@ -3,5 +3,7 @@
 
 pub mod capture;
 pub mod oracle;
+pub mod random;
 pub mod runner;
 pub mod synthetic;
+pub mod tensor;
