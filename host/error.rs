@@ -10,13 +10,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A size of the problem is zero.
-    #[error("{name} is 0; every size of a problem must be at least 1 (skip the call when there is nothing to attend)")]
+    #[error(
+        "{name} is 0; every size of a problem must be at least 1 (skip the call when there is nothing to attend)"
+    )]
     ZeroSize {
         /// Field of [`Problem`](crate::Problem).
         name: &'static str,
     },
     /// Query heads do not divide evenly among key/value heads.
-    #[error("q_heads ({q_heads}) is not a multiple of kv_heads ({kv_heads}); each key/value head serves the same number of query heads")]
+    #[error(
+        "q_heads ({q_heads}) is not a multiple of kv_heads ({kv_heads}); each key/value head serves the same number of query heads"
+    )]
     HeadsNotDivisible {
         /// Query heads.
         q_heads: usize,
@@ -24,7 +28,9 @@ pub enum Error {
         kv_heads: usize,
     },
     /// The head dimension has no kernel.
-    #[error("head_dim {head_dim} is not supported: use a multiple of 8 up to {MAX_HEAD_DIM}, padding q, k and v with zeros")]
+    #[error(
+        "head_dim {head_dim} is not supported: use a multiple of 8 up to {MAX_HEAD_DIM}, padding q, k and v with zeros"
+    )]
     HeadDim {
         /// The given head_dim.
         head_dim: usize,
@@ -36,7 +42,9 @@ pub enum Error {
         scale: f32,
     },
     /// A length exceeds what the indices hold.
-    #[error("{name} is {len}; at most {max} tokens are supported, so split the sequence into chunks")]
+    #[error(
+        "{name} is {len}; at most {max} tokens are supported, so split the sequence into chunks"
+    )]
     TooLong {
         /// Field of [`Problem`](crate::Problem).
         name: &'static str,
@@ -46,13 +54,17 @@ pub enum Error {
         max: usize,
     },
     /// A tensor of this shape does not fit the address space.
-    #[error("a tensor of shape {shape:?} overflows the address space; split the batch or the heads")]
+    #[error(
+        "a tensor of shape {shape:?} overflows the address space; split the batch or the heads"
+    )]
     SizeOverflow {
         /// Shape as [batch, heads, length, head_dim].
         shape: [usize; 4],
     },
     /// Sparse selection of a problem that is not causal.
-    #[error("sparse selection is defined for causal problems only; use Plan::dense, or bring your own Selection, when causal is false")]
+    #[error(
+        "sparse selection is defined for causal problems only; use Plan::dense, or bring your own Selection, when causal is false"
+    )]
     SparseNeedsCausal,
     /// Coverage outside (0, 1].
     #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.97 by default)")]
@@ -76,7 +88,9 @@ pub enum Error {
     #[error("a plan needs at least 1 thread")]
     NoThreads,
     /// A tensor does not have the shape that the problem says.
-    #[error("{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)")]
+    #[error(
+        "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)"
+    )]
     Shape {
         /// Which tensor.
         tensor: &'static str,
@@ -86,7 +100,9 @@ pub enum Error {
         given: [usize; 4],
     },
     /// A tensor does not have the element type that the problem says.
-    #[error("{tensor} is {given}, but the problem says {expected}; set Problem::dtype or convert the tensor")]
+    #[error(
+        "{tensor} is {given}, but the problem says {expected}; set Problem::dtype or convert the tensor"
+    )]
     Dtype {
         /// Which tensor.
         tensor: &'static str,
@@ -96,13 +112,17 @@ pub enum Error {
         given: Dtype,
     },
     /// Elements of one query, key or value do not lie side by side.
-    #[error("the stride of head_dim is {stride}; elements of one row must lie side by side (stride 1), so copy or transpose the tensor")]
+    #[error(
+        "the stride of head_dim is {stride}; elements of one row must lie side by side (stride 1), so copy or transpose the tensor"
+    )]
     InnerStride {
         /// The given stride.
         stride: usize,
     },
     /// A view reaches beyond its buffer.
-    #[error("a view of shape {shape:?} and strides {strides:?} reaches element {last}, but the buffer has {len}; check the strides (in elements) or pass a longer slice")]
+    #[error(
+        "a view of shape {shape:?} and strides {strides:?} reaches element {last}, but the buffer has {len}; check the strides (in elements) or pass a longer slice"
+    )]
     OutOfBounds {
         /// Shape of the view.
         shape: [usize; 4],
@@ -122,7 +142,9 @@ pub enum Error {
         strides: [usize; 4],
     },
     /// Two elements of an output share an address.
-    #[error("the output view of shape {shape:?} and strides {strides:?} overlaps itself; every element of an output needs its own address")]
+    #[error(
+        "the output view of shape {shape:?} and strides {strides:?} overlaps itself; every element of an output needs its own address"
+    )]
     OverlappingOutput {
         /// Shape of the view.
         shape: [usize; 4],
@@ -138,7 +160,9 @@ pub enum Error {
         given: usize,
     },
     /// The workspace is shorter than the plan needs.
-    #[error("the workspace has {given} bytes, but this plan needs {needed}: pass Plan::workspace_bytes bytes")]
+    #[error(
+        "the workspace has {given} bytes, but this plan needs {needed}: pass Plan::workspace_bytes bytes"
+    )]
     WorkspaceTooSmall {
         /// Needed bytes.
         needed: usize,
@@ -146,7 +170,9 @@ pub enum Error {
         given: usize,
     },
     /// A selection for a problem of other sizes.
-    #[error("the selection is for {given:?} (batch, q_heads, q_len, k_len), but the problem has {expected:?}")]
+    #[error(
+        "the selection is for {given:?} (batch, q_heads, q_len, k_len), but the problem has {expected:?}"
+    )]
     SelectionShape {
         /// Sizes of the problem.
         expected: [usize; 4],
@@ -164,7 +190,9 @@ pub enum Error {
         count: usize,
     },
     /// Stripes that do not ascend.
-    #[error("stripes must ascend without repeats, but {next} follows {previous}; sort and deduplicate them")]
+    #[error(
+        "stripes must ascend without repeats, but {next} follows {previous}; sort and deduplicate them"
+    )]
     StripesNotAscending {
         /// A stripe.
         previous: u32,
@@ -172,7 +200,9 @@ pub enum Error {
         next: u32,
     },
     /// A stage was asked for that the plan does not have.
-    #[error("this plan is dense and has no {stage} stage; make it with Plan::new and Fallback::Never to run the stage")]
+    #[error(
+        "this plan is dense and has no {stage} stage; make it with Plan::new and Fallback::Never to run the stage"
+    )]
     NoSuchStage {
         /// Name of the stage.
         stage: &'static str,

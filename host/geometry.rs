@@ -97,7 +97,9 @@ impl Geometry {
 
     /// Pairs (row, key) of one head that the problem allows.
     pub(crate) fn visible_pairs(&self) -> u64 {
-        (0..self.q_len).map(|row| self.visible_keys(row) as u64).sum()
+        (0..self.q_len)
+            .map(|row| self.visible_keys(row) as u64)
+            .sum()
     }
 }
 
@@ -199,7 +201,11 @@ mod tests {
                         let below = (0..rows.len())
                             .filter(|&rank| rows.position(rank) < position)
                             .count();
-                        assert_eq!(rows.rank_at(position), below, "{geometry:?} {stride} {position}");
+                        assert_eq!(
+                            rows.rank_at(position),
+                            below,
+                            "{geometry:?} {stride} {position}"
+                        );
                     }
                 }
             }
@@ -208,7 +214,14 @@ mod tests {
 
     #[test]
     fn query_blocks_partition_the_rows_that_see_a_key() {
-        for (q_len, k_len) in [(1, 1), (300, 300), (100, 300), (300, 100), (129, 128), (1, 1000)] {
+        for (q_len, k_len) in [
+            (1, 1),
+            (300, 300),
+            (100, 300),
+            (300, 100),
+            (129, 128),
+            (1, 1000),
+        ] {
             let geometry = Geometry {
                 q_len,
                 k_len,
@@ -218,7 +231,9 @@ mod tests {
                 .query_blocks()
                 .flat_map(|block| geometry.rows_of_block(block))
                 .collect();
-            let seeing: Vec<usize> = (0..q_len).filter(|&r| geometry.visible_keys(r) > 0).collect();
+            let seeing: Vec<usize> = (0..q_len)
+                .filter(|&r| geometry.visible_keys(r) > 0)
+                .collect();
             assert_eq!(rows, seeing);
         }
     }

@@ -338,42 +338,40 @@ impl SelectionMut<'_> {
         }
     }
 
-    /// The parts that top-k writes for each unit of a wave: `units` gives each unit's head and query blocks, in order.
-    pub(crate) fn unit_parts<'s, U>(
+    /// The bit matrix cut into `segments` of query blocks, head after head.
+    pub(crate) fn block_rows<'s>(
         &'s mut self,
-        units: impl Iterator<Item = (usize, Range<usize>, U)> + 's,
-    ) -> impl Iterator<Item = (U, UnitSelection<'s>)> + 's {
-        let shape = self.shape;
-        let stripes_per_head = self.stripes.len() / shape.heads();
-        let mut bits = &mut *self.kept_blocks;
-        let mut stripes = &mut *self.stripes;
-        let mut spans = &mut *self.stripe_spans;
-        let (mut bits_at, mut head_at) = (0, 0);
-        units.map(move |(head, blocks, unit)| {
-            let first = head * shape.head_words() + blocks.start * shape.row_words();
-            let len = blocks.len() * shape.row_words();
-            bits.split_off_mut(..first - bits_at);
-            let kept_blocks = bits.split_off_mut(..len).unwrap_or_default();
-            bits_at = first + len;
-            // Units that share a head rank blocks, and have no stripes to write.
-            let (stripes, span) = if stripes_per_head == 0 {
-                (Default::default(), None)
-            } else {
-                let start = head * stripes_per_head;
-                stripes.split_off_mut(..(head - head_at) * stripes_per_head);
-                spans.split_off_mut(..head - head_at);
-                head_at = head + 1;
-                let span = spans.split_off_first_mut();
-                let own = stripes.split_off_mut(..stripes_per_head);
-                (own.unwrap_or_default(), span.map(|span| (start, span)))
+        segments: impl Iterator<Item = Range<usize>> + Clone + 's,
+    ) -> impl Iterator<Item = BlockRows<'s>> + 's {
+        let row_words = self.shape.row_words();
+        let mut rest = &mut *self.kept_blocks;
+        (0..self.shape.heads())
+            .flat_map(move |_| segments.clone())
+            .map(move |blocks| BlockRows {
+                row_words,
+                bits: rest
+                    .split_off_mut(..blocks.len() * row_words)
+                    .expect("the segments of a head are its query blocks"),
+            })
+    }
+
+    /// Room for the stripes of some heads, emptied.
+    pub(crate) fn stripe_lists(
+        &mut self,
+        heads: Range<usize>,
+    ) -> impl Iterator<Item = StripeList<'_>> {
+        let capacity = self.stripes.len() / self.shape.heads();
+        let lists = self
+            .stripes
+            .chunks_mut(capacity)
+            .zip(&mut *self.stripe_spans);
+        let some = lists.enumerate().skip(heads.start).take(heads.len());
+        some.map(move |(head, (stripes, span))| {
+            *span = StripeSpan {
+                start: (head * capacity) as u64,
+                len: 0,
             };
-            let part = UnitSelection {
-                row_words: shape.row_words(),
-                kept_blocks,
-                stripes,
-                span,
-            };
-            (unit, part)
+            StripeList { stripes, span }
         })
     }
 
@@ -384,29 +382,31 @@ impl SelectionMut<'_> {
     }
 }
 
-/// What one unit selects.
-pub(crate) struct UnitSelection<'a> {
+/// The key blocks of a segment of query blocks.
+pub(crate) struct BlockRows<'a> {
     row_words: usize,
-    kept_blocks: &'a mut [u64],
-    stripes: &'a mut [u32],
-    /// Where the unit's stripes start among all, and the span that says so.
-    span: Option<(usize, &'a mut StripeSpan)>,
+    bits: &'a mut [u64],
 }
 
-impl UnitSelection<'_> {
-    /// Lists a key block for the unit's query block `query_block`.
-    pub(crate) fn keep_block(&mut self, query_block: usize, key_block: usize) {
-        let row = &mut self.kept_blocks[query_block * self.row_words..][..self.row_words];
+impl BlockRows<'_> {
+    /// Lists a key block for the segment's query block `query_block`.
+    pub(crate) fn keep(&mut self, query_block: usize, key_block: usize) {
+        let row = &mut self.bits[query_block * self.row_words..][..self.row_words];
         set_bit(row, key_block);
     }
+}
 
-    /// Adds the next stripe, in ascending order.
-    pub(crate) fn push_stripe(&mut self, key: usize) {
-        if let Some((start, span)) = &mut self.span {
-            span.start = *start as u64;
-            self.stripes[span.len as usize] = key as u32;
-            span.len += 1;
-        }
+/// The stripes of one head.
+pub(crate) struct StripeList<'a> {
+    stripes: &'a mut [u32],
+    span: &'a mut StripeSpan,
+}
+
+impl StripeList<'_> {
+    /// Adds a stripe; they come in ascending order.
+    pub(crate) fn push(&mut self, key: usize) {
+        self.stripes[self.span.len as usize] = key as u32;
+        self.span.len += 1;
     }
 }
 

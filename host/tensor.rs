@@ -136,11 +136,7 @@ impl<'a> TensorView<'a> {
     ///
     /// # Errors
     /// [`Error::InnerStride`], [`Error::OutOfBounds`] and [`Error::ViewOverflow`].
-    pub fn new<T: Element>(
-        data: &'a [T],
-        shape: [usize; 4],
-        strides: [usize; 4],
-    ) -> Result<Self> {
+    pub fn new<T: Element>(data: &'a [T], shape: [usize; 4], strides: [usize; 4]) -> Result<Self> {
         let layout = Layout::new(shape, strides, data.len())?;
         Ok(TensorView {
             data: T::slice(data),
@@ -187,7 +183,12 @@ impl<'a> TensorView<'a> {
         &self.layout
     }
 
-    pub(crate) fn check(&self, tensor: &'static str, expected: [usize; 4], dtype: Dtype) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        tensor: &'static str,
+        expected: [usize; 4],
+        dtype: Dtype,
+    ) -> Result<()> {
         check_shape(tensor, expected, self.shape())?;
         if self.dtype() != dtype {
             return Err(Error::Dtype {
@@ -262,7 +263,12 @@ impl<'a> TensorViewMut<'a> {
     }
 
     /// The output takes the inputs' element type or f32.
-    pub(crate) fn check(&self, tensor: &'static str, expected: [usize; 4], dtype: Dtype) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        tensor: &'static str,
+        expected: [usize; 4],
+        dtype: Dtype,
+    ) -> Result<()> {
         check_shape(tensor, expected, self.shape())?;
         if self.dtype() != dtype && self.dtype() != Dtype::F32 {
             return Err(Error::Dtype {

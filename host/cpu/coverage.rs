@@ -28,20 +28,24 @@ pub(super) fn true_coverage(
             let panels = shares.chunks_mut(BLOCK).zip(lse.chunks(BLOCK)).enumerate();
             panels.map(move |(chunk, (shares, lse))| (head, chunk * BLOCK, shares, lse))
         });
-    for_each_task(scratches, tasks, |scratch, (head, first_row, shares, kept_lse)| {
-        let (batch, head) = (head / problem.q_heads, head % problem.q_heads);
-        dispatch(DenseLse {
-            geometry,
-            head_dim: problem.head_dim,
-            scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
-            q: HeadRows::new(&inputs.q, batch, head),
-            k: HeadRows::new(&inputs.k, batch, head / problem.group_size()),
-            first_row,
-            kept_lse,
-            shares,
-            scratch,
-        });
-    });
+    for_each_task(
+        scratches,
+        tasks,
+        |scratch, (head, first_row, shares, kept_lse)| {
+            let (batch, head) = (head / problem.q_heads, head % problem.q_heads);
+            dispatch(DenseLse {
+                geometry,
+                head_dim: problem.head_dim,
+                scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+                q: HeadRows::new(&inputs.q, batch, head),
+                k: HeadRows::new(&inputs.k, batch, head / problem.group_size()),
+                first_row,
+                kept_lse,
+                shares,
+                scratch,
+            });
+        },
+    );
     shares
         .chunks_mut(q_len)
         .enumerate()
@@ -97,7 +101,10 @@ impl Kernel for DenseLse<'_, '_> {
                 let scores = &mut scores[..tokens.len()];
                 let visible = Lanes(std::array::from_fn(|lane| {
                     let row = (rows.start + panel * PANEL + lane).min(rows.end - 1);
-                    geometry.visible_keys(row).saturating_sub(tokens.start).min(BLOCK) as f32
+                    geometry
+                        .visible_keys(row)
+                        .saturating_sub(tokens.start)
+                        .min(BLOCK) as f32
                 }));
                 tile::mask(simd, scores, &visible, 0);
                 tile::online_softmax::<S, false>(simd, scores, stats);

@@ -1,8 +1,8 @@
 //! The native backend: the four stages on rayon threads with SIMD.
 //!
-//! Levels, each built on the one below: stages ([`sampling`], [`reduction`], [`sparse_flash`]; top-k is
-//! [`crate::top_k`]) → [`tile`], the arithmetic of up to 128 keys against 32 queries → [`simd`], the instruction sets.
-//! [`rows`] converts between the caller's buffers and tiles, [`units`] cuts the selection up, [`workers`] hands out tasks.
+//! Levels, each built on the one below: stages (`sampling`, `reduction`, `top_k`,
+//! `sparse_flash`) → `tile`, the arithmetic of up to 128 keys against 32 queries → `simd`, the instruction sets.
+//! `rows` converts between the caller's buffers and tiles, `units` cuts the selection up, `workers` hands out tasks.
 
 mod arena;
 mod coverage;
@@ -14,6 +14,7 @@ mod simd;
 mod sparse_flash;
 mod stages;
 mod tile;
+mod top_k;
 mod units;
 mod workers;
 mod workspace;
@@ -56,7 +57,12 @@ pub(crate) fn true_coverage(
     inputs.check(problem)?;
     problem.check_lse(lse.len())?;
     let mut scratches = scratches(plan, workspace)?;
-    Ok(coverage::true_coverage(problem, inputs, lse, &mut scratches))
+    Ok(coverage::true_coverage(
+        problem,
+        inputs,
+        lse,
+        &mut scratches,
+    ))
 }
 
 /// The scratches alone, for work that selects nothing; any workspace of the plan has room for them.

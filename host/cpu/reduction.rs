@@ -51,8 +51,7 @@ pub(super) fn reduction(
     problem: &Problem,
     units: &Units,
     wave: impl Iterator<Item = Unit> + Send,
-    k: &TensorView<'_>,
-    sampled: Sampled<'_>,
+    (k, sampled): (&TensorView<'_>, Sampled<'_>),
     buffers: MassBuffers<'_>,
     scratches: &mut [Scratch<'_>],
     ended: impl Fn() + Sync,
@@ -68,15 +67,18 @@ pub(super) fn reduction(
         let mut mass = take(&mut mass, units.candidates());
         let mut outside = take(&mut outside, units.outside_candidates());
         let covered = take(&mut covered, units.reductions());
-        covered.iter_mut().enumerate().map(move |(task, covered)| Task {
-            units,
-            unit,
-            slot,
-            task,
-            mass: take(&mut mass, per_task),
-            outside: take(&mut outside, outside_per_task),
-            covered,
-        })
+        covered
+            .iter_mut()
+            .enumerate()
+            .map(move |(task, covered)| Task {
+                units,
+                unit,
+                slot,
+                task,
+                mass: take(&mut mass, per_task),
+                outside: take(&mut outside, outside_per_task),
+                covered,
+            })
     });
     for_each_task(scratches, tasks, |scratch, task| {
         match units.budget {
@@ -166,7 +168,11 @@ impl Kernel for ReduceBlocks<'_> {
         }
         let in_sinks: f64 = panels
             .map(|(panel, lanes)| {
-                let weights = share(simd, &self.sampled.sinks[panel], &self.sampled.row_lse[panel]);
+                let weights = share(
+                    simd,
+                    &self.sampled.sinks[panel],
+                    &self.sampled.row_lse[panel],
+                );
                 weights.0[lanes].iter().map(|&x| f64::from(x)).sum::<f64>()
             })
             .sum();

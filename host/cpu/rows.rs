@@ -48,7 +48,12 @@ impl<'a> HeadRows<'a> {
 
     /// Rows `tokens`, converted into `tile`, or in place where they are f32 already and come in whole groups.
     #[inline]
-    pub(super) fn tile<'t>(&self, tokens: Range<usize>, tile: &'t mut [f32], head_dim: usize) -> Rows<'t>
+    pub(super) fn tile<'t>(
+        &self,
+        tokens: Range<usize>,
+        tile: &'t mut [f32],
+        head_dim: usize,
+    ) -> Rows<'t>
     where
         'a: 't,
     {

@@ -85,7 +85,10 @@ pub(super) fn sampling(
                     scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
                     queries: take(&mut queries, panels * units.head_dim),
                     row_lse: take(&mut row_lse, panels),
-                    blocks: take(&mut blocks, panels * units.block_stats() / units.panels.max(1)),
+                    blocks: take(
+                        &mut blocks,
+                        panels * units.block_stats() / units.panels.max(1),
+                    ),
                     sinks: take(&mut sinks, panels),
                 }
             })
@@ -164,10 +167,17 @@ impl PanelRows {
         scores: &mut [Lanes],
     ) -> usize {
         let keys = keys.min(self.most_visible().saturating_sub(start));
-        tile::scores(simd, queries, k, &mut scores[..keys.next_multiple_of(KEY_GROUP)]);
+        tile::scores(
+            simd,
+            queries,
+            k,
+            &mut scores[..keys.next_multiple_of(KEY_GROUP)],
+        );
         let fewest = self.visible[0].saturating_sub(start);
         if fewest < keys {
-            let visible = self.visible.map(|end| end.saturating_sub(start).min(BLOCK) as f32);
+            let visible = self
+                .visible
+                .map(|end| end.saturating_sub(start).min(BLOCK) as f32);
             tile::mask(simd, &mut scores[..keys], &Lanes(visible), fewest);
         }
         keys
@@ -196,7 +206,11 @@ impl Kernel for Sample<'_, '_> {
         let per_block = units.budget == Budget::Blocks;
         let scratch = self.scratch;
 
-        let mut panels = [PanelRows { first_rank: 0, len: 0, visible: [0; PANEL] }; PANELS_PER_TASK];
+        let mut panels = [PanelRows {
+            first_rank: 0,
+            len: 0,
+            visible: [0; PANEL],
+        }; PANELS_PER_TASK];
         let panels = &mut panels[..row_lse.len()];
         for (index, panel) in panels.iter_mut().enumerate() {
             *panel = PanelRows::new(geometry, &rows, first_panel + index);
@@ -209,7 +223,11 @@ impl Kernel for Sample<'_, '_> {
         blocks.fill(Stats::EMPTY);
         sinks.fill(Stats::EMPTY);
 
-        let end = panels.iter().map(PanelRows::most_visible).max().unwrap_or(0);
+        let end = panels
+            .iter()
+            .map(PanelRows::most_visible)
+            .max()
+            .unwrap_or(0);
         for block in 0..end.div_ceil(BLOCK) {
             let tokens = geometry.keys_of_block(block);
             let k = k.tile(tokens.clone(), scratch.keys, head_dim);
@@ -219,14 +237,18 @@ impl Kernel for Sample<'_, '_> {
                 let scores = &mut *scratch.scores;
                 let keys = panel.masked_scores(simd, queries, k, span, scores);
                 if per_block {
-                    let (in_sinks, rest) =
-                        scores[..keys].split_at_mut(units.sinks.saturating_sub(tokens.start).min(keys));
+                    let (in_sinks, rest) = scores[..keys]
+                        .split_at_mut(units.sinks.saturating_sub(tokens.start).min(keys));
                     let stats = &mut blocks[index * geometry.blocks() + block];
                     tile::online_softmax::<S, false>(simd, in_sinks, &mut sinks[index]);
                     tile::online_softmax::<S, false>(simd, rest, stats);
                     merge(simd, &mut running[index], stats);
                 } else {
-                    tile::online_softmax::<S, false>(simd, &mut scores[..keys], &mut running[index]);
+                    tile::online_softmax::<S, false>(
+                        simd,
+                        &mut scores[..keys],
+                        &mut running[index],
+                    );
                 }
             }
         }

@@ -60,9 +60,8 @@ pub(super) fn sparse_flash(
             v: HeadRows::new(&inputs.v, batch, kv_head),
             mask: match mask {
                 Mask::Dense => None,
-                Mask::Selection(selection) => {
-                    Some(selection.head(batch * problem.q_heads + head)).filter(|mask| !mask.is_dense())
-                }
+                Mask::Selection(selection) => Some(selection.head(batch * problem.q_heads + head))
+                    .filter(|mask| !mask.is_dense()),
             },
             output,
             scratch,
@@ -140,7 +139,10 @@ impl Kernel for QueryBlock<'_, '_> {
             geometry.blocks()
         };
         for block in 0..end {
-            if self.mask.is_some_and(|mask| !mask.keeps_block(self.query_block, block)) {
+            if self
+                .mask
+                .is_some_and(|mask| !mask.keeps_block(self.query_block, block))
+            {
                 continue;
             }
             let tokens = geometry.keys_of_block(block);
@@ -151,7 +153,12 @@ impl Kernel for QueryBlock<'_, '_> {
                 for (panel, stats) in stats[..panels].iter_mut().enumerate() {
                     let lanes = panel * head_dim..(panel + 1) * head_dim;
                     let output = &mut output[lanes.clone()];
-                    let tile = Tile { simd, k, v, keys: tokens.len() };
+                    let tile = Tile {
+                        simd,
+                        k,
+                        v,
+                        keys: tokens.len(),
+                    };
                     tile.attend(&queries[lanes], scores, stats, output, None);
                 }
                 continue;
@@ -168,10 +175,23 @@ impl Kernel for QueryBlock<'_, '_> {
                 let visible = VisibleKeys::of_panel(geometry, first, rows.end, tokens.start);
                 let lanes = panel * head_dim..(panel + 1) * head_dim;
                 let output = &mut output[lanes.clone()];
-                let tile = Tile { simd, k, v, keys: visible.most };
+                let tile = Tile {
+                    simd,
+                    k,
+                    v,
+                    keys: visible.most,
+                };
                 tile.attend(&queries[lanes], scores, stats, output, Some(&visible));
                 if poisoned != 0 {
-                    add_poisoned_rows(self.v, tokens.start, poisoned, scores, &visible, row, output);
+                    add_poisoned_rows(
+                        self.v,
+                        tokens.start,
+                        poisoned,
+                        scores,
+                        &visible,
+                        row,
+                        output,
+                    );
                 }
             }
         }
@@ -190,7 +210,12 @@ impl Kernel for QueryBlock<'_, '_> {
             for (panel, stats) in stats[..panels].iter_mut().enumerate() {
                 let lanes = panel * head_dim..(panel + 1) * head_dim;
                 let output = &mut output[lanes.clone()];
-                let tile = Tile { simd, k, v, keys: tokens.len() };
+                let tile = Tile {
+                    simd,
+                    k,
+                    v,
+                    keys: tokens.len(),
+                };
                 tile.attend(&queries[lanes], scores, stats, output, None);
             }
         }

@@ -1,6 +1,5 @@
 //! The pipeline, stage by stage.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -8,18 +7,17 @@ use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
 use super::sparse_flash::{Mask, sparse_flash};
-use super::units::{Unit, Units};
-use super::workers::for_each_task;
+use super::top_k::{Masses, choose_dense_heads, select};
+use super::units::Units;
 use super::workspace::{HeadTotals, Selecting, Workspace};
 use crate::error::{Error, Result};
-use crate::geometry::{BLOCK, Geometry};
+use crate::geometry::Geometry;
 use crate::plan::{Path, Plan};
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
-use crate::selection::{HeadSelection, Selection};
+use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
-use crate::top_k;
 
 /// One run of a plan over given inputs, to be driven stage by stage: for benchmarks of single stages, and for looking at
 /// what each of them found. [`Plan::run`] drives it from end to end.
@@ -103,8 +101,8 @@ impl<'a> Stages<'a> {
         if given < needed {
             return Err(too_small);
         }
-        let mut workspace = Workspace::carve(workspace, problem, plan.units(), plan.threads())
-            .ok_or(too_small)?;
+        let mut workspace =
+            Workspace::carve(workspace, problem, plan.units(), plan.threads()).ok_or(too_small)?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
             selecting.totals.fill(HeadTotals::default());
@@ -170,13 +168,15 @@ impl<'a> Stages<'a> {
             self.plan.problem(),
             units,
             units.of_wave(wave),
-            &self.inputs.k,
-            Sampled {
-                queries: selecting.queries,
-                row_lse: selecting.row_lse,
-                blocks: selecting.blocks,
-                sinks: selecting.sinks,
-            },
+            (
+                &self.inputs.k,
+                Sampled {
+                    queries: selecting.queries,
+                    row_lse: selecting.row_lse,
+                    blocks: selecting.blocks,
+                    sinks: selecting.sinks,
+                },
+            ),
             MassBuffers {
                 mass: selecting.mass,
                 outside: selecting.outside,
@@ -193,54 +193,26 @@ impl<'a> Stages<'a> {
     /// # Panics
     /// When there is no such wave.
     pub fn top_k(&mut self, wave: usize) {
-        let coverage = self.plan.coverage();
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
-        let count = Count::new(
-            self.progress,
-            Stage::TopK,
-            wave * units.wave,
-            units.count(),
-        );
+        let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
-        let masses = UnitMasses {
+        let masses = Masses {
             units,
+            coverage: self.plan.coverage(),
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
         };
-        let parts = units.of_wave(wave).enumerate().map(|(slot, unit)| {
-            let blocks = match units.budget {
-                Budget::Blocks => units.query_blocks(unit.segment),
-                // Stripes are the head's own, and no block is listed.
-                Budget::Residual | Budget::Paper => 0..0,
-            };
-            (unit.head, blocks, (slot, unit))
-        });
-        let totals = std::sync::Mutex::new(&mut *selecting.totals);
-        let tasks = selecting.selection.unit_parts(parts);
-        for_each_task(
+        select(
+            &masses,
+            wave,
+            &mut selecting.selection,
+            selecting.totals,
             &mut self.workspace.scratches,
-            tasks,
-            |_, ((slot, unit), mut part)| {
-                let (mass, outside) = masses.of(slot);
-                let (rows, covered, need) = masses.need(slot, unit, coverage);
-                let mut kept = covered;
-                let blocks = units.geometry.blocks();
-                top_k::select(mass, need, |candidate| match units.budget {
-                    Budget::Blocks => part.keep_block(candidate / blocks, candidate % blocks),
-                    Budget::Residual | Budget::Paper => part.push_stripe(candidate),
-                });
-                top_k::select(mass, need, |candidate| kept += outside[candidate]);
-                if let Ok(mut totals) = totals.lock() {
-                    // Integer sums: the same whoever comes first.
-                    totals[unit.head].rows += rows as u64;
-                    totals[unit.head].kept += kept;
-                }
-                count.advance();
-            },
+            || count.advance(),
         );
         if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
-            choose_dense_heads(units.geometry, selecting);
+            choose_dense_heads(units.geometry, &mut selecting.selection);
         }
         self.times.top_k += started.elapsed();
     }
@@ -317,8 +289,9 @@ impl<'a> Stages<'a> {
             return Vec::new();
         };
         let q_heads = self.plan.problem().q_heads;
-        let masses = UnitMasses {
+        let masses = Masses {
             units,
+            coverage: self.plan.coverage(),
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
@@ -327,7 +300,7 @@ impl<'a> Stages<'a> {
             .of_wave(wave)
             .enumerate()
             .map(|(slot, unit)| {
-                let (rows, covered, need) = masses.need(slot, unit, self.plan.coverage());
+                let (rows, covered, need) = masses.need(slot, unit);
                 UnitMass {
                     batch: unit.head / q_heads,
                     q_head: unit.head % q_heads,
@@ -400,7 +373,9 @@ pub(crate) fn attend(
     let output = OutputRows::new(&mut o, lse);
     let tasks = problem.batch * problem.q_heads * Geometry::new(problem).query_blocks().len();
     let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
-    sparse_flash(problem, inputs, mask, &output, scratches, || count.advance());
+    sparse_flash(problem, inputs, mask, &output, scratches, || {
+        count.advance()
+    });
     Ok(())
 }
 
@@ -418,64 +393,6 @@ fn selecting<'p, 's, 'a>(
         units.waves()
     );
     (units, selecting)
-}
-
-/// The masses of the units of a wave.
-struct UnitMasses<'a> {
-    units: &'a Units,
-    mass: &'a [u64],
-    outside: &'a [u64],
-    covered: &'a [u64],
-}
-
-impl<'a> UnitMasses<'a> {
-    fn range(&self, slot: usize) -> Range<usize> {
-        slot * self.units.candidates()..(slot + 1) * self.units.candidates()
-    }
-
-    /// What the unit's candidates are ranked by, and their mass outside window and sinks.
-    fn of(&self, slot: usize) -> (&'a [u64], &'a [u64]) {
-        let mass = &self.mass[self.range(slot)];
-        match self.units.budget {
-            Budget::Paper => (mass, &self.outside[self.range(slot)]),
-            Budget::Blocks | Budget::Residual => (mass, mass),
-        }
-    }
-
-    /// The unit's sampled rows, the mass that window and sinks cover, and the mass still needed.
-    fn need(&self, slot: usize, unit: Unit, coverage: f32) -> (usize, u64, u64) {
-        let tasks = self.units.reductions();
-        let covered = self.covered[slot * tasks..(slot + 1) * tasks].iter().sum();
-        let rows = self.units.rows(unit.segment).len();
-        let goal = (f64::from(coverage) * rows as f64 * MASS_ONE as f64).ceil() as u64;
-        let need = match self.units.budget {
-            // The paper's rule does not count what the window covers.
-            Budget::Paper => goal,
-            Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
-        };
-        (rows, covered, need)
-    }
-}
-
-/// Makes a head dense where its selection costs as much: each key block and each 128 loose keys are one tile.
-fn choose_dense_heads(geometry: Geometry, selecting: &mut Selecting<'_>) {
-    for head in 0..selecting.totals.len() {
-        let mask = selecting.selection.as_ref().head(head);
-        let dense = sparse_tiles(geometry, &mask) >= dense_tiles(geometry);
-        selecting.selection.dense[head] = u8::from(dense);
-    }
-}
-
-fn sparse_tiles(geometry: Geometry, mask: &HeadSelection<'_>) -> usize {
-    let loose: usize = geometry
-        .query_blocks()
-        .map(|block| mask.loose_keys(block).count().div_ceil(BLOCK))
-        .sum();
-    mask.blocks_kept() + loose
-}
-
-fn dense_tiles(geometry: Geometry) -> usize {
-    geometry.query_blocks().map(|block| block + 1).sum()
 }
 
 /// Counts the tasks of one stage for the watcher.

@@ -138,12 +138,7 @@ pub(super) fn mask<S: Simd>(simd: S, scores: &mut [Lanes], visible: &Lanes, firs
     for (key, score) in scores.iter_mut().enumerate().skip(first) {
         let key = simd.splat(key as f32);
         for at in (0..PANEL).step_by(S::LANES) {
-            let kept = simd.select_lt(
-                key,
-                simd.load(visible, at),
-                simd.load(score, at),
-                hidden,
-            );
+            let kept = simd.select_lt(key, simd.load(visible, at), simd.load(score, at), hidden);
             simd.store(score, at, kept);
         }
     }

@@ -58,7 +58,9 @@ impl Units {
             panels: 0,
             wave: 1,
         };
-        let most_rows = (0..units.per_head).map(|segment| units.rows(segment).len()).max();
+        let most_rows = (0..units.per_head)
+            .map(|segment| units.rows(segment).len())
+            .max();
         units.panels = most_rows.unwrap_or(0).div_ceil(PANEL);
         let budget_bytes = WAVE_BYTES_PER_THREAD.saturating_mul(threads);
         units.wave = (budget_bytes / units.wave_bytes()).clamp(1, units.count());

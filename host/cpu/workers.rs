@@ -16,20 +16,23 @@ pub(super) fn for_each_task<S: Send, T>(
         return tasks.for_each(|task| work(only, task));
     }
     let tasks = Mutex::new(tasks);
-    scratches.par_iter_mut().with_max_len(1).for_each(|scratch| {
-        loop {
-            // The guard is dropped before the work begins.
-            let task = match tasks.lock() {
-                Ok(mut tasks) => tasks.next(),
-                // Another worker panicked while it took a task; rayon passes its panic on.
-                Err(_) => None,
-            };
-            match task {
-                Some(task) => work(scratch, task),
-                None => break,
+    scratches
+        .par_iter_mut()
+        .with_max_len(1)
+        .for_each(|scratch| {
+            loop {
+                // The guard is dropped before the work begins.
+                let task = match tasks.lock() {
+                    Ok(mut tasks) => tasks.next(),
+                    // Another worker panicked while it took a task; rayon passes its panic on.
+                    Err(_) => None,
+                };
+                match task {
+                    Some(task) => work(scratch, task),
+                    None => break,
+                }
             }
-        }
-    });
+        });
 }
 
 /// Takes the first `len` elements off a slice that is handed out piece by piece.

@@ -3,6 +3,7 @@
 
 pub mod capture;
 pub mod oracle;
+pub mod product;
 pub mod random;
 pub mod runner;
 pub mod synthetic;

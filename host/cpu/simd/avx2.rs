@@ -81,7 +81,8 @@ impl Simd for Avx2 {
     fn exp2_of_rounded(self, n_plus_magic: __m256) -> __m256 {
         // SAFETY: see above.
         unsafe {
-            let biased = _mm256_add_epi32(_mm256_castps_si256(n_plus_magic), _mm256_set1_epi32(127));
+            let biased =
+                _mm256_add_epi32(_mm256_castps_si256(n_plus_magic), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
         }
     }

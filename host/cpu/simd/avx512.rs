@@ -84,7 +84,8 @@ impl Simd for Avx512 {
     fn exp2_of_rounded(self, n_plus_magic: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe {
-            let biased = _mm512_add_epi32(_mm512_castps_si512(n_plus_magic), _mm512_set1_epi32(127));
+            let biased =
+                _mm512_add_epi32(_mm512_castps_si512(n_plus_magic), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         }
     }

@@ -59,7 +59,13 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn select_lt(self, a: Self::F32, b: Self::F32, yes: Self::F32, no: Self::F32) -> Self::F32 {
-        std::array::from_fn(|lane| if a[lane] < b[lane] { yes[lane] } else { no[lane] })
+        std::array::from_fn(|lane| {
+            if a[lane] < b[lane] {
+                yes[lane]
+            } else {
+                no[lane]
+            }
+        })
     }
     #[inline(always)]
     fn exp2_of_rounded(self, n_plus_magic: Self::F32) -> Self::F32 {
