@@ -12,7 +12,9 @@ fn slice(tensor: &Tensor, start: usize, end: usize) -> Tensor {
     for b in 0..batch {
         for h in 0..heads {
             for token in start..end {
-                slice.row_mut(b, h, token - start).copy_from_slice(tensor.row(b, h, token));
+                slice
+                    .row_mut(b, h, token - start)
+                    .copy_from_slice(tensor.row(b, h, token));
             }
         }
     }
@@ -34,7 +36,10 @@ fn assert_rows_agree(whole: &Outcome, chunk: &Outcome, start: usize, len: usize)
         if let (Some(whole), Some(chunk)) = (&whole.found.selection, &chunk.found.selection) {
             for block in start / 128..(start + len).div_ceil(128) {
                 let listed: Vec<usize> = chunk.head(0, head).blocks(block).collect();
-                assert_eq!(whole.head(0, head).blocks(block).collect::<Vec<_>>(), listed);
+                assert_eq!(
+                    whole.head(0, head).blocks(block).collect::<Vec<_>>(),
+                    listed
+                );
             }
         }
     }
@@ -43,7 +48,10 @@ fn assert_rows_agree(whole: &Outcome, chunk: &Outcome, start: usize, len: usize)
 #[test]
 fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
     let len = 2 * SEGMENT + 700;
-    let problem = Problem { q_heads: 2, ..Problem::causal(len, 8, Dtype::Bf16) };
+    let problem = Problem {
+        q_heads: 2,
+        ..Problem::causal(len, 8, Dtype::Bf16)
+    };
     // Every stride that divides a segment samples the same rows of a chunk and of the whole.
     for row_stride in [16, 64] {
         let policy = Policy {
@@ -53,14 +61,26 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
             row_stride,
             ..Policy::default()
         };
-        let case = Case { data: Data::Structured, ..Case::new(problem, Attend::Policy(policy)) };
+        let case = Case {
+            data: Data::Structured,
+            ..Case::new(problem, Attend::Policy(policy))
+        };
         let qkv = case.inputs();
         let whole = run_with(&Cpu::default(), &case, &qkv);
         let density = whole.found.report.as_ref().unwrap().mean_density();
         assert!(density < 0.9, "nothing was left out: {density}");
-        for (start, end) in [(0, SEGMENT), (SEGMENT, 2 * SEGMENT), (2 * SEGMENT, len), (SEGMENT, len)] {
+        for (start, end) in [
+            (0, SEGMENT),
+            (SEGMENT, 2 * SEGMENT),
+            (2 * SEGMENT, len),
+            (SEGMENT, len),
+        ] {
             let chunk = Case {
-                problem: Problem { q_len: end - start, k_len: end, ..problem },
+                problem: Problem {
+                    q_len: end - start,
+                    k_len: end,
+                    ..problem
+                },
                 ..case.clone()
             };
             let inputs = Qkv {
@@ -68,7 +88,14 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
                 k: slice(&qkv.k, 0, end),
                 v: slice(&qkv.v, 0, end),
             };
-            let chunk = run_with(&Cpu { threads: 1, ..Cpu::default() }, &chunk, &inputs);
+            let chunk = run_with(
+                &Cpu {
+                    threads: 1,
+                    ..Cpu::default()
+                },
+                &chunk,
+                &inputs,
+            );
             assert_rows_agree(&whole, &chunk, start, end - start);
         }
     }
@@ -76,13 +103,20 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
 
 #[test]
 fn dense_chunks_of_any_length_are_the_whole_to_the_bit() {
-    let problem = Problem { q_heads: 2, ..Problem::causal(900, 16, Dtype::F32) };
+    let problem = Problem {
+        q_heads: 2,
+        ..Problem::causal(900, 16, Dtype::F32)
+    };
     let case = Case::new(problem, Attend::Dense);
     let qkv = case.inputs();
     let whole = run_with(&Cpu::default(), &case, &qkv);
     for (start, end) in [(0, 128), (128, 500), (384, 900), (512, 513)] {
         let chunk = Case {
-            problem: Problem { q_len: end - start, k_len: end, ..problem },
+            problem: Problem {
+                q_len: end - start,
+                k_len: end,
+                ..problem
+            },
             ..case.clone()
         };
         let inputs = Qkv {
@@ -90,6 +124,11 @@ fn dense_chunks_of_any_length_are_the_whole_to_the_bit() {
             k: slice(&qkv.k, 0, end),
             v: slice(&qkv.v, 0, end),
         };
-        assert_rows_agree(&whole, &run_with(&Cpu::default(), &chunk, &inputs), start, end - start);
+        assert_rows_agree(
+            &whole,
+            &run_with(&Cpu::default(), &chunk, &inputs),
+            start,
+            end - start,
+        );
     }
 }

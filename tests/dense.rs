@@ -92,7 +92,13 @@ fn lengths_around_a_tile_with_fewer_as_many_and_more_queries_than_keys() {
                     output,
                     ..Case::new(problem, Attend::Dense)
                 };
-                check(&Cpu { coverage: true, ..Cpu::default() }, &case);
+                check(
+                    &Cpu {
+                        coverage: true,
+                        ..Cpu::default()
+                    },
+                    &case,
+                );
             }
         }
     }
@@ -122,7 +128,10 @@ fn sequences_and_heads_do_not_mix() {
             ..problem(45, 140, 24, Dtype::F32)
         };
         for layout in Layout::ALL {
-            let case = Case { layout, ..Case::new(problem, Attend::Dense) };
+            let case = Case {
+                layout,
+                ..Case::new(problem, Attend::Dense)
+            };
             check(&Cpu::default(), &case);
         }
     }
@@ -158,12 +167,22 @@ fn rows_before_the_first_key_are_zero_with_lse_minus_infinity() {
     for (q_len, k_len) in [(300, 1), (300, 128), (129, 128), (257, 100)] {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let case = Case::new(problem(q_len, k_len, 8, dtype), Attend::Dense);
-            let outcome = check(&Cpu { coverage: true, ..Cpu::default() }, &case);
+            let outcome = check(
+                &Cpu {
+                    coverage: true,
+                    ..Cpu::default()
+                },
+                &case,
+            );
             for row in 0..q_len - k_len {
                 assert!(outcome.o.row(0, 0, row).iter().all(|x| x.to_bits() == 0));
                 assert_eq!(outcome.lse[row], f32::NEG_INFINITY);
             }
-            assert!(outcome.lse[q_len - k_len..].iter().all(|lse| lse.is_finite()));
+            assert!(
+                outcome.lse[q_len - k_len..]
+                    .iter()
+                    .all(|lse| lse.is_finite())
+            );
         }
     }
 }

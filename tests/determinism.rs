@@ -1,6 +1,8 @@
 //! The same bits whatever the threads, the workspace's contents, the number of repeats, or the order of the heads.
 
-use sample_attention::{Budget, Dtype, Fallback, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut};
+use sample_attention::{
+    Budget, Dtype, Fallback, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut,
+};
 use testkit::runner::{Attend, Case, Cpu, Data, Outcome, run_with};
 
 fn cases() -> Vec<Case> {
@@ -40,11 +42,19 @@ fn assert_same(a: &Outcome, b: &Outcome, what: &str) {
 #[test]
 fn thread_counts_and_workspace_contents_do_not_change_a_bit() {
     for case in cases() {
-        let one = Cpu { threads: 1, workspace_fill: 0, coverage: true };
+        let one = Cpu {
+            threads: 1,
+            workspace_fill: 0,
+            coverage: true,
+        };
         let expected = run_with(&one, &case, &case.inputs());
         for threads in [1, 2, 5] {
             for workspace_fill in [0x00, 0xff, 0x7f] {
-                let backend = Cpu { threads, workspace_fill, coverage: true };
+                let backend = Cpu {
+                    threads,
+                    workspace_fill,
+                    coverage: true,
+                };
                 let outcome = run_with(&backend, &case, &case.inputs());
                 assert_same(&expected, &outcome, &format!("{backend:?}, {case:?}"));
             }
@@ -54,32 +64,58 @@ fn thread_counts_and_workspace_contents_do_not_change_a_bit() {
 
 #[test]
 fn a_hundred_repeats_are_the_same_bits() {
-    let problem = Problem { q_heads: 2, ..Problem::causal(300, 16, Dtype::F32) };
-    let policy = Policy { fallback: Fallback::Never, coverage: 0.8, ..Policy::default() };
+    let problem = Problem {
+        q_heads: 2,
+        ..Problem::causal(300, 16, Dtype::F32)
+    };
+    let policy = Policy {
+        fallback: Fallback::Never,
+        coverage: 0.8,
+        ..Policy::default()
+    };
     let case = Case::new(problem, Attend::Policy(policy));
     let qkv = case.inputs();
-    let backend = Cpu { threads: 3, ..Cpu::default() };
+    let backend = Cpu {
+        threads: 3,
+        ..Cpu::default()
+    };
     let expected = run_with(&backend, &case, &qkv);
     for repeat in 0..100 {
-        assert_same(&expected, &run_with(&backend, &case, &qkv), &format!("repeat {repeat}"));
+        assert_same(
+            &expected,
+            &run_with(&backend, &case, &qkv),
+            &format!("repeat {repeat}"),
+        );
     }
 }
 
 #[test]
 fn permuted_heads_give_permuted_results() {
     for mut case in cases() {
-        case.problem = Problem { kv_heads: 4, ..case.problem };
+        case.problem = Problem {
+            kv_heads: 4,
+            ..case.problem
+        };
         let qkv = case.inputs();
         let order = [2, 0, 3, 1];
         let mut permuted = qkv.clone();
         for batch in 0..2 {
             for (head, &from) in order.iter().enumerate() {
                 for token in 0..qkv.q.shape[2] {
-                    permuted.q.row_mut(batch, head, token).copy_from_slice(qkv.q.row(batch, from, token));
+                    permuted
+                        .q
+                        .row_mut(batch, head, token)
+                        .copy_from_slice(qkv.q.row(batch, from, token));
                 }
                 for token in 0..qkv.k.shape[2] {
-                    permuted.k.row_mut(batch, head, token).copy_from_slice(qkv.k.row(batch, from, token));
-                    permuted.v.row_mut(batch, head, token).copy_from_slice(qkv.v.row(batch, from, token));
+                    permuted
+                        .k
+                        .row_mut(batch, head, token)
+                        .copy_from_slice(qkv.k.row(batch, from, token));
+                    permuted
+                        .v
+                        .row_mut(batch, head, token)
+                        .copy_from_slice(qkv.v.row(batch, from, token));
                 }
             }
         }
@@ -88,7 +124,10 @@ fn permuted_heads_give_permuted_results() {
         for batch in 0..2 {
             for (head, &from) in order.iter().enumerate() {
                 for token in 0..qkv.q.shape[2] {
-                    assert_eq!(outcome.o.row(batch, head, token), expected.o.row(batch, from, token));
+                    assert_eq!(
+                        outcome.o.row(batch, head, token),
+                        expected.o.row(batch, from, token)
+                    );
                 }
                 if let (Some(a), Some(b)) = (&outcome.found.selection, &expected.found.selection) {
                     let (a, b) = (a.head(batch, head), b.head(batch, from));
@@ -107,9 +146,23 @@ fn one_call_gives_what_the_stages_give() {
             continue;
         };
         let problem = case.problem;
-        let qkv = Case { problem: Problem { dtype: Dtype::F32, ..problem }, ..case.clone() }.inputs();
-        let problem = Problem { dtype: Dtype::F32, ..problem };
-        let case = Case { problem, output: Dtype::F32, ..case };
+        let qkv = Case {
+            problem: Problem {
+                dtype: Dtype::F32,
+                ..problem
+            },
+            ..case.clone()
+        }
+        .inputs();
+        let problem = Problem {
+            dtype: Dtype::F32,
+            ..problem
+        };
+        let case = Case {
+            problem,
+            output: Dtype::F32,
+            ..case
+        };
         let expected = run_with(&Cpu::default(), &case, &qkv);
         let plan = Plan::new(problem, policy).unwrap();
         let mut o = vec![f32::NAN; qkv.q.values.len()];

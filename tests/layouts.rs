@@ -3,8 +3,8 @@
 use half::bf16;
 use half::slice::HalfBitsSliceExt;
 use sample_attention::{
-    Budget, Dtype, Element, Fallback, Inputs, Outputs, Plan, Policy, Problem, Selection, TensorView,
-    TensorViewMut,
+    Budget, Dtype, Element, Fallback, Inputs, Outputs, Plan, Policy, Problem, Selection,
+    TensorView, TensorViewMut,
 };
 use testkit::random::Random;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, run_with};
@@ -25,7 +25,12 @@ fn every_layout_gives_the_bits_of_the_contiguous_one() {
             ..Problem::causal(389, 40, dtype)
         };
         let policy = |budget| {
-            Attend::Policy(Policy { budget, fallback: Fallback::Never, coverage: 0.8, ..Policy::default() })
+            Attend::Policy(Policy {
+                budget,
+                fallback: Fallback::Never,
+                coverage: 0.8,
+                ..Policy::default()
+            })
         };
         let mut selection = Selection::new(&problem).unwrap();
         selection.set_stripes(1, 2, &[3, 50, 100, 200]).unwrap();
@@ -36,11 +41,22 @@ fn every_layout_gives_the_bits_of_the_contiguous_one() {
             policy(Budget::Residual),
             policy(Budget::Paper),
         ] {
-            let case = Case { output, data: Data::Structured, ..Case::new(problem, attend) };
+            let case = Case {
+                output,
+                data: Data::Structured,
+                ..Case::new(problem, attend)
+            };
             let qkv = case.inputs();
             let contiguous = run_with(&Cpu::default(), &case, &qkv);
             for layout in Layout::ALL {
-                let outcome = run_with(&Cpu::default(), &Case { layout, ..case.clone() }, &qkv);
+                let outcome = run_with(
+                    &Cpu::default(),
+                    &Case {
+                        layout,
+                        ..case.clone()
+                    },
+                    &qkv,
+                );
                 assert_eq!(outcome.bits(), contiguous.bits(), "{layout:?} {case:?}");
                 assert_eq!(outcome.found.units, contiguous.found.units);
             }
@@ -53,8 +69,15 @@ fn dense<'a>(problem: Problem, inputs: &Inputs<'_>, o: TensorViewMut<'a>) -> Vec
     let plan = Plan::dense(problem).unwrap();
     let mut lse = vec![f32::NAN; problem.lse_len()];
     let mut workspace = vec![0xff; plan.workspace_bytes()];
-    plan.run(inputs, Outputs { o, lse: Some(&mut lse) }, &mut workspace)
-        .unwrap();
+    plan.run(
+        inputs,
+        Outputs {
+            o,
+            lse: Some(&mut lse),
+        },
+        &mut workspace,
+    )
+    .unwrap();
     lse
 }
 
@@ -75,7 +98,9 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
     let (len, heads, dim) = (150, 8, 16);
     let packed = random(2 * len * heads * dim, 3, |x| x);
     let strides = [len * heads * dim, dim, heads * dim, 1];
-    let view = |first_head: usize, shape| TensorView::new(&packed[first_head * dim..], shape, strides).unwrap();
+    let view = |first_head: usize, shape| {
+        TensorView::new(&packed[first_head * dim..], shape, strides).unwrap()
+    };
     let inputs = Inputs {
         q: view(0, problem.q_shape()),
         k: view(4, problem.kv_shape()),
@@ -87,7 +112,9 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
             for h in 0..heads_of_it {
                 for t in 0..len {
                     let at = ((b * len + t) * heads + first_head + h) * dim;
-                    tensor.row_mut(b, h, t).copy_from_slice(&packed[at..at + dim]);
+                    tensor
+                        .row_mut(b, h, t)
+                        .copy_from_slice(&packed[at..at + dim]);
                 }
             }
         }
@@ -107,7 +134,13 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
     let lse = [inputs, separate]
         .iter()
         .zip(&mut outputs)
-        .map(|(inputs, o)| dense(problem, inputs, TensorViewMut::bhsd(o, problem.q_shape()).unwrap()))
+        .map(|(inputs, o)| {
+            dense(
+                problem,
+                inputs,
+                TensorViewMut::bhsd(o, problem.q_shape()).unwrap(),
+            )
+        })
         .collect::<Vec<_>>();
     assert_eq!(outputs[0], outputs[1]);
     assert_eq!(lse[0], lse[1]);
@@ -115,12 +148,25 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
 
 #[test]
 fn inputs_may_be_broadcast_with_stride_zero() {
-    let problem = Problem { batch: 3, q_heads: 2, kv_heads: 2, ..Problem::causal(140, 8, Dtype::F32) };
+    let problem = Problem {
+        batch: 3,
+        q_heads: 2,
+        kv_heads: 2,
+        ..Problem::causal(140, 8, Dtype::F32)
+    };
     let data = random(140 * 8, 9, |x| x);
     let broadcast = TensorView::new(&data, [3, 2, 140, 8], [0, 0, 8, 1]).unwrap();
-    let inputs = Inputs { q: broadcast, k: broadcast, v: broadcast };
+    let inputs = Inputs {
+        q: broadcast,
+        k: broadcast,
+        v: broadcast,
+    };
     let mut o = vec![0f32; 6 * 140 * 8];
-    let lse = dense(problem, &inputs, TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
+    let lse = dense(
+        problem,
+        &inputs,
+        TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
+    );
     assert!(o.chunks(140 * 8).all(|head| head == &o[..140 * 8]));
     assert!(lse.chunks(140).all(|head| head == &lse[..140]));
 }
@@ -129,7 +175,11 @@ fn inputs_may_be_broadcast_with_stride_zero() {
 fn addresses_beyond_two_to_the_31_elements_are_reached() {
     // Zeroed pages cost nothing until they are touched: 9 GiB of addresses, a few hundred pages of memory.
     let (len, dim) = (70, 8);
-    let problem = Problem { q_heads: 2, kv_heads: 2, ..Problem::causal(len, dim, Dtype::Bf16) };
+    let problem = Problem {
+        q_heads: 2,
+        kv_heads: 2,
+        ..Problem::causal(len, dim, Dtype::Bf16)
+    };
     let shape = problem.q_shape();
     // Tokens lie so far apart that the last one's offset exceeds 2^31; heads lie between them.
     let token = (1usize << 31) / (len - 1) + 4 * dim;
@@ -147,22 +197,39 @@ fn addresses_beyond_two_to_the_31_elements_are_reached() {
     }
     let data: &[bf16] = input_bits.reinterpret_cast();
     let view = |tensor: usize| TensorView::new(&data[2 * tensor * dim..], shape, strides).unwrap();
-    let inputs = Inputs { q: view(0), k: view(1), v: view(2) };
+    let inputs = Inputs {
+        q: view(0),
+        k: view(1),
+        v: view(2),
+    };
     let far_o: &mut [bf16] = output_bits.reinterpret_cast_mut();
-    let far_lse = dense(problem, &inputs, TensorViewMut::new(far_o, shape, strides).unwrap());
+    let far_lse = dense(
+        problem,
+        &inputs,
+        TensorViewMut::new(far_o, shape, strides).unwrap(),
+    );
 
-    let [q, k, v] = [0, 1, 2].map(|tensor| &values[tensor * 2 * len * dim..(tensor + 1) * 2 * len * dim]);
+    let [q, k, v] =
+        [0, 1, 2].map(|tensor| &values[tensor * 2 * len * dim..(tensor + 1) * 2 * len * dim]);
     let inputs = Inputs {
         q: TensorView::bhsd(q, shape).unwrap(),
         k: TensorView::bhsd(k, shape).unwrap(),
         v: TensorView::bhsd(v, shape).unwrap(),
     };
     let mut o = vec![bf16::ZERO; 2 * len * dim];
-    let lse = dense(problem, &inputs, TensorViewMut::bhsd(&mut o, shape).unwrap());
+    let lse = dense(
+        problem,
+        &inputs,
+        TensorViewMut::bhsd(&mut o, shape).unwrap(),
+    );
     assert_eq!(far_lse, lse);
     for (index, x) in o.iter().enumerate() {
         let (row, d) = (index / dim, index % dim);
         let (head, t) = (row / len, row % len);
-        assert_eq!(far_o[t * token + head * dim + d].to_bits(), x.to_bits(), "{head} {t} {d}");
+        assert_eq!(
+            far_o[t * token + head * dim + d].to_bits(),
+            x.to_bits(),
+            "{head} {t} {d}"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! NaN and infinity where they must not matter, and where they must.
 
-use sample_attention::{Dtype, Policy, Problem, Selection};
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Selection};
 use testkit::random::Random;
 use testkit::runner::{Attend, Case, Cpu, Data, Outcome, check_with, run_with};
 use testkit::tensor::Qkv;
@@ -19,23 +19,31 @@ fn poison_key(qkv: &mut Qkv, key: usize, poison: f32) {
 fn row_bits(outcome: &Outcome, head: usize, row: usize) -> Vec<u32> {
     let [_, _, q_len, _] = outcome.o.shape;
     let o = outcome.o.row(0, head, row).iter().map(|x| x.to_bits());
-    o.chain([outcome.lse[head * q_len + row].to_bits()]).collect()
+    o.chain([outcome.lse[head * q_len + row].to_bits()])
+        .collect()
 }
 
 /// Poisons `keys`; rows that keep none of them must not change a bit, the others must see it.
 fn assert_poison_stays_where_it_is_seen(case: &Case, keys: &[usize], poison: f32) {
     let clean = run_with(&Cpu::default(), case, &case.inputs());
     let mut qkv = case.inputs();
-    keys.iter().for_each(|&key| poison_key(&mut qkv, key, poison));
+    keys.iter()
+        .for_each(|&key| poison_key(&mut qkv, key, poison));
     let poisoned = run_with(&Cpu::default(), case, &qkv);
     let problem = &case.problem;
     let (mut seeing, mut unseeing) = (0, 0);
     for head in 0..problem.q_heads {
         for row in 0..problem.q_len {
-            if keys.iter().any(|&key| clean.mask.keeps(problem, head, row, key)) {
+            if keys
+                .iter()
+                .any(|&key| clean.mask.keeps(problem, head, row, key))
+            {
                 seeing += 1;
                 let o = poisoned.o.row(0, head, row);
-                assert!(o.iter().all(|x| x.is_nan()), "row {row} of head {head} hides {poison}: {o:?}\n{case:?}");
+                assert!(
+                    o.iter().all(|x| x.is_nan()),
+                    "row {row} of head {head} hides {poison}: {o:?}\n{case:?}"
+                );
             } else {
                 unseeing += 1;
                 assert_eq!(
@@ -46,7 +54,10 @@ fn assert_poison_stays_where_it_is_seen(case: &Case, keys: &[usize], poison: f32
             }
         }
     }
-    assert!(seeing > 0 && unseeing > 0, "the test tests nothing: {seeing} {unseeing}");
+    assert!(
+        seeing > 0 && unseeing > 0,
+        "the test tests nothing: {seeing} {unseeing}"
+    );
 }
 
 fn problem(q_len: usize, k_len: usize, dtype: Dtype) -> Problem {
@@ -83,7 +94,11 @@ fn infinities_after_a_row_do_not_reach_it() {
                 poison_key(&mut qkv, key, poison);
                 let outcome = run_with(&Cpu::default(), &case, &qkv);
                 for row in 0..key {
-                    assert_eq!(row_bits(&clean, 1, row), row_bits(&outcome, 1, row), "{poison} {key} {row}");
+                    assert_eq!(
+                        row_bits(&clean, 1, row),
+                        row_bits(&outcome, 1, row),
+                        "{poison} {key} {row}"
+                    );
                 }
             }
         }
@@ -95,7 +110,10 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
     let mut random = Random::new(7);
     for causal in [true, false] {
         for (q_len, k_len) in [(300, 300), (260, 290)] {
-            let problem = Problem { causal, ..problem(q_len, k_len, Dtype::F32) };
+            let problem = Problem {
+                causal,
+                ..problem(q_len, k_len, Dtype::F32)
+            };
             let mut selection = Selection::new(&problem).unwrap();
             selection.set_sinks(3);
             for head in 0..2 {
@@ -120,12 +138,28 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
 #[test]
 fn what_a_policy_drops_may_be_poisoned_afterwards() {
     let problem = problem(1600, 1600, Dtype::Bf16);
-    let policy = Policy { coverage: 0.7, ..Policy::default() };
-    let case = Case { data: Data::Structured, ..Case::new(problem, Attend::Policy(policy)) };
+    let policy = Policy {
+        coverage: 0.7,
+        ..Policy::default()
+    };
+    let case = Case {
+        data: Data::Structured,
+        ..Case::new(problem, Attend::Policy(policy))
+    };
     let clean = run_with(&Cpu::default(), &case, &case.inputs());
-    let selection = clean.found.selection.clone().expect("long enough to select");
-    let again = Case { attend: Attend::Own(selection), ..case };
-    assert_eq!(run_with(&Cpu::default(), &again, &again.inputs()).bits(), clean.bits());
+    let selection = clean
+        .found
+        .selection
+        .clone()
+        .expect("long enough to select");
+    let again = Case {
+        attend: Attend::Own(selection),
+        ..case
+    };
+    assert_eq!(
+        run_with(&Cpu::default(), &again, &again.inputs()).bits(),
+        clean.bits()
+    );
     assert_poison_stays_where_it_is_seen(&again, &[200, 201, 640, 1111], f32::NAN);
 }
 
@@ -140,7 +174,11 @@ fn a_poisoned_value_reaches_its_own_element_of_the_rows_that_see_it() {
             let outcome = check_with(&Cpu::default(), &case, &qkv);
             for row in 0..290 {
                 for (d, x) in outcome.o.row(0, 0, row).iter().enumerate() {
-                    assert_eq!(x.is_finite(), row < key || d != 5, "{poison} in {key}: row {row}, {d}");
+                    assert_eq!(
+                        x.is_finite(),
+                        row < key || d != 5,
+                        "{poison} in {key}: row {row}, {d}"
+                    );
                 }
             }
         }
@@ -169,4 +207,77 @@ fn a_poisoned_query_stays_in_its_row() {
         assert_eq!(row_bits(&clean, 0, row), row_bits(&outcome, 0, row));
     }
     assert!(outcome.o.row(0, 0, 77).iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn masses_of_poisoned_rows_count_as_nothing() {
+    // A NaN key makes every sampled row that sees it NaN: the rows before it are all that is known.
+    let problem = problem(1000, 1000, Dtype::F32);
+    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+        let policy = Policy {
+            budget,
+            fallback: Fallback::Never,
+            coverage: 0.9,
+            ..Policy::default()
+        };
+        let case = Case {
+            data: Data::Structured,
+            ..Case::new(problem, Attend::Policy(policy))
+        };
+        let mut qkv = case.inputs();
+        qkv.k.row_mut(0, 0, 300)[2] = f32::NAN;
+        let outcome = run_with(&Cpu::default(), &case, &qkv);
+        for unit in &outcome.found.units {
+            let total = unit.mass.iter().sum::<u64>() + unit.covered;
+            let rows = unit.rows as u64 * sample_attention::cpu::MASS_ONE;
+            // The paper's ranking counts what the window covers a second time.
+            let most = if budget == Budget::Paper {
+                2 * rows
+            } else {
+                rows
+            };
+            assert!(
+                total <= most,
+                "{budget:?}: mass {total} of {} rows",
+                unit.rows
+            );
+        }
+        for head in outcome.found.report.clone().expect("the CPU reports").heads {
+            let coverage = head.sampled_coverage.expect("rows were sampled");
+            assert!(coverage <= 1.0, "{budget:?}: {coverage}");
+        }
+        // Rows before the poison are as exact as ever.
+        let clean = run_with(
+            &Cpu::default(),
+            &Case {
+                attend: Attend::Own(outcome.found.selection.clone().unwrap()),
+                ..case.clone()
+            },
+            &case.inputs(),
+        );
+        for row in 0..300 {
+            assert_eq!(row_bits(&clean, 0, row), row_bits(&outcome, 0, row));
+        }
+    }
+}
+
+#[test]
+fn coverage_of_poisoned_rows_is_not_full() {
+    let case = Case::new(problem(150, 150, Dtype::F32), Attend::Dense);
+    let mut qkv = case.inputs();
+    qkv.k.row_mut(0, 0, 0)[0] = f32::NAN;
+    let outcome = run_with(
+        &Cpu {
+            coverage: true,
+            ..Cpu::default()
+        },
+        &case,
+        &qkv,
+    );
+    for head in outcome.found.coverage.expect("asked for") {
+        assert!(
+            head.mean.is_nan() || head.mean < 1.0,
+            "every row is NaN, yet {head:?}"
+        );
+    }
 }

@@ -15,7 +15,11 @@ fn problem(q_len: usize, k_len: usize, causal: bool) -> Problem {
 }
 
 fn query_blocks(problem: &Problem) -> usize {
-    let len = if problem.causal { problem.k_len } else { problem.q_len };
+    let len = if problem.causal {
+        problem.k_len
+    } else {
+        problem.q_len
+    };
     len.div_ceil(128)
 }
 
@@ -27,12 +31,17 @@ fn random_selection(problem: &Problem, seed: u64) -> Selection {
     for batch in 0..problem.batch {
         for head in 0..problem.q_heads {
             let share = random.uniform() * 0.1;
-            let stripes: Vec<u32> = (0..problem.k_len as u32).filter(|_| random.chance(share)).collect();
+            let stripes: Vec<u32> = (0..problem.k_len as u32)
+                .filter(|_| random.chance(share))
+                .collect();
             selection.set_stripes(batch, head, &stripes).unwrap();
             for query_block in 0..query_blocks(problem) {
-                let blocks: Vec<usize> =
-                    (0..problem.k_len.div_ceil(128)).filter(|_| random.chance(0.3)).collect();
-                selection.set_blocks(batch, head, query_block, &blocks).unwrap();
+                let blocks: Vec<usize> = (0..problem.k_len.div_ceil(128))
+                    .filter(|_| random.chance(0.3))
+                    .collect();
+                selection
+                    .set_blocks(batch, head, query_block, &blocks)
+                    .unwrap();
             }
         }
     }
@@ -45,7 +54,15 @@ fn own(problem: Problem, selection: Selection) -> Case {
 
 #[test]
 fn random_lists_of_every_head_are_the_mask() {
-    let shapes = [(1, 1), (1, 700), (113, 203), (300, 129), (512, 256), (641, 641), (129, 1000)];
+    let shapes = [
+        (1, 1),
+        (1, 700),
+        (113, 203),
+        (300, 129),
+        (512, 256),
+        (641, 641),
+        (129, 1000),
+    ];
     for (seed, (q_len, k_len)) in shapes.into_iter().enumerate() {
         for causal in [true, false] {
             for (dtype, output) in [
@@ -137,9 +154,13 @@ fn keys_kept_twice_count_once() {
     let mut selection = Selection::dense(&problem).unwrap();
     for head in 0..2 {
         selection.set_dense(0, head, false).unwrap();
-        selection.set_stripes(0, head, &(0..500).collect::<Vec<_>>()).unwrap();
+        selection
+            .set_stripes(0, head, &(0..500).collect::<Vec<_>>())
+            .unwrap();
         for query_block in 0..4 {
-            selection.set_blocks(0, head, query_block, &[0, 0, 1, 2, 3, 1]).unwrap();
+            selection
+                .set_blocks(0, head, query_block, &[0, 0, 1, 2, 3, 1])
+                .unwrap();
         }
     }
     selection.set_sinks(500);
@@ -150,7 +171,10 @@ fn keys_kept_twice_count_once() {
 fn a_window_alone_is_local_attention() {
     for (q_len, k_len) in [(600, 600), (200, 600), (600, 200)] {
         let problem = problem(q_len, k_len, true);
-        check(&Cpu::default(), &own(problem, Selection::new(&problem).unwrap()));
+        check(
+            &Cpu::default(),
+            &own(problem, Selection::new(&problem).unwrap()),
+        );
     }
 }
 
@@ -161,7 +185,9 @@ fn all_blocks_are_dense_to_the_bit() {
         let mut selection = Selection::new(&problem).unwrap();
         for head in 0..2 {
             for query_block in 0..query_blocks(&problem) {
-                selection.set_blocks(0, head, query_block, &[0, 1, 2, 3]).unwrap();
+                selection
+                    .set_blocks(0, head, query_block, &[0, 1, 2, 3])
+                    .unwrap();
             }
         }
         let case = Case::new(problem, Attend::Dense);
@@ -191,9 +217,16 @@ fn rows_whose_lists_are_empty_are_zero_with_lse_minus_infinity() {
     for row in 0..300 {
         let empty = row / 128 != 1;
         assert_eq!(outcome.lse[row] == f32::NEG_INFINITY, empty);
-        assert_eq!(outcome.o.row(0, 0, row).iter().all(|x| x.to_bits() == 0), empty);
+        assert_eq!(
+            outcome.o.row(0, 0, row).iter().all(|x| x.to_bits() == 0),
+            empty
+        );
     }
-    assert!(outcome.lse[300..].iter().all(|&lse| lse == f32::NEG_INFINITY));
+    assert!(
+        outcome.lse[300..]
+            .iter()
+            .all(|&lse| lse == f32::NEG_INFINITY)
+    );
 }
 
 #[test]
@@ -204,7 +237,10 @@ fn blocks_after_the_query_are_ignored_and_its_own_is_kept() {
         selection.set_blocks(0, 0, query_block, &[3]).unwrap();
     }
     for query_block in 0..3 {
-        assert_eq!(selection.head(0, 0).blocks(query_block).collect::<Vec<_>>(), [query_block]);
+        assert_eq!(
+            selection.head(0, 0).blocks(query_block).collect::<Vec<_>>(),
+            [query_block]
+        );
     }
     check(&Cpu::default(), &own(problem, selection));
 }

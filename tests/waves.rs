@@ -2,18 +2,42 @@
 
 use std::sync::Mutex;
 
-use sample_attention::{Budget, Dtype, Fallback, Inputs, Outputs, Plan, Policy, Problem, Progress, Stage, TensorView, TensorViewMut};
+use sample_attention::{
+    Budget, Dtype, Fallback, Inputs, Outputs, Plan, Policy, Problem, Progress, Stage, TensorView,
+    TensorViewMut,
+};
 use testkit::runner::{Attend, Case, Cpu, Data, run_with};
 
 /// Cases whose selection takes several waves of one thread, with one unit or two in the last.
 fn large() -> [Case; 2] {
     let case = |problem, budget| {
-        let policy = Policy { budget, row_stride: 1, coverage: 0.7, fallback: Fallback::Never, ..Policy::default() };
-        Case { data: Data::Structured, ..Case::new(problem, Attend::Policy(policy)) }
+        let policy = Policy {
+            budget,
+            row_stride: 1,
+            coverage: 0.7,
+            fallback: Fallback::Never,
+            ..Policy::default()
+        };
+        Case {
+            data: Data::Structured,
+            ..Case::new(problem, Attend::Policy(policy))
+        }
     };
     [
-        case(Problem { q_heads: 4, ..Problem::causal(8192 + 200, 8, Dtype::F32) }, Budget::Blocks),
-        case(Problem { q_heads: 9, ..Problem::causal(2000, 256, Dtype::F32) }, Budget::Paper),
+        case(
+            Problem {
+                q_heads: 4,
+                ..Problem::causal(8192 + 200, 8, Dtype::F32)
+            },
+            Budget::Blocks,
+        ),
+        case(
+            Problem {
+                q_heads: 9,
+                ..Problem::causal(2000, 256, Dtype::F32)
+            },
+            Budget::Paper,
+        ),
     ]
 }
 
@@ -41,11 +65,23 @@ fn the_number_of_waves_does_not_change_a_bit() {
             plan.stages(&inputs, &mut workspace).unwrap().waves()
         });
         assert!(waves[0] > waves[1], "{waves:?}: the case is too small");
-        let [few, many] = [1, 5].map(|threads| run_with(&Cpu { threads, ..Cpu::default() }, &case, &qkv));
+        let [few, many] = [1, 5].map(|threads| {
+            run_with(
+                &Cpu {
+                    threads,
+                    ..Cpu::default()
+                },
+                &case,
+                &qkv,
+            )
+        });
         assert_eq!(few.bits(), many.bits());
         assert_eq!(few.found.units, many.found.units);
         assert_eq!(few.found.selection, many.found.selection);
-        assert_eq!(few.found.report.unwrap().heads, many.found.report.unwrap().heads);
+        assert_eq!(
+            few.found.report.unwrap().heads,
+            many.found.report.unwrap().heads
+        );
     }
 }
 
@@ -74,9 +110,15 @@ fn a_watcher_sees_every_stage_go_from_the_first_piece_to_the_last() {
         let plan = Plan::new(problem, policy).unwrap().with_threads(1).unwrap();
         let mut workspace = vec![0; plan.workspace_bytes()];
         let mut o = vec![0f32; qkv.q.values.len()];
-        let outputs = Outputs { o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(), lse: None };
+        let outputs = Outputs {
+            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
+            lse: None,
+        };
         let seen = Seen::default();
-        plan.stages_watched(&inputs, &mut workspace, &seen).unwrap().run(outputs).unwrap();
+        plan.stages_watched(&inputs, &mut workspace, &seen)
+            .unwrap()
+            .run(outputs)
+            .unwrap();
         let seen = seen.0.into_inner().unwrap();
         for stage in Stage::ALL {
             let counts: Vec<(usize, usize)> = seen

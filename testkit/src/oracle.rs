@@ -35,7 +35,10 @@ pub fn query_block(problem: &Problem, row: usize) -> usize {
 
 /// Scaled score of one query and one key.
 fn score(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
-    let products = query.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k));
+    let products = query
+        .iter()
+        .zip(key)
+        .map(|(&q, &k)| f64::from(q) * f64::from(k));
     products.sum::<f64>() * f64::from(problem.softmax_scale)
 }
 
@@ -43,7 +46,11 @@ fn score(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
 fn log_sum_exp(scores: &[f64]) -> f64 {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if max == f64::NEG_INFINITY {
-        return if scores.iter().any(|x| x.is_nan()) { f64::NAN } else { max };
+        return if scores.iter().any(|x| x.is_nan()) {
+            f64::NAN
+        } else {
+            max
+        };
     }
     max + scores.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
 }

@@ -47,7 +47,12 @@ pub struct Outcome {
 impl Outcome {
     /// Everything that has to be the same when nothing but speed was changed, as bits.
     pub fn bits(&self) -> Vec<u32> {
-        self.o.values.iter().chain(&self.lse).map(|x| x.to_bits()).collect()
+        self.o
+            .values
+            .iter()
+            .chain(&self.lse)
+            .map(|x| x.to_bits())
+            .collect()
     }
 }
 
@@ -93,7 +98,11 @@ pub fn try_run(backend: &dyn Backend, case: &Case, qkv: &Qkv) -> Result<Outcome>
     let k = Buffer::of_input(&qkv.k, case.layout, problem.dtype);
     let v = Buffer::of_input(&qkv.v, case.layout, problem.dtype);
     let mut o = Buffer::of_output(problem.q_shape(), case.layout, case.output);
-    let mut lse = Buffer::of_output([1, 1, 1, problem.lse_len()], Layout::Bhsd, sample_attention::Dtype::F32);
+    let mut lse = Buffer::of_output(
+        [1, 1, 1, problem.lse_len()],
+        Layout::Bhsd,
+        sample_attention::Dtype::F32,
+    );
     let inputs = Inputs {
         q: q.view(),
         k: k.view(),

@@ -48,7 +48,10 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
     let kv_head = q_head / (problem.q_heads / problem.kv_heads);
     let query = qkv.q.row(batch, q_head, row);
     let key = |j: usize| qkv.k.row(batch, kv_head, j);
-    let scores: Vec<f64> = keys.iter().map(|&j| score(problem, query, key(j))).collect();
+    let scores: Vec<f64> = keys
+        .iter()
+        .map(|&j| score(problem, query, key(j)))
+        .collect();
     let lse = log_sum_exp(&scores);
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
 
@@ -58,8 +61,16 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
     let mut sum = 0.0;
     for (&j, s) in keys.iter().zip(&scores) {
         // Where every kept score is −∞ all weights are 0, by the same rule as where nothing is kept.
-        let p = if lse == f64::NEG_INFINITY { 0.0 } else { (s - lse).exp() };
-        let weight = if max == f64::NEG_INFINITY { p } else { (s - max).exp() };
+        let p = if lse == f64::NEG_INFINITY {
+            0.0
+        } else {
+            (s - lse).exp()
+        };
+        let weight = if max == f64::NEG_INFINITY {
+            p
+        } else {
+            (s - max).exp()
+        };
         let low_precision = match problem.dtype {
             Dtype::F32 => weight,
             dtype => round(dtype, weight),
@@ -76,7 +87,10 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
         o_low_precision.iter_mut().for_each(|x| *x /= sum);
     }
     let magnitudes = keys.iter().map(|&j| {
-        let products = query.iter().zip(key(j)).map(|(&q, &k)| (f64::from(q) * f64::from(k)).abs());
+        let products = query
+            .iter()
+            .zip(key(j))
+            .map(|(&q, &k)| (f64::from(q) * f64::from(k)).abs());
         products.sum::<f64>() * f64::from(problem.softmax_scale).abs()
     });
     Row {

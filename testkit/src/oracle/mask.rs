@@ -28,11 +28,19 @@ pub struct HeadMask {
 
 impl std::fmt::Debug for HeadMask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let listed = |flags: &[bool]| -> Vec<usize> { (0..flags.len()).filter(|&i| flags[i]).collect() };
+        let listed =
+            |flags: &[bool]| -> Vec<usize> { (0..flags.len()).filter(|&i| flags[i]).collect() };
         f.debug_struct("HeadMask")
             .field("dense", &self.dense)
             .field("sinks", &self.sinks)
-            .field("blocks", &self.blocks.iter().map(|row| listed(row)).collect::<Vec<_>>())
+            .field(
+                "blocks",
+                &self
+                    .blocks
+                    .iter()
+                    .map(|row| listed(row))
+                    .collect::<Vec<_>>(),
+            )
             .field("stripes", &listed(&self.stripes))
             .finish()
     }
@@ -43,7 +51,11 @@ impl Mask {
     pub fn of(problem: &Problem, selection: &Selection) -> Self {
         let blocks = problem.k_len.div_ceil(128);
         // In causal problems query blocks are counted from position 0 of the keys; those that hold no row have no use.
-        let query_blocks = if problem.causal { blocks } else { problem.q_len.div_ceil(128) };
+        let query_blocks = if problem.causal {
+            blocks
+        } else {
+            problem.q_len.div_ceil(128)
+        };
         let heads = (0..problem.batch * problem.q_heads).map(|head| {
             let lists = selection.head(head / problem.q_heads, head % problem.q_heads);
             let mut mask = HeadMask {
@@ -76,7 +88,9 @@ impl Mask {
 
     /// Keys that a row keeps, ascending.
     pub fn kept_keys(&self, problem: &Problem, head: usize, row: usize) -> Vec<usize> {
-        (0..problem.k_len).filter(|&key| self.keeps(problem, head, row, key)).collect()
+        (0..problem.k_len)
+            .filter(|&key| self.keeps(problem, head, row, key))
+            .collect()
     }
 
     /// Kept pairs over visible pairs of one head; 1 where nothing is visible.
@@ -88,7 +102,11 @@ impl Mask {
                 kept += u64::from(self.keeps(problem, head, row, key));
             }
         }
-        if visible == 0 { 1.0 } else { kept as f64 / visible as f64 }
+        if visible == 0 {
+            1.0
+        } else {
+            kept as f64 / visible as f64
+        }
     }
 }
 

@@ -128,7 +128,9 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
                 unit.mass[candidate] += p;
             }
         }
-        unit.score_magnitude = unit.score_magnitude.max(score_magnitude(problem, qkv, head, row));
+        unit.score_magnitude = unit
+            .score_magnitude
+            .max(score_magnitude(problem, qkv, head, row));
     }
     let goal = f64::from(policy.coverage) * unit.rows as f64;
     unit.need = match policy.budget {
@@ -152,7 +154,9 @@ fn score_magnitude(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> f64
 /// The smallest set whose mass reaches `need`, heaviest first, ties to the lower index; ascending. All that has any mass
 /// where that does not suffice.
 pub fn smallest_set(masses: &[u64], need: u64) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..masses.len()).filter(|&index| masses[index] > 0).collect();
+    let mut order: Vec<usize> = (0..masses.len())
+        .filter(|&index| masses[index] > 0)
+        .collect();
     // Stable: equal masses stay in ascending order of their indices.
     order.sort_by(|&a, &b| masses[b].cmp(&masses[a]));
     let mut chosen = Vec::new();

@@ -77,7 +77,13 @@ pub(super) fn check(backend: &dyn Backend, case: &Case, qkv: &Qkv, outcome: &Out
         ratio: 0.0,
         message: String::new(),
     };
-    let place = |row: &Row| [row.head / problem.q_heads, row.head % problem.q_heads, row.row];
+    let place = |row: &Row| {
+        [
+            row.head / problem.q_heads,
+            row.head % problem.q_heads,
+            row.row,
+        ]
+    };
     for row in &rows {
         let [batch, head, token] = place(row);
         let lse = f64::from(outcome.lse[row.head * problem.q_len + token]);
@@ -90,7 +96,13 @@ pub(super) fn check(backend: &dyn Backend, case: &Case, qkv: &Qkv, outcome: &Out
                 tolerance += 1.01 * rounding_error(case.output, row.o[d]);
             }
             if backend.keeps_f32() || !row.o[d].is_finite() {
-                worst.compare("o", &[batch, head, token, d], got.into(), row.o[d], tolerance);
+                worst.compare(
+                    "o",
+                    &[batch, head, token, d],
+                    got.into(),
+                    row.o[d],
+                    tolerance,
+                );
             }
         }
     }

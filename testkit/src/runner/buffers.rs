@@ -85,14 +85,22 @@ impl Buffer {
     /// An output: no element written.
     pub fn of_output(shape: [usize; 4], layout: Layout, dtype: Dtype) -> Self {
         let strides = layout.strides(shape);
-        let last: usize = shape.iter().zip(strides).map(|(size, stride)| (size - 1) * stride).sum();
+        let last: usize = shape
+            .iter()
+            .zip(strides)
+            .map(|(size, stride)| (size - 1) * stride)
+            .sum();
         let len = last + 1 + 2 * RED_ZONE;
         let data = match dtype {
             Dtype::F32 => Data::F32(vec![f32::UNWRITTEN; len]),
             Dtype::F16 => Data::F16(vec![f16::UNWRITTEN; len]),
             Dtype::Bf16 => Data::Bf16(vec![bf16::UNWRITTEN; len]),
         };
-        Buffer { shape, strides, data }
+        Buffer {
+            shape,
+            strides,
+            data,
+        }
     }
 
     /// What an input's reader gets: the memory from the first to the last element.
@@ -142,9 +150,16 @@ impl Buffer {
         let touched: Vec<bool> = each!(&self.data, vec => touched(vec));
         let wrong = (0..touched.len()).find(|&at| touched[at] != expected[at]);
         if let Some(at) = wrong {
-            let what = if touched[at] { "written" } else { "left unwritten" };
+            let what = if touched[at] {
+                "written"
+            } else {
+                "left unwritten"
+            };
             let offset = at as i64 - RED_ZONE as i64;
-            panic!("{name}: the element at offset {offset} was {what}\n{}", context());
+            panic!(
+                "{name}: the element at offset {offset} was {what}\n{}",
+                context()
+            );
         }
     }
 
@@ -159,7 +174,12 @@ impl Buffer {
                 index / dim % len,
                 index % dim,
             ];
-            RED_ZONE + coordinates.iter().zip(strides).map(|(x, stride)| x * stride).sum::<usize>()
+            RED_ZONE
+                + coordinates
+                    .iter()
+                    .zip(strides)
+                    .map(|(x, stride)| x * stride)
+                    .sum::<usize>()
         })
     }
 }
@@ -171,7 +191,9 @@ fn place<T: Storage>(vec: &mut [T], places: &[usize], values: &[f32]) {
 }
 
 fn touched<T: Storage>(vec: &[T]) -> Vec<bool> {
-    vec.iter().map(|x| x.bits() != T::UNWRITTEN.bits()).collect()
+    vec.iter()
+        .map(|x| x.bits() != T::UNWRITTEN.bits())
+        .collect()
 }
 
 fn inner<T>(vec: &[T]) -> &[T] {

@@ -80,7 +80,9 @@ impl Case {
             Data::Structured => self.structure(&mut q, &mut k),
             Data::Flat => {
                 let row = k.row(0, 0, 0).to_vec();
-                k.values.chunks_exact_mut(row.len()).for_each(|key| key.copy_from_slice(&row));
+                k.values
+                    .chunks_exact_mut(row.len())
+                    .for_each(|key| key.copy_from_slice(&row));
             }
             Data::Spiky => {
                 q.values.iter_mut().for_each(|x| *x *= 20.0);

@@ -56,7 +56,10 @@ impl Cpu {
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        format!("cpu ({}), {self:?}", sample_attention::cpu::instruction_set())
+        format!(
+            "cpu ({}), {self:?}",
+            sample_attention::cpu::instruction_set()
+        )
     }
 
     fn keeps_f32(&self) -> bool {
@@ -73,7 +76,10 @@ impl Backend for Cpu {
         let plan = self.plan(problem, attend)?;
         let mut found = Found::default();
         let Outputs { o, mut lse } = outputs;
-        let outputs = Outputs { o, lse: lse.as_deref_mut() };
+        let outputs = Outputs {
+            o,
+            lse: lse.as_deref_mut(),
+        };
         self.in_workspace(plan.workspace_bytes(), |workspace| {
             if let Attend::Own(selection) = attend {
                 return plan.attend(inputs, selection, outputs, workspace);
@@ -83,7 +89,9 @@ impl Backend for Cpu {
                 stages.sampling(wave);
                 found.sampled.extend(stages.sampled_rows(wave));
                 stages.reduction(wave);
-                found.units.extend(stages.masses(wave).into_iter().map(UnitFound::from));
+                found
+                    .units
+                    .extend(stages.masses(wave).into_iter().map(UnitFound::from));
                 stages.top_k(wave);
             }
             stages.sparse_flash(outputs)?;

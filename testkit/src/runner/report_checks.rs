@@ -16,17 +16,25 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     if let Some(report) = &outcome.found.report {
         assert_eq!(report.heads.len(), heads, "{case:#?}");
         for (head, report) in report.heads.iter().enumerate() {
-            assert_eq!(report.batch * problem.q_heads + report.q_head, head, "{case:#?}");
+            assert_eq!(
+                report.batch * problem.q_heads + report.q_head,
+                head,
+                "{case:#?}"
+            );
             let density = outcome.mask.density(problem, head);
             assert!(
                 (report.density - density).abs() < 1e-12,
                 "density of head {head}: reported {}, counted {density}\n{case:#?}",
                 report.density
             );
-            assert_eq!(report.path, expected_path(case, outcome, head), "path of head {head}\n{case:#?}");
+            assert_eq!(
+                report.path,
+                expected_path(case, outcome, head),
+                "path of head {head}\n{case:#?}"
+            );
             if let (Attend::Policy(policy), Mask::Heads(masks)) = (&case.attend, &outcome.mask) {
                 check_counts(problem, report, &masks[head], case);
-                check_sampled_coverage(policy, report, head, outcome, case);
+                check_sampled_coverage(policy, report, (head, qkv), outcome, case);
             } else {
                 assert_eq!((report.stripes, report.blocks_kept), (0, 0), "{case:#?}");
                 assert_eq!(report.sampled_coverage, None, "{case:#?}");
@@ -57,7 +65,11 @@ fn check_counts(problem: &Problem, report: &HeadReport, mask: &HeadMask, case: &
     let stripes = mask.stripes.iter().filter(|&&kept| kept).count();
     assert_eq!(report.stripes, stripes, "stripes\n{case:#?}");
     let first = problem.k_len.saturating_sub(problem.q_len) / 128;
-    let blocks = mask.blocks[first..].iter().flatten().filter(|&&kept| kept).count();
+    let blocks = mask.blocks[first..]
+        .iter()
+        .flatten()
+        .filter(|&&kept| kept)
+        .count();
     assert_eq!(report.blocks_kept, blocks, "blocks kept\n{case:#?}");
 }
 
@@ -65,18 +77,22 @@ fn check_counts(problem: &Problem, report: &HeadReport, mask: &HeadMask, case: &
 fn check_sampled_coverage(
     policy: &Policy,
     report: &HeadReport,
-    head: usize,
+    (head, qkv): (usize, &Qkv),
     outcome: &Outcome,
     case: &Case,
 ) {
     let problem = &case.problem;
-    let qkv = case.inputs();
     let own = |batch: usize, q_head: usize| batch * problem.q_heads + q_head == head;
-    let units: Vec<_> = outcome.found.units.iter().filter(|unit| own(unit.batch, unit.q_head)).collect();
+    let units: Vec<_> = outcome
+        .found
+        .units
+        .iter()
+        .filter(|unit| own(unit.batch, unit.q_head))
+        .collect();
     let oracle_units: Vec<_> = match policy.budget {
         // The backend's own masses tell it all, and were compared with the oracle's.
         Budget::Blocks | Budget::Residual => Vec::new(),
-        Budget::Paper => oracle::units(problem, policy, &qkv)
+        Budget::Paper => oracle::units(problem, policy, qkv)
             .into_iter()
             .filter(|unit| own(unit.batch, unit.q_head))
             .collect(),
@@ -98,7 +114,9 @@ fn check_sampled_coverage(
     match (report.sampled_coverage, expected) {
         (None, None) => {}
         (Some(got), Some(expected)) if (got - expected).abs() < 1e-4 && got < 1.0 + 1e-5 => {}
-        (got, expected) => panic!("sampled coverage of head {head}: {got:?}, expected {expected:?}\n{case:#?}"),
+        (got, expected) => {
+            panic!("sampled coverage of head {head}: {got:?}, expected {expected:?}\n{case:#?}")
+        }
     }
 }
 
@@ -123,6 +141,12 @@ fn check_true_coverage(case: &Case, qkv: &Qkv, outcome: &Outcome, head: usize, f
         [mean, shares[shares.len() / 100], shares[0]]
     };
     let got = [found.mean, found.percentile_1, found.min];
-    let agrees = got.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-4);
-    assert!(agrees, "true coverage of head {head}: {got:?}, expected {expected:?}\n{case:#?}");
+    let agrees = got
+        .iter()
+        .zip(expected)
+        .all(|(got, expected)| (got - expected).abs() < 1e-4);
+    assert!(
+        agrees,
+        "true coverage of head {head}: {got:?}, expected {expected:?}\n{case:#?}"
+    );
 }

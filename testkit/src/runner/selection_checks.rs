@@ -20,14 +20,23 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     check_sampled_rows(problem, policy, qkv, outcome, &context);
     let oracle_units = oracle::units(problem, policy, qkv);
     if !outcome.found.units.is_empty() {
-        assert_eq!(outcome.found.units.len(), oracle_units.len(), "units\n{}", context());
+        assert_eq!(
+            outcome.found.units.len(),
+            oracle_units.len(),
+            "units\n{}",
+            context()
+        );
         for (found, oracle) in outcome.found.units.iter().zip(&oracle_units) {
             check_masses(problem, found, oracle, &context);
             check_reached(problem, policy, found, oracle, &context);
         }
     }
     for (head, mask) in heads.iter().enumerate() {
-        let units = outcome.found.units.iter().filter(|unit| unit.batch * problem.q_heads + unit.q_head == head);
+        let units = outcome
+            .found
+            .units
+            .iter()
+            .filter(|unit| unit.batch * problem.q_heads + unit.q_head == head);
         check_lists(problem, policy, mask, units, &context);
     }
 }
@@ -46,13 +55,16 @@ fn check_sampled_rows(
     }
     let rows = oracle::sampled_rows(problem, policy.row_stride);
     for head in 0..problem.batch * problem.q_heads {
-        let own = found.iter().filter(|row| row.batch * problem.q_heads + row.q_head == head);
+        let own = found
+            .iter()
+            .filter(|row| row.batch * problem.q_heads + row.q_head == head);
         let listed: Vec<usize> = own.clone().map(|row| row.row).collect();
         assert_eq!(listed, rows, "sampled rows of head {head}\n{}", context());
         // All normalisers of long problems would take the oracle as long as the masses do.
         for row in own.step_by(1 + rows.len() / 64) {
             let expected = oracle::normaliser(problem, qkv, head, row.row);
-            let tolerance = 1e-5 + 1e-6 * expected.abs() + score_error(problem.head_dim, expected.abs() + 50.0);
+            let tolerance =
+                1e-5 + 1e-6 * expected.abs() + score_error(problem.head_dim, expected.abs() + 50.0);
             let error = (row.lse - expected).abs();
             assert!(
                 error <= tolerance || (expected.is_nan() && row.lse.is_nan()),
@@ -73,7 +85,10 @@ fn check_masses(problem: &Problem, found: &UnitFound, oracle: &Unit, context: &d
     let place = (found.batch, found.q_head, found.first_query_block);
     assert_eq!(
         (place, found.rows),
-        ((oracle.batch, oracle.q_head, oracle.first_query_block), oracle.rows),
+        (
+            (oracle.batch, oracle.q_head, oracle.first_query_block),
+            oracle.rows
+        ),
         "unit and its sampled rows\n{}",
         context()
     );
@@ -91,7 +106,11 @@ fn check_masses(problem: &Problem, found: &UnitFound, oracle: &Unit, context: &d
         let expected = oracle.mass.get(index).copied().unwrap_or(0.0);
         compare(&format!("mass of candidate {index}"), mass, expected, 2.0);
     }
-    assert!(found.mass.len() >= oracle.mass.len(), "candidates missing\n{}", context());
+    assert!(
+        found.mass.len() >= oracle.mass.len(),
+        "candidates missing\n{}",
+        context()
+    );
     // Every candidate that window or sinks cover was rounded down by itself.
     let roundings = 2.0 * found.mass.len() as f64 + 2.0;
     compare("covered mass", found.covered, oracle.covered, roundings);
@@ -110,7 +129,10 @@ fn check_reached(
     let chosen = oracle::smallest_set(&found.mass, found.need);
     let reached: f64 = chosen.iter().map(|&index| oracle.mass[index]).sum();
     let all: f64 = oracle.mass.iter().sum();
-    let lightest = chosen.iter().map(|&index| oracle.mass[index]).fold(f64::INFINITY, f64::min);
+    let lightest = chosen
+        .iter()
+        .map(|&index| oracle.mass[index])
+        .fold(f64::INFINITY, f64::min);
     let slack = relative_error(problem, oracle) * (oracle.rows as f64 + 1.0)
         + 4.0 * found.mass.len() as f64 / MASS_ONE;
     let place = (oracle.batch, oracle.q_head, oracle.first_query_block);
@@ -155,10 +177,21 @@ fn check_lists<'a>(
     let mut units = units.peekable();
     if units.peek().is_none() {
         // A backend that does not tell its masses: only what every policy keeps can be checked.
-        let window_kept = expected.blocks.iter().zip(&mask.blocks).all(|(window, listed)| {
-            window.iter().zip(listed).all(|(&window, &listed)| !window || listed)
-        });
-        assert!(window_kept && mask.sinks == expected.sinks, "window and sinks\n{}", context());
+        let window_kept = expected
+            .blocks
+            .iter()
+            .zip(&mask.blocks)
+            .all(|(window, listed)| {
+                window
+                    .iter()
+                    .zip(listed)
+                    .all(|(&window, &listed)| !window || listed)
+            });
+        assert!(
+            window_kept && mask.sinks == expected.sinks,
+            "window and sinks\n{}",
+            context()
+        );
         return;
     }
     for unit in units {
