@@ -1,7 +1,7 @@
 //! Dense attention: every shape, head mapping, element type and length that decides how tiles are cut.
 
 use sample_attention::{Dtype, Problem};
-use testkit::runner::{Attend, Case, Cpu, Data, Layout, check};
+use testkit::runner::{Attend, Case, Cpu, Data, Layout, check, check_all};
 
 /// (Sq, Sk) that other libraries publish as their test shapes.
 const PUBLISHED: [(usize, usize); 17] = [
@@ -41,25 +41,26 @@ fn problem(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) -> Problem
 }
 
 fn published_shapes(q_heads: usize, kv_heads: usize) {
-    for (index, (q_len, k_len)) in PUBLISHED.into_iter().enumerate() {
-        for head_dim in [64, 128] {
+    let shapes = PUBLISHED.into_iter().enumerate();
+    let cases = shapes.flat_map(|(index, (q_len, k_len))| {
+        [64, 128].map(|head_dim| {
             // All five combinations meet every head mapping; each shape meets two of them.
             let (dtype, output) = DTYPES[(index + head_dim / 64) % DTYPES.len()];
-            let case = Case {
-                problem: Problem {
-                    q_heads,
-                    kv_heads,
-                    ..problem(q_len, k_len, head_dim, dtype)
-                },
+            let problem = Problem {
+                q_heads,
+                kv_heads,
+                ..problem(q_len, k_len, head_dim, dtype)
+            };
+            Case {
                 output,
                 layout: Layout::ALL[index % Layout::ALL.len()],
                 seed: index as u64,
                 row_step: 1 + q_len / 100,
-                ..Case::new(problem(1, 1, 8, dtype), Attend::Dense)
-            };
-            check(&Cpu::default(), &case);
-        }
-    }
+                ..Case::new(problem, Attend::Dense)
+            }
+        })
+    });
+    check_all(&Cpu::default(), cases);
 }
 
 #[test]
@@ -106,15 +107,15 @@ fn lengths_around_a_tile_with_fewer_as_many_and_more_queries_than_keys() {
 
 #[test]
 fn every_head_dim_up_to_256() {
-    for head_dim in (8..=256).step_by(8) {
+    let cases = (8..=256).step_by(8).map(|head_dim| {
         let (dtype, output) = DTYPES[head_dim / 8 % DTYPES.len()];
-        let case = Case {
+        Case {
             output,
             layout: Layout::Sliced,
             ..Case::new(problem(70, 150, head_dim, dtype), Attend::Dense)
-        };
-        check(&Cpu::default(), &case);
-    }
+        }
+    });
+    check_all(&Cpu::default(), cases);
 }
 
 #[test]

@@ -64,6 +64,27 @@ pub fn check(backend: &dyn Backend, case: &Case) -> Outcome {
     check_with(backend, case, &case.inputs())
 }
 
+/// Checks all cases that the backend has kernels for, and says how many it has none for.
+///
+/// # Panics
+/// As [`check`], and when no case is left.
+pub fn check_all(backend: &dyn Backend, cases: impl IntoIterator<Item = Case>) {
+    let (supported, others): (Vec<Case>, Vec<Case>) = cases
+        .into_iter()
+        .partition(|case| backend.supports(&case.problem));
+    if !others.is_empty() {
+        eprintln!(
+            "{} has no kernel for {} cases",
+            backend.name(),
+            others.len()
+        );
+    }
+    assert!(!supported.is_empty(), "{} supports no case", backend.name());
+    for case in &supported {
+        check(backend, case);
+    }
+}
+
 /// As [`check`], on other inputs.
 ///
 /// # Panics

@@ -10,7 +10,7 @@ pub trait Backend {
     /// Its name in failure messages.
     fn name(&self) -> String;
 
-    /// Whether it has a kernel for the problem; the cases of others are skipped.
+    /// Whether it has a kernel for the problem; [`check_all`](super::check_all) skips the others.
     fn supports(&self, _problem: &Problem) -> bool {
         true
     }
