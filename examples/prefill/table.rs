@@ -88,13 +88,13 @@ fn counted(count: usize, what: &str) -> String {
 fn stages(text: &mut String, request: &Request, outcome: &Outcome) -> std::fmt::Result {
     let times = &outcome.report.times;
     let total = times.total();
-    writeln!(text, "\nstage             time   share")?;
+    writeln!(text, "\nstage              time   share")?;
     for stage in Stage::ALL {
         let time = times.get(stage);
         let share = time.as_secs_f64() / total.as_secs_f64().max(f64::MIN_POSITIVE);
         writeln!(
             text,
-            "{:12}{:>10}  {:>4.0} %",
+            "{:13}{:>10}  {:>4.0} %",
             stage.name(),
             duration(time),
             100.0 * share
@@ -108,17 +108,17 @@ fn stages(text: &mut String, request: &Request, outcome: &Outcome) -> std::fmt::
     match &outcome.comparison {
         None => writeln!(
             text,
-            "{whole:15}{:>7}         {}",
+            "{whole:16}{:>7}         {}",
             duration(total),
             outcome.measured
         ),
         Some(Comparison { dense, .. }) => {
             let speed_up = dense.as_secs_f64() / total.as_secs_f64().max(f64::MIN_POSITIVE);
-            writeln!(text, "{whole:15}{:>7}", duration(total))?;
-            writeln!(text, "dense attention{:>7}", duration(*dense))?;
+            writeln!(text, "{whole:16}{:>7}", duration(total))?;
+            writeln!(text, "dense attention {:>7}", duration(*dense))?;
             writeln!(
                 text,
-                "speed-up{:>11.2} x          {}",
+                "speed-up{:>12.2} x         {}",
                 speed_up, outcome.measured
             )
         }
