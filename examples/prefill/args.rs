@@ -54,25 +54,26 @@ struct SyntheticOptions {
     #[arg(long, value_name = "SEQ", value_parser = whole(1, 1 << 30), allow_negative_numbers = true)]
     synthetic: Option<u64>,
     /// How hard the synthetic input is to make sparse.
-    #[arg(long, value_enum, requires = "synthetic", default_value_t = Structures::Easy)]
+    #[arg(long, value_enum, requires = "synthetic", conflicts_with = "input", default_value_t = Structures::Easy)]
     structure: Structures,
     /// Seed of the synthetic input.
     #[arg(
         long,
         value_name = "N",
         requires = "synthetic",
+        conflicts_with = "input",
         default_value_t = 0,
         allow_negative_numbers = true
     )]
     seed: u64,
     /// Query heads of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", default_value_t = 4, value_parser = whole(1, 4096), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 4, value_parser = whole(1, 4096), allow_negative_numbers = true)]
     q_heads: u64,
     /// Key/value heads of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", default_value_t = 2, value_parser = whole(1, 4096), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 2, value_parser = whole(1, 4096), allow_negative_numbers = true)]
     kv_heads: u64,
     /// Elements of one query, key or value of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", default_value_t = 128, value_parser = whole(1, 256), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 128, value_parser = whole(1, 256), allow_negative_numbers = true)]
     head_dim: u64,
 }
 

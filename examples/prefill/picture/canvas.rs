@@ -95,10 +95,6 @@ impl Canvas {
         }
     }
 
-    pub fn width(&self) -> i32 {
-        self.width
-    }
-
     /// Sets a pixel; what lies outside is dropped.
     pub fn set(&mut self, x: i32, y: i32, color: Color) {
         if (0..self.width).contains(&x) && (0..self.height).contains(&y) {

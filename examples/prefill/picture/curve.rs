@@ -54,27 +54,20 @@ pub fn coverage_curve(canvas: &mut Canvas, area: Area, mass: &Mass, kept: f64, c
         canvas.set(choice.0, y, palette::CHOICE);
     }
     canvas.dot(choice, palette::CHOICE);
-    // Where the curve leaves room: right of a sparse choice, left of a dense one.
+    // The curve is concave and leaves the room at the bottom.
     let (x, anchor) = if kept < 0.5 {
-        (choice.0 + 14, Anchor::Left)
+        (choice.0 + 10, Anchor::Left)
     } else {
-        (choice.0 - 14, Anchor::Right)
+        (choice.0 - 10, Anchor::Right)
     };
-    let y = (choice.1 + 26).max(area.y + 30).min(area.bottom() - 34);
-    canvas.text(
-        (x, y),
-        &format!("kept {:.1} %", 100.0 * kept),
-        Font::Label,
-        palette::CHOICE,
-        anchor,
-    );
-    canvas.text(
-        (x, y + 15),
-        &format!("covers {:.1} %", 100.0 * covered),
-        Font::Label,
-        palette::CHOICE,
-        anchor,
-    );
+    for (line, text) in [("kept", kept), ("covers", covered)]
+        .into_iter()
+        .enumerate()
+    {
+        let text = format!("{} {:.1} %", text.0, 100.0 * text.1);
+        let y = area.bottom() - 34 + 16 * line as i32;
+        canvas.text((x, y), &text, Font::Label, palette::CHOICE, anchor);
+    }
 }
 
 /// Coverage of the rows along the sequence: mean, and the span from the worst to the best row.
@@ -102,7 +95,7 @@ pub fn row_coverage(
     percent_axis(
         canvas,
         area,
-        "attention kept: mean and span of the rows",
+        "attention kept: mean, span, goal of rows",
         floor,
         2,
     );

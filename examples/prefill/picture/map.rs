@@ -67,9 +67,12 @@ impl Map<'_> {
                 .clone()
                 .filter(|&key_block| key_block <= query_block)
             {
-                let color = self
-                    .kind(query_block, key_block)
-                    .color(self.mass.share(query_block, key_block));
+                let kind = self.kind(query_block, key_block);
+                let share = match kind {
+                    Kind::Dropped => self.mass.dropped_share(query_block, key_block),
+                    Kind::Window | Kind::Selected => self.mass.share(query_block, key_block),
+                };
+                let color = kind.color(share);
                 for (sum, channel) in sums.iter_mut().zip(color) {
                     *sum += u32::from(channel);
                 }
@@ -104,13 +107,20 @@ impl Map<'_> {
                 }
             }
         };
-        let mut drawn = None;
-        for &stripe in mask.stripes() {
-            let x = column(stripe as usize);
-            if drawn != Some(x) {
-                line(stripe as usize, x..x + 1, palette::STRIPE, 0.85);
-                drawn = Some(x);
-            }
+        // Long inputs have several keys in a column, and not all of them need be stripes.
+        let keys_of_column = self.problem.k_len.div_ceil(area.width as usize);
+        for stripes in mask
+            .stripes()
+            .chunk_by(|&a, &b| column(a as usize) == column(b as usize))
+        {
+            let x = column(stripes[0] as usize);
+            let share = stripes.len() as f64 / keys_of_column as f64;
+            line(
+                stripes[0] as usize,
+                x..x + 1,
+                palette::STRIPE,
+                0.4 + 0.5 * share.min(1.0),
+            );
         }
         if self.sinks > 0 {
             let width = column(self.sinks.min(self.problem.k_len)).clamp(3, area.width);

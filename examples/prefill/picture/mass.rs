@@ -16,6 +16,8 @@ pub struct Mass {
     pub side: usize,
     /// Mass summed over the read rows, [query blocks, key blocks], blocks counted from key position 0.
     pub blocks: Vec<f32>,
+    /// The part of it that sinks and stripes keep, where the block is not kept.
+    pub loose: Vec<f32>,
     /// Rows read of each query block.
     pub rows: Vec<u32>,
     /// Visible pairs of the read rows, [query blocks, key blocks].
@@ -59,6 +61,7 @@ pub fn of_head(
     let mut mass = Mass {
         side,
         blocks: vec![0.0; side * side],
+        loose: vec![0.0; side * side],
         rows: vec![0; side],
         pairs: vec![0; side * side],
         coverage: Vec::with_capacity(read.len()),
@@ -68,15 +71,12 @@ pub fn of_head(
         let query_block = row.position / BLOCK;
         mass.rows[query_block] += 1;
         mass.coverage.push((row.position, row.kept));
-        let of_block = query_block * side..query_block * side + row.blocks.len();
-        for (key_block, ((sum, pairs), share)) in mass.blocks[of_block.clone()]
-            .iter_mut()
-            .zip(&mut mass.pairs[of_block])
-            .zip(row.blocks)
-            .enumerate()
-        {
-            *sum += share;
-            *pairs += (row.position + 1 - key_block * BLOCK).min(BLOCK) as u32;
+        let first = query_block * side;
+        for (key_block, (share, loose)) in row.blocks.into_iter().zip(row.loose).enumerate() {
+            let visible = row.position + 1 - key_block * BLOCK;
+            mass.blocks[first + key_block] += share;
+            mass.loose[first + key_block] += loose;
+            mass.pairs[first + key_block] += visible.min(BLOCK) as u32;
         }
     }
     mass
@@ -86,6 +86,8 @@ struct Row {
     position: usize,
     /// Share of the row's mass in each key block that it sees.
     blocks: Vec<f32>,
+    /// The part of it that sinks and stripes hold outside the kept blocks.
+    loose: Vec<f32>,
     kept: f64,
 }
 
@@ -114,39 +116,32 @@ impl Row {
             .collect();
         let total: f64 = blocks.iter().copied().map(f64::from).sum();
         let position = scores.len() - 1;
-        let kept = match mask.filter(|mask| !mask.is_dense()) {
-            None => 1.0,
-            Some(mask) => {
-                let query_block = position / BLOCK;
-                let listed = |key: usize| mask.keeps_block(query_block, key / BLOCK);
-                let listed_mass: f64 = mask
-                    .blocks(query_block)
-                    .filter_map(|block| blocks.get(block))
-                    .copied()
-                    .map(f64::from)
-                    .sum();
-                let stripes = mask
-                    .stripes()
-                    .iter()
-                    .map(|&key| key as usize)
-                    .filter(|&key| key >= sinks);
-                let loose_mass: f64 = (0..sinks)
-                    .chain(stripes)
-                    .take_while(|&key| key <= position)
-                    .filter(|&key| !listed(key))
-                    .map(|key| f64::from(scores[key]))
-                    .sum();
-                (listed_mass + loose_mass) / total
-            }
-        };
-        Row {
+        let mut row = Row {
             position,
+            loose: vec![0.0; blocks.len()],
             blocks: blocks
                 .iter()
                 .map(|&mass| (f64::from(mass) / total) as f32)
                 .collect(),
-            kept: kept.min(1.0),
+            kept: 1.0,
+        };
+        if let Some(mask) = mask.filter(|mask| !mask.is_dense()) {
+            let query_block = position / BLOCK;
+            let stripes = mask.stripes().iter().map(|&key| key as usize);
+            for key in (0..sinks)
+                .chain(stripes.filter(|&key| key >= sinks))
+                .take_while(|&key| key <= position)
+                .filter(|&key| !mask.keeps_block(query_block, key / BLOCK))
+            {
+                row.loose[key / BLOCK] += (f64::from(scores[key]) / total) as f32;
+            }
+            let listed = mask
+                .blocks(query_block)
+                .filter_map(|block| row.blocks.get(block));
+            let kept: f64 = listed.chain(&row.loose).copied().map(f64::from).sum();
+            row.kept = kept.min(1.0);
         }
+        row
     }
 }
 
@@ -164,8 +159,18 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 impl Mass {
     /// Mean share of a row's mass that lies in a block; 0 where no row was read.
     pub fn share(&self, query_block: usize, key_block: usize) -> f64 {
-        f64::from(self.blocks[query_block * self.side + key_block])
-            / f64::from(self.rows[query_block].max(1))
+        self.mean(&self.blocks, query_block, key_block)
+    }
+
+    /// The same without what sinks and stripes keep of it.
+    pub fn dropped_share(&self, query_block: usize, key_block: usize) -> f64 {
+        let kept = self.mean(&self.loose, query_block, key_block);
+        (self.share(query_block, key_block) - kept).max(0.0)
+    }
+
+    fn mean(&self, sums: &[f32], query_block: usize, key_block: usize) -> f64 {
+        let rows = self.rows[query_block].max(1);
+        f64::from(sums[query_block * self.side + key_block]) / f64::from(rows)
     }
 
     /// Share of the area, and of the mass that it covers, as the blocks with the most mass for their area are added:

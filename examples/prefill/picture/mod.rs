@@ -242,16 +242,16 @@ impl Panel<'_> {
                 100.0 * coverage.min
             ));
             facts.push(format!(
-                "error of O {:.4}",
+                "output error {:.4}",
                 comparison.head_errors[self.head]
             ));
         }
         if stride > 1 {
-            facts.push(format!("attention of 1 row in {stride}"));
+            facts.push(format!("drawn from 1 row in {stride}"));
         }
         canvas.text(
             (MARGIN, y + 22),
-            &facts.join(", "),
+            &fitted(&facts.join(", "), Font::Body),
             Font::Body,
             palette::FAINT,
             Anchor::Left,

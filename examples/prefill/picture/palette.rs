@@ -112,6 +112,8 @@ pub fn legend(canvas: &mut Canvas, left: i32, top: i32) {
         );
         x = ramp.right() + 8 + Font::Label.width(kind.name()) + 28;
     }
+    let shade = "shade: share of a query's attention (log)";
+    canvas.text((x, top + 26), shade, Font::Label, FAINT, Anchor::Left);
     for (color, name) in [(SINK, "sinks, kept"), (STRIPE, "stripes, kept")] {
         let line = Area {
             x,
