@@ -24,7 +24,7 @@ fn prefill() -> &'static Path {
         let path = profile_folder.join(format!("examples/prefill{}", std::env::consts::EXE_SUFFIX));
         if !path.exists() {
             let profile = match profile_folder.file_name().unwrap().to_str().unwrap() {
-                "debug" => "dev",
+                "debug" => "test",
                 other => other,
             };
             let built = Command::new(env!("CARGO"))

@@ -201,3 +201,6 @@ pub(super) fn log2_sum_exp(stats: &Stats) -> Lanes {
         stats.max.0[lane] + stats.sum.0[lane].log2()
     }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,5 +3,9 @@
 
 pub mod capture;
 pub mod oracle;
+pub mod product;
+pub mod random;
+pub mod refused;
 pub mod runner;
 pub mod synthetic;
+pub mod tensor;

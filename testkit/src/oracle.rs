@@ -1,1 +1,56 @@
-//! To be filled.
+//! What is right, in f64, written from the formulas of the algorithm and from nothing else.
+//!
+//! Shares only plain data types with the library. Naive on purpose: a sentence of the definition is a line here, and no
+//! two lines here are one line because they compute the same thing.
+
+mod attention;
+mod mask;
+mod selection;
+
+pub use attention::{Row, attention, attention_row};
+pub use mask::{HeadMask, Mask};
+pub use selection::{Unit, normaliser, sampled_rows, smallest_set, units, window_tokens};
+
+use sample_attention::Problem;
+
+/// Key position of a query, p(i) = i + Sk − Sq: below 0 where the query stands before the first key.
+pub fn position(problem: &Problem, row: usize) -> i64 {
+    row as i64 + problem.k_len as i64 - problem.q_len as i64
+}
+
+/// Whether query `row` may see key `key`.
+pub fn sees(problem: &Problem, row: usize, key: usize) -> bool {
+    !problem.causal || key as i64 <= position(problem, row)
+}
+
+/// Query block of a query that sees something: by key position in causal problems, else by row.
+pub fn query_block(problem: &Problem, row: usize) -> usize {
+    let position = if problem.causal {
+        position(problem, row)
+    } else {
+        row as i64
+    };
+    usize::try_from(position).expect("the row sees a key") / 128
+}
+
+/// Scaled score of one query and one key.
+fn score(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
+    let products = query
+        .iter()
+        .zip(key)
+        .map(|(&q, &k)| f64::from(q) * f64::from(k));
+    products.sum::<f64>() * f64::from(problem.softmax_scale)
+}
+
+/// log Σ exp(scores); −∞ of no scores.
+fn log_sum_exp(scores: &[f64]) -> f64 {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max == f64::NEG_INFINITY {
+        return if scores.iter().any(|x| x.is_nan()) {
+            f64::NAN
+        } else {
+            max
+        };
+    }
+    max + scores.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
+}

@@ -118,6 +118,25 @@ pub(crate) fn name() -> &'static str {
     "portable"
 }
 
+/// Runs a kernel on every instruction set that this machine has, the widest and all others, and hands each result to
+/// `check` with the set's name.
+#[cfg(test)]
+pub(crate) fn on_every_set<K: Kernel>(
+    kernel: impl Fn() -> K,
+    mut check: impl FnMut(&str, K::Output),
+) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = avx512::Avx512::new() {
+            check("avx512", simd.vectorize(kernel()));
+        }
+        if let Some(simd) = avx2::Avx2::new() {
+            check("avx2", simd.vectorize(kernel()));
+        }
+    }
+    check("portable", portable::Portable.vectorize(kernel()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,54 @@
+//! Microbenchmarks of the CPU backend, one group a stage, plus `dense` and `pipeline`.
+//!
+//! ```text
+//! cargo bench --bench cpu                  everything
+//! cargo bench --bench cpu -- sampling      one stage
+//! ```
+//!
+//! Two query heads share one key/value head; inputs are bf16, head_dim 128, synthetic (`testkit::synthetic`).
+
+mod dense;
+mod pipeline;
+mod stages;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use sample_attention::{Dtype, Fallback, Plan, Policy, Problem};
+use testkit::capture::Capture;
+use testkit::synthetic::{Structure, Synthetic};
+
+/// Lengths that finish in seconds on a laptop.
+const LENGTHS: [usize; 2] = [8192, 32768];
+
+/// The input that a length is measured on.
+fn input(len: usize, structure: Structure) -> Capture {
+    Synthetic {
+        problem: Problem {
+            q_heads: 2,
+            ..Problem::causal(len, 128, Dtype::Bf16)
+        },
+        structure,
+        seed: 1,
+    }
+    .generate()
+    .expect("the sizes are valid")
+}
+
+/// A plan that selects whatever it costs.
+fn sparse_plan(problem: Problem) -> Plan {
+    let policy = Policy {
+        fallback: Fallback::Never,
+        ..Policy::default()
+    };
+    Plan::new(problem, policy).expect("the policy is valid")
+}
+
+fn settings() -> Criterion {
+    Criterion::default().sample_size(10)
+}
+
+criterion_group! {
+    name = cpu;
+    config = settings();
+    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, pipeline::pipeline
+}
+criterion_main!(cpu);

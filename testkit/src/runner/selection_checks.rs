@@ -1,0 +1,213 @@
+//! What a policy selected: masses against the oracle's, the set against the definition.
+
+use sample_attention::{Budget, Policy, Problem};
+
+use super::attention_checks::score_error;
+use super::{Attend, Case, Outcome, UnitFound};
+use crate::oracle::{self, HeadMask, Mask, Unit};
+use crate::tensor::Qkv;
+
+/// Units of a sampled row's mass.
+pub(super) const MASS_ONE: f64 = sample_attention::cpu::MASS_ONE as f64;
+
+/// Everything about the selection of a policy; nothing for other cases.
+pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
+    let (Attend::Policy(policy), Mask::Heads(heads)) = (&case.attend, &outcome.mask) else {
+        return;
+    };
+    let problem = &case.problem;
+    let context = || format!("{case:#?}");
+    check_sampled_rows(problem, policy, qkv, outcome, &context);
+    let oracle_units = oracle::units(problem, policy, qkv);
+    if !outcome.found.units.is_empty() {
+        assert_eq!(
+            outcome.found.units.len(),
+            oracle_units.len(),
+            "units\n{}",
+            context()
+        );
+        for (found, oracle) in outcome.found.units.iter().zip(&oracle_units) {
+            check_masses(problem, found, oracle, &context);
+            check_reached(problem, policy, found, oracle, &context);
+        }
+    }
+    for (head, mask) in heads.iter().enumerate() {
+        let units = outcome
+            .found
+            .units
+            .iter()
+            .filter(|unit| unit.batch * problem.q_heads + unit.q_head == head);
+        check_lists(problem, policy, mask, units, &context);
+    }
+}
+
+/// Exactly the rows of the definition, each with its normaliser.
+fn check_sampled_rows(
+    problem: &Problem,
+    policy: &Policy,
+    qkv: &Qkv,
+    outcome: &Outcome,
+    context: &dyn Fn() -> String,
+) {
+    let found = &outcome.found.sampled;
+    if found.is_empty() {
+        return;
+    }
+    let rows = oracle::sampled_rows(problem, policy.row_stride);
+    for head in 0..problem.batch * problem.q_heads {
+        let own = found
+            .iter()
+            .filter(|row| row.batch * problem.q_heads + row.q_head == head);
+        let listed: Vec<usize> = own.clone().map(|row| row.row).collect();
+        assert_eq!(listed, rows, "sampled rows of head {head}\n{}", context());
+        // All normalisers of long problems would take the oracle as long as the masses do.
+        for row in own.step_by(1 + rows.len() / 64) {
+            let expected = oracle::normaliser(problem, qkv, head, row.row);
+            let tolerance =
+                1e-5 + 1e-6 * expected.abs() + score_error(problem.head_dim, expected.abs() + 50.0);
+            let error = (row.lse - expected).abs();
+            assert!(
+                error <= tolerance || (expected.is_nan() && row.lse.is_nan()),
+                "normaliser of {row:?}: expected {expected}, allowed {tolerance:e}\n{}",
+                context()
+            );
+        }
+    }
+}
+
+/// Relative error that f32 arithmetic may bring into a mass.
+fn relative_error(problem: &Problem, unit: &Unit) -> f64 {
+    2.0 * score_error(problem.head_dim, unit.score_magnitude) + 4e-6
+}
+
+/// Masses, covered mass and need, in units of one row's mass.
+fn check_masses(problem: &Problem, found: &UnitFound, oracle: &Unit, context: &dyn Fn() -> String) {
+    let place = (found.batch, found.q_head, found.first_query_block);
+    assert_eq!(
+        (place, found.rows),
+        (
+            (oracle.batch, oracle.q_head, oracle.first_query_block),
+            oracle.rows
+        ),
+        "unit and its sampled rows\n{}",
+        context()
+    );
+    let relative = relative_error(problem, oracle);
+    let compare = |what: &str, got: u64, expected: f64, roundings: f64| {
+        let tolerance = relative * (expected + roundings / MASS_ONE) + roundings / MASS_ONE;
+        let got = got as f64 / MASS_ONE;
+        assert!(
+            (got - expected).abs() <= tolerance,
+            "{what} of unit {place:?}: got {got}, expected {expected}, allowed {tolerance:e}\n{}",
+            context()
+        );
+    };
+    for (index, &mass) in found.mass.iter().enumerate() {
+        let expected = oracle.mass.get(index).copied().unwrap_or(0.0);
+        compare(&format!("mass of candidate {index}"), mass, expected, 2.0);
+    }
+    assert!(
+        found.mass.len() >= oracle.mass.len(),
+        "candidates missing\n{}",
+        context()
+    );
+    // Every candidate that window or sinks cover was rounded down by itself.
+    let roundings = 2.0 * found.mass.len() as f64 + 2.0;
+    compare("covered mass", found.covered, oracle.covered, roundings);
+    let uncertainty = 2.0 * oracle.covered * MASS_ONE * relative;
+    compare("need", found.need, oracle.need, roundings + uncertainty);
+}
+
+/// By the oracle's masses too, the backend's set reaches the need and would not without its lightest member.
+fn check_reached(
+    problem: &Problem,
+    policy: &Policy,
+    found: &UnitFound,
+    oracle: &Unit,
+    context: &dyn Fn() -> String,
+) {
+    let chosen = oracle::smallest_set(&found.mass, found.need);
+    let reached: f64 = chosen.iter().map(|&index| oracle.mass[index]).sum();
+    let all: f64 = oracle.mass.iter().sum();
+    let lightest = chosen
+        .iter()
+        .map(|&index| oracle.mass[index])
+        .fold(f64::INFINITY, f64::min);
+    let slack = relative_error(problem, oracle) * (oracle.rows as f64 + 1.0)
+        + 4.0 * found.mass.len() as f64 / MASS_ONE;
+    let place = (oracle.batch, oracle.q_head, oracle.first_query_block);
+    assert!(
+        reached >= oracle.need.min(all) - slack,
+        "unit {place:?}: reached {reached} of {} ({} of coverage {})\n{}",
+        oracle.need,
+        all,
+        policy.coverage,
+        context()
+    );
+    if !chosen.is_empty() {
+        assert!(
+            reached - lightest <= oracle.need + slack,
+            "unit {place:?}: {} candidates reach {reached}, more than {} by more than the lightest, {lightest}\n{}",
+            chosen.len(),
+            oracle.need,
+            context()
+        );
+    }
+}
+
+/// The lists are window, sinks, and exactly the smallest sets by the backend's own masses.
+fn check_lists<'a>(
+    problem: &Problem,
+    policy: &Policy,
+    mask: &HeadMask,
+    units: impl Iterator<Item = &'a UnitFound>,
+    context: &dyn Fn() -> String,
+) {
+    let blocks = problem.k_len.div_ceil(128);
+    let window_blocks_before = (oracle::window_tokens(problem, policy) - 1).div_ceil(128);
+    let mut expected = HeadMask {
+        dense: mask.dense,
+        sinks: policy.sinks.min(problem.k_len),
+        blocks: vec![vec![false; blocks]; blocks],
+        stripes: vec![false; problem.k_len],
+    };
+    for (query_block, row) in expected.blocks.iter_mut().enumerate() {
+        row[query_block.saturating_sub(window_blocks_before)..=query_block].fill(true);
+    }
+    let mut units = units.peekable();
+    if units.peek().is_none() {
+        // A backend that does not tell its masses: only what every policy keeps can be checked.
+        let window_kept = expected
+            .blocks
+            .iter()
+            .zip(&mask.blocks)
+            .all(|(window, listed)| {
+                window
+                    .iter()
+                    .zip(listed)
+                    .all(|(&window, &listed)| !window || listed)
+            });
+        assert!(
+            window_kept && mask.sinks == expected.sinks,
+            "window and sinks\n{}",
+            context()
+        );
+        return;
+    }
+    for unit in units {
+        for index in oracle::smallest_set(&unit.mass, unit.need) {
+            match policy.budget {
+                Budget::Blocks => {
+                    let query_block = unit.first_query_block + index / unit.candidates_per_row;
+                    expected.blocks[query_block][index % unit.candidates_per_row] = true;
+                }
+                Budget::Residual | Budget::Paper => expected.stripes[index] = true,
+            }
+        }
+    }
+    assert!(
+        *mask == expected,
+        "the lists are not the smallest set by the backend's own masses:\n{mask:?}\nexpected\n{expected:?}\n{}",
+        context()
+    );
+}

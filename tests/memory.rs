@@ -1,0 +1,94 @@
+//! What a run costs in memory: the workspace that the plan states, and next to nothing besides.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use sample_attention::{
+    Budget, Dtype, Fallback, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut,
+};
+
+/// Counts what is live, and remembers the peak.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Relaxed) + layout.size();
+        PEAK.fetch_max(live, Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MIB: usize = 1 << 20;
+
+fn policies() -> [Policy; 3] {
+    [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| Policy {
+        budget,
+        fallback: Fallback::Never,
+        ..Policy::default()
+    })
+}
+
+#[test]
+fn a_thread_needs_less_than_64_mib_at_128k_tokens() {
+    for policy in policies() {
+        for threads in [1, 2, 16] {
+            let problem = Problem {
+                q_heads: 32,
+                kv_heads: 8,
+                ..Problem::causal(131_072, 128, Dtype::Bf16)
+            };
+            let plan = Plan::new(problem, policy).unwrap();
+            let plan = plan.with_threads(threads).unwrap();
+            let bytes = plan.workspace_bytes();
+            assert!(
+                bytes < threads * 64 * MIB,
+                "{:?} on {threads} threads: {bytes} bytes",
+                policy.budget
+            );
+        }
+    }
+}
+
+#[test]
+fn a_run_allocates_next_to_nothing_beside_its_workspace() {
+    let problem = Problem {
+        q_heads: 2,
+        ..Problem::causal(16_384, 64, Dtype::F32)
+    };
+    let q = vec![0.5f32; 2 * 16_384 * 64];
+    let kv = vec![0.25f32; 16_384 * 64];
+    let mut o = vec![0f32; q.len()];
+    let mut lse = vec![0f32; problem.lse_len()];
+    let inputs = Inputs {
+        q: TensorView::bhsd(&q, problem.q_shape()).unwrap(),
+        k: TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
+        v: TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
+    };
+    for policy in policies() {
+        let plan = Plan::new(problem, policy).unwrap();
+        let mut workspace = vec![0; plan.workspace_bytes()];
+        let before = LIVE.load(Relaxed);
+        PEAK.store(before, Relaxed);
+        let outputs = Outputs {
+            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
+            lse: Some(&mut lse),
+        };
+        plan.run(&inputs, outputs, &mut workspace).unwrap();
+        let beside = PEAK.load(Relaxed) - before;
+        assert!(beside < MIB, "{:?}: {beside} bytes", policy.budget);
+    }
+}

@@ -1,0 +1,283 @@
+//! NaN and infinity where they must not matter, and where they must.
+
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Selection};
+use testkit::random::Random;
+use testkit::runner::{Attend, Case, Cpu, Data, Outcome, check_with, run_with};
+use testkit::tensor::Qkv;
+
+const POISONS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+
+fn poison_key(qkv: &mut Qkv, key: usize, poison: f32) {
+    for batch in 0..qkv.k.shape[0] {
+        for head in 0..qkv.k.shape[1] {
+            qkv.k.row_mut(batch, head, key).fill(poison);
+            qkv.v.row_mut(batch, head, key).fill(poison);
+        }
+    }
+}
+
+fn row_bits(outcome: &Outcome, head: usize, row: usize) -> Vec<u32> {
+    let [_, _, q_len, _] = outcome.o.shape;
+    let o = outcome.o.row(0, head, row).iter().map(|x| x.to_bits());
+    o.chain([outcome.lse[head * q_len + row].to_bits()])
+        .collect()
+}
+
+/// Poisons `keys`; rows that keep none of them must not change a bit, the others must see it.
+fn assert_poison_stays_where_it_is_seen(case: &Case, keys: &[usize], poison: f32) {
+    let clean = run_with(&Cpu::default(), case, &case.inputs());
+    let mut qkv = case.inputs();
+    keys.iter()
+        .for_each(|&key| poison_key(&mut qkv, key, poison));
+    let poisoned = run_with(&Cpu::default(), case, &qkv);
+    let problem = &case.problem;
+    let (mut seeing, mut unseeing) = (0, 0);
+    for head in 0..problem.q_heads {
+        for row in 0..problem.q_len {
+            if keys
+                .iter()
+                .any(|&key| clean.mask.keeps(problem, head, row, key))
+            {
+                seeing += 1;
+                let o = poisoned.o.row(0, head, row);
+                assert!(
+                    o.iter().all(|x| x.is_nan()),
+                    "row {row} of head {head} hides {poison}: {o:?}\n{case:?}"
+                );
+            } else {
+                unseeing += 1;
+                assert_eq!(
+                    row_bits(&clean, head, row),
+                    row_bits(&poisoned, head, row),
+                    "row {row} of head {head} sees a dropped key's {poison}\n{case:?}"
+                );
+            }
+        }
+    }
+    assert!(
+        seeing > 0 && unseeing > 0,
+        "the test tests nothing: {seeing} {unseeing}"
+    );
+}
+
+fn problem(q_len: usize, k_len: usize, dtype: Dtype) -> Problem {
+    Problem {
+        q_heads: 2,
+        q_len,
+        k_len,
+        ..Problem::causal(1, 16, dtype)
+    }
+}
+
+#[test]
+fn keys_after_a_row_do_not_reach_it() {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        for (q_len, k_len) in [(300, 300), (100, 300), (300, 100), (40, 129usize)] {
+            for key in [k_len - 1, k_len - 30, k_len - 38] {
+                let case = Case::new(problem(q_len, k_len, dtype), Attend::Dense);
+                // Infinite keys may give a score of −∞ and so no weight at all: NaN is the poison that must be seen.
+                assert_poison_stays_where_it_is_seen(&case, &[key], f32::NAN);
+            }
+        }
+    }
+}
+
+#[test]
+fn infinities_after_a_row_do_not_reach_it() {
+    for poison in POISONS {
+        for dtype in [Dtype::F32, Dtype::F16] {
+            let problem = problem(290, 290, dtype);
+            let case = Case::new(problem, Attend::Dense);
+            let clean = run_with(&Cpu::default(), &case, &case.inputs());
+            for key in [3, 140, 256, 289] {
+                let mut qkv = case.inputs();
+                poison_key(&mut qkv, key, poison);
+                let outcome = run_with(&Cpu::default(), &case, &qkv);
+                for row in 0..key {
+                    assert_eq!(
+                        row_bits(&clean, 1, row),
+                        row_bits(&outcome, 1, row),
+                        "{poison} {key} {row}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_that_the_mask_drops_may_be_poisoned() {
+    let mut random = Random::new(7);
+    for causal in [true, false] {
+        for (q_len, k_len) in [(300, 300), (260, 290)] {
+            let problem = Problem {
+                causal,
+                ..problem(q_len, k_len, Dtype::F32)
+            };
+            let mut selection = Selection::new(&problem).unwrap();
+            selection.set_sinks(3);
+            for head in 0..2 {
+                let stripes: Vec<u32> = (0..k_len as u32).filter(|_| random.chance(0.05)).collect();
+                selection.set_stripes(0, head, &stripes).unwrap();
+                if !causal {
+                    selection.set_blocks(0, head, 1, &[1]).unwrap();
+                }
+            }
+            // Two keys that are neither sinks nor stripes: one that only its own block keeps, and its neighbour.
+            let lists = [0, 1].map(|head| selection.head(0, head).stripes().to_vec());
+            let loose = (130..250)
+                .filter(|key| lists.iter().all(|stripes| !stripes.contains(key)))
+                .map(|key| key as usize);
+            let keys: Vec<usize> = loose.take(20).collect();
+            let case = Case::new(problem, Attend::Own(selection));
+            assert_poison_stays_where_it_is_seen(&case, &keys, f32::NAN);
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_drops_may_be_poisoned_afterwards() {
+    let problem = problem(1600, 1600, Dtype::Bf16);
+    let policy = Policy {
+        coverage: 0.7,
+        ..Policy::default()
+    };
+    let case = Case {
+        data: Data::Structured,
+        ..Case::new(problem, Attend::Policy(policy))
+    };
+    let clean = run_with(&Cpu::default(), &case, &case.inputs());
+    let selection = clean
+        .found
+        .selection
+        .clone()
+        .expect("long enough to select");
+    let again = Case {
+        attend: Attend::Own(selection),
+        ..case
+    };
+    assert_eq!(
+        run_with(&Cpu::default(), &again, &again.inputs()).bits(),
+        clean.bits()
+    );
+    assert_poison_stays_where_it_is_seen(&again, &[200, 201, 640, 1111], f32::NAN);
+}
+
+#[test]
+fn a_poisoned_value_reaches_its_own_element_of_the_rows_that_see_it() {
+    for poison in POISONS {
+        for key in [0, 65, 129, 250] {
+            let case = Case::new(problem(290, 290, Dtype::F32), Attend::Dense);
+            let mut qkv = case.inputs();
+            qkv.v.row_mut(0, 0, key)[5] = poison;
+            // The oracle says which elements stay finite and what the others are.
+            let outcome = check_with(&Cpu::default(), &case, &qkv);
+            for row in 0..290 {
+                for (d, x) in outcome.o.row(0, 0, row).iter().enumerate() {
+                    assert_eq!(
+                        x.is_finite(),
+                        row < key || d != 5,
+                        "{poison} in {key}: row {row}, {d}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn several_poisoned_values_of_one_tile_each_reach_their_rows() {
+    let case = Case::new(problem(200, 200, Dtype::F16), Attend::Dense);
+    let mut qkv = case.inputs();
+    for (key, d) in [(3, 0), (60, 1), (61, 1), (127, 2), (128, 3), (199, 4)] {
+        qkv.v.row_mut(0, 0, key)[d] = f32::INFINITY;
+        qkv.v.row_mut(0, 0, key)[15] = f32::NAN;
+    }
+    check_with(&Cpu::default(), &case, &qkv);
+}
+
+#[test]
+fn a_poisoned_query_stays_in_its_row() {
+    let case = Case::new(problem(150, 150, Dtype::F32), Attend::Dense);
+    let clean = run_with(&Cpu::default(), &case, &case.inputs());
+    let mut qkv = case.inputs();
+    qkv.q.row_mut(0, 0, 77)[3] = f32::NAN;
+    let outcome = check_with(&Cpu::default(), &case, &qkv);
+    for row in (0..150).filter(|&row| row != 77) {
+        assert_eq!(row_bits(&clean, 0, row), row_bits(&outcome, 0, row));
+    }
+    assert!(outcome.o.row(0, 0, 77).iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn masses_of_poisoned_rows_count_as_nothing() {
+    // A NaN key makes every sampled row that sees it NaN: the rows before it are all that is known.
+    let problem = problem(1000, 1000, Dtype::F32);
+    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+        let policy = Policy {
+            budget,
+            fallback: Fallback::Never,
+            coverage: 0.9,
+            ..Policy::default()
+        };
+        let case = Case {
+            data: Data::Structured,
+            ..Case::new(problem, Attend::Policy(policy))
+        };
+        let mut qkv = case.inputs();
+        qkv.k.row_mut(0, 0, 300)[2] = f32::NAN;
+        let outcome = run_with(&Cpu::default(), &case, &qkv);
+        for unit in &outcome.found.units {
+            let total = unit.mass.iter().sum::<u64>() + unit.covered;
+            let rows = unit.rows as u64 * sample_attention::cpu::MASS_ONE;
+            // The paper's ranking counts what the window covers a second time.
+            let most = if budget == Budget::Paper {
+                2 * rows
+            } else {
+                rows
+            };
+            assert!(
+                total <= most,
+                "{budget:?}: mass {total} of {} rows",
+                unit.rows
+            );
+        }
+        for head in outcome.found.report.clone().expect("the CPU reports").heads {
+            let coverage = head.sampled_coverage.expect("rows were sampled");
+            assert!(coverage <= 1.0, "{budget:?}: {coverage}");
+        }
+        // Rows before the poison are as exact as ever.
+        let clean = run_with(
+            &Cpu::default(),
+            &Case {
+                attend: Attend::Own(outcome.found.selection.clone().unwrap()),
+                ..case.clone()
+            },
+            &case.inputs(),
+        );
+        for row in 0..300 {
+            assert_eq!(row_bits(&clean, 0, row), row_bits(&outcome, 0, row));
+        }
+    }
+}
+
+#[test]
+fn coverage_of_poisoned_rows_is_not_full() {
+    let case = Case::new(problem(150, 150, Dtype::F32), Attend::Dense);
+    let mut qkv = case.inputs();
+    qkv.k.row_mut(0, 0, 0)[0] = f32::NAN;
+    let outcome = run_with(
+        &Cpu {
+            coverage: true,
+            ..Cpu::default()
+        },
+        &case,
+        &qkv,
+    );
+    for head in outcome.found.coverage.expect("asked for") {
+        assert!(
+            head.mean.is_nan() || head.mean < 1.0,
+            "every row is NaN, yet {head:?}"
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! Sampling, reduction and top-k: each policy selects exactly what the definition says.
+
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use testkit::oracle::Mask;
+use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check};
+
+const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+
+/// Short problems go through the selection too.
+fn never(budget: Budget) -> Policy {
+    Policy {
+        budget,
+        fallback: Fallback::Never,
+        ..Policy::default()
+    }
+}
+
+fn problem(q_len: usize, k_len: usize) -> Problem {
+    Problem {
+        q_len,
+        k_len,
+        q_heads: 2,
+        ..Problem::causal(1, 16, Dtype::F32)
+    }
+}
+
+fn structured(problem: Problem, policy: Policy) -> Case {
+    Case {
+        data: Data::Structured,
+        ..Case::new(problem, Attend::Policy(policy))
+    }
+}
+
+fn backend() -> Cpu {
+    Cpu {
+        coverage: true,
+        ..Cpu::default()
+    }
+}
+
+fn selected(outcome: &Outcome, head: usize) -> (usize, usize) {
+    let report = outcome.found.report.as_ref().expect("the CPU reports");
+    (report.heads[head].stripes, report.heads[head].blocks_kept)
+}
+
+#[test]
+fn every_budget_selects_the_smallest_set_that_reaches_its_need() {
+    for budget in BUDGETS {
+        for data in [Data::Normal, Data::Structured, Data::Spiky] {
+            let case = Case {
+                data,
+                ..structured(problem(1000, 1000), never(budget))
+            };
+            check(&backend(), &case);
+        }
+    }
+}
+
+#[test]
+fn published_shapes_are_selected_from_with_every_element_type() {
+    let shapes = [
+        (113, 203),
+        (108, 256),
+        (256, 512),
+        (512, 256),
+        (1, 1),
+        (239, 1),
+        (799, 3),
+        (1023, 1024),
+        (1024, 1023),
+    ];
+    for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
+        let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][index % 3];
+        for budget in BUDGETS {
+            for (head_dim, q_heads, kv_heads) in [(64, 2, 2), (128, 3, 1), (64, 8, 1)] {
+                let problem = Problem {
+                    q_heads,
+                    kv_heads,
+                    softmax_scale: 1.0 / (head_dim as f32).sqrt(),
+                    head_dim,
+                    dtype,
+                    ..problem(q_len, k_len)
+                };
+                let policy = Policy {
+                    window: Window::Tokens(100),
+                    coverage: 0.9,
+                    ..never(budget)
+                };
+                let case = Case {
+                    output: dtype,
+                    layout: Layout::ALL[index % 4],
+                    row_step: 1 + q_len / 50,
+                    ..structured(problem, policy)
+                };
+                check(&Cpu::default(), &case);
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_around_a_tile_and_few_or_many_queries() {
+    for budget in BUDGETS {
+        for k_len in [1, 127, 128, 129, 257, 513] {
+            for q_len in [1, 40, k_len, k_len + 130] {
+                let policy = Policy {
+                    window: Window::Tokens(1),
+                    coverage: 0.8,
+                    ..never(budget)
+                };
+                check(&backend(), &structured(problem(q_len, k_len), policy));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_row_stride_samples_its_multiples_and_the_last_row() {
+    for budget in BUDGETS {
+        for row_stride in [1, 7, 20, 128, 300, 100_000] {
+            let policy = Policy {
+                row_stride,
+                ..never(budget)
+            };
+            check(&backend(), &structured(problem(500, 777), policy));
+        }
+    }
+}
+
+#[test]
+fn any_window_is_kept_in_whole_blocks() {
+    let tokens = [1, 2, 128, 129, 130, 257, 600, 5000].map(Window::Tokens);
+    let ratios = [0.001, 0.08, 0.5, 1.0].map(Window::Ratio);
+    for budget in BUDGETS {
+        for window in tokens.into_iter().chain(ratios) {
+            let policy = Policy {
+                window,
+                ..never(budget)
+            };
+            let outcome = check(&backend(), &structured(problem(600, 600), policy));
+            if let Window::Tokens(tokens) = window {
+                for row in 0..600usize {
+                    for key in (row + 1).saturating_sub(tokens)..=row {
+                        assert!(outcome.mask.keeps(&problem(600, 600), 0, row, key));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_sinks_is_kept() {
+    for budget in BUDGETS {
+        for sinks in [0, 1, 127, 128, 129, 300, 599, 600, 10_000] {
+            let policy = Policy {
+                sinks,
+                ..never(budget)
+            };
+            check(&backend(), &structured(problem(550, 600), policy));
+        }
+    }
+}
+
+#[test]
+fn equal_masses_go_to_the_lower_index() {
+    for budget in BUDGETS {
+        for coverage in [0.3, 0.5, 0.9, 1.0] {
+            let policy = Policy {
+                coverage,
+                row_stride: 128,
+                sinks: 0,
+                window: Window::Tokens(1),
+                ..never(budget)
+            };
+            let case = Case {
+                data: Data::Flat,
+                ..Case::new(problem(1024, 1024), Attend::Policy(policy))
+            };
+            check(&Cpu::default(), &case);
+        }
+    }
+}
+
+#[test]
+fn a_need_that_window_and_sinks_meet_selects_nothing() {
+    for budget in [Budget::Blocks, Budget::Residual] {
+        let policy = Policy {
+            coverage: 1e-3,
+            ..never(budget)
+        };
+        let outcome = check(&backend(), &structured(problem(900, 900), policy));
+        // 8 query blocks of 128: the window of 256 tokens lists each one's own block and two before.
+        assert_eq!(selected(&outcome, 0), (0, 1 + 2 + 6 * 3));
+    }
+}
+
+#[test]
+fn the_papers_budget_counts_the_window_a_second_time() {
+    let policy = Policy {
+        coverage: 0.5,
+        ..never(Budget::Paper)
+    };
+    let case = structured(problem(900, 900), policy);
+    let residual = structured(
+        problem(900, 900),
+        Policy {
+            budget: Budget::Residual,
+            ..policy
+        },
+    );
+    let (paper, _) = selected(&check(&backend(), &case), 0);
+    let (residual, _) = selected(&check(&backend(), &residual), 0);
+    assert!(paper > residual, "{paper} {residual}");
+}
+
+#[test]
+fn full_coverage_leaves_nothing_that_weighs() {
+    for budget in BUDGETS {
+        let policy = Policy {
+            coverage: 1.0,
+            ..never(budget)
+        };
+        let outcome = check(&backend(), &structured(problem(700, 700), policy));
+        let report = outcome.found.report.expect("the CPU reports");
+        for head in report.heads {
+            let coverage = head.sampled_coverage.expect("rows were sampled");
+            assert!(coverage > 0.999_99, "{coverage}");
+        }
+    }
+}
+
+#[test]
+fn segments_spend_their_mass_by_themselves() {
+    // Three segments, the last one short, and as a chunk that begins in the second.
+    for (q_len, k_len) in [(17_000, 17_000), (6_000, 17_000)] {
+        for budget in BUDGETS {
+            let problem = Problem {
+                q_heads: 1,
+                head_dim: 8,
+                ..problem(q_len, k_len)
+            };
+            let policy = Policy {
+                row_stride: 64,
+                coverage: 0.9,
+                ..never(budget)
+            };
+            let case = Case {
+                row_step: 500,
+                ..structured(problem, policy)
+            };
+            let outcome = check(&Cpu::default(), &case);
+            let units = if budget == Budget::Blocks { 3 } else { 1 };
+            assert_eq!(outcome.found.units.len(), units);
+        }
+    }
+}
+
+#[test]
+fn heads_that_gain_nothing_fall_back_to_dense_and_others_do_not() {
+    let problem = problem(2048, 2048);
+    let policy = Policy {
+        window: Window::Tokens(200),
+        ..Policy::default()
+    };
+    let mut case = structured(
+        problem,
+        Policy {
+            coverage: 0.9,
+            ..policy
+        },
+    );
+    case.row_step = 40;
+    // The second head looks at nothing in particular, so nearly every block is needed.
+    let mut qkv = case.inputs();
+    for row in 0..2048 {
+        qkv.q.row_mut(0, 1, row).fill(0.0);
+    }
+    case.attend = Attend::Policy(Policy {
+        coverage: 1.0,
+        ..policy
+    });
+    for row in 0..2048 {
+        qkv.q.row_mut(0, 0, row).iter_mut().for_each(|x| *x *= 5.0);
+    }
+    let outcome = testkit::runner::check_with(&Cpu::default(), &case, &qkv);
+    let Mask::Heads(heads) = &outcome.mask else {
+        panic!("long enough to select")
+    };
+    assert!(!heads[0].dense && heads[1].dense);
+}
+
+#[test]
+fn short_problems_are_dense_outright_unless_told_never() {
+    let policy = Policy {
+        fallback: Fallback::Auto,
+        ..never(Budget::Blocks)
+    };
+    let outcome = check(&backend(), &structured(problem(1535, 1535), policy));
+    assert_eq!(outcome.mask, Mask::Dense);
+    assert!(outcome.found.units.is_empty());
+}
