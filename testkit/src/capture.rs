@@ -365,7 +365,8 @@ impl Capture {
         let free_text =
             (!self.metadata.is_empty()).then(|| self.metadata.clone().into_iter().collect());
         let header = Metadata::new(free_text, infos).map_err(std::io::Error::other)?;
-        let mut header = serde_json::to_vec(&header)?;
+        // Through a value, whose keys are sorted: the same capture is the same file.
+        let mut header = serde_json::to_value(&header)?.to_string().into_bytes();
         // The format aligns the tensors with spaces.
         header.resize(header.len().next_multiple_of(8), b' ');
         to.write_all(&(header.len() as u64).to_le_bytes())?;

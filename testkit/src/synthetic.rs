@@ -35,29 +35,29 @@ pub struct Structure {
     pub topic: f32,
     /// Topics of a sequence. The fewer, the more of the past each passage looks at.
     pub topics: usize,
-    /// Standard deviation of the logit between a random query and a random key.
+    /// Standard deviation that noise on queries and keys gives their logit; noise against structure comes on top.
     pub noise: f32,
 }
 
 impl Structure {
     /// Easily sparse, as most heads of real models are.
     pub const EASY: Structure = Structure {
-        sink: 14.0,
-        local: 13.0,
+        sink: 11.0,
+        local: 8.0,
         slash: 9.0,
         slashes: 2,
-        stripe: 12.0,
+        stripe: 10.0,
         stripes_per_1000: 0.5,
-        topic: 6.0,
+        topic: 5.0,
         topics: 24,
-        noise: 1.0,
+        noise: 0.4,
     };
 
     /// Hard to make sparse: weak sinks and stripes over mass that is spread thin.
     pub const HARD: Structure = Structure {
-        sink: 7.0,
-        local: 8.0,
-        slash: 5.0,
+        sink: 5.0,
+        local: 6.0,
+        slash: 4.0,
         slashes: 2,
         stripe: 5.0,
         stripes_per_1000: 4.0,
@@ -78,6 +78,13 @@ impl Structure {
         topics: 1,
         noise: 1.0,
     };
+}
+
+impl Structure {
+    /// Nats of the key that every query sees most.
+    fn strongest_salience(&self) -> f32 {
+        self.sink.max(self.stripe).max(f32::MIN_POSITIVE)
+    }
 }
 
 /// A recipe for inputs.
@@ -197,6 +204,12 @@ impl Layout {
         (nats.max(0.0) * self.per_nat).sqrt()
     }
 
+    /// Amplitude of a key in each position pair: its half of the strongest of local decay and slashes. A query has what
+    /// that lacks, so that noise meets neither side magnified.
+    fn position_amplitude(self, structure: &Structure) -> f32 {
+        self.amplitude(structure.local.max(structure.slash) / self.topics as f32)
+    }
+
     /// Amplitude of either side of noise whose logit has this standard deviation.
     fn noise(self, deviation: f32) -> f32 {
         (deviation.max(0.0) * self.per_nat / ((2 * self.pairs) as f32).sqrt()).sqrt()
@@ -297,18 +310,14 @@ impl<'a> Keys<'a> {
         let (layout, structure) = (self.layout, &self.recipe.structure);
         let mut source = self.random.child(Stream::Key, position as u64);
         source.fill(row, layout.noise(structure.noise));
-        // A query's amplitude holds the strength of position and of sinks, so that heads can differ; keys have one nat.
         for x in &mut row[..layout.topics] {
-            *x += layout.amplitude(1.0 / layout.topics as f32);
+            *x += layout.position_amplitude(structure);
         }
-        self.topics.add(
-            layout,
-            position as i64,
-            layout.amplitude(structure.topic),
-            row,
-        );
-        let strongest = structure.sink.max(structure.stripe).max(f32::MIN_POSITIVE);
-        row[layout.everywhere()] += layout.amplitude(1.0) * self.salience(position) / strongest;
+        let topic = layout.amplitude(structure.topic);
+        self.topics.add(layout, position as i64, topic, row);
+        let strongest = structure.strongest_salience();
+        row[layout.everywhere()] +=
+            layout.amplitude(strongest) * self.salience(position) / strongest;
         layout.rotate(row, &self.frequencies, position as i64);
     }
 
@@ -373,7 +382,8 @@ impl<'a> Queries<'a> {
             (distance as i64, structure.slash)
         });
         for (distance, nats) in std::iter::once((0, structure.local * jitter())).chain(slashes) {
-            let each = layout.amplitude(1.0 / layout.topics as f32) * nats;
+            let strongest = structure.local.max(structure.slash).max(f32::MIN_POSITIVE);
+            let each = layout.position_amplitude(structure) * nats / strongest;
             let mut part = vec![0.0; towards.len()];
             part[..layout.topics].fill(each);
             layout.rotate(&mut part, &frequencies, -distance);
@@ -388,7 +398,7 @@ impl<'a> Queries<'a> {
             random,
             frequencies,
             towards,
-            salience: salience * structure.sink.max(structure.stripe),
+            salience: layout.amplitude(structure.strongest_salience()) * salience,
             topic,
         }
     }
@@ -404,7 +414,7 @@ impl<'a> Queries<'a> {
         self.topics.add(layout, position, topic, row);
         // Some queries fall back to the sinks more than others.
         let fall_back = 0.9 + 0.2 * source.unit();
-        row[layout.everywhere()] += layout.amplitude(1.0) * self.salience * fall_back;
+        row[layout.everywhere()] += self.salience * fall_back;
         layout.rotate(row, &self.frequencies, position);
     }
 }
