@@ -171,13 +171,13 @@ pub enum Error {
     },
     /// A selection for a problem of other sizes.
     #[error(
-        "the selection is for {given:?} (batch, q_heads, q_len, k_len), but the problem has {expected:?}"
+        "the selection is for {given:?} (batch, q_heads, q_len, k_len, causal as 0 or 1), but the problem has {expected:?}"
     )]
     SelectionShape {
         /// Sizes of the problem.
-        expected: [usize; 4],
+        expected: [usize; 5],
         /// Sizes of the selection.
-        given: [usize; 4],
+        given: [usize; 5],
     },
     /// A head, block or key index of a selection is out of range.
     #[error("{what} {index} of the selection is out of range: there are {count}")]
@@ -199,12 +199,14 @@ pub enum Error {
         /// The one after it.
         next: u32,
     },
-    /// A stage was asked for that the plan does not have.
+    /// A wave was asked for that the run does not have.
     #[error(
-        "this plan is dense and has no {stage} stage; make it with Plan::new and Fallback::Never to run the stage"
+        "there is no wave {wave}: this run selects in {waves} (a dense plan in none; Plan::new with Fallback::Never always selects)"
     )]
-    NoSuchStage {
-        /// Name of the stage.
-        stage: &'static str,
+    NoSuchWave {
+        /// The given wave.
+        wave: usize,
+        /// How many there are.
+        waves: usize,
     },
 }

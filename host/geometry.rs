@@ -8,7 +8,8 @@ use crate::problem::Problem;
 pub const BLOCK: usize = 128;
 
 /// Query blocks of a segment: [`Budget::Blocks`](crate::Budget::Blocks) spends each segment's mass by itself, so a prompt
-/// prefilled in chunks of whole segments selects what a whole prefill selects.
+/// prefilled in chunks of whole segments selects what a whole prefill selects, provided that the row stride divides the
+/// segment's 8192 tokens (otherwise each chunk samples its own last row besides).
 pub const SEGMENT_BLOCKS: usize = 64;
 
 /// Rows, keys and blocks of one head.

@@ -229,12 +229,13 @@ impl SelectionShape {
         self.heads() * self.head_words()
     }
 
-    fn describe(&self) -> [usize; 4] {
+    fn describe(&self) -> [usize; 5] {
         [
             self.batch,
             self.q_heads,
             self.geometry.q_len,
             self.geometry.k_len,
+            usize::from(self.geometry.causal),
         ]
     }
 }

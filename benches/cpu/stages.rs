@@ -53,13 +53,13 @@ fn selection_stage(criterion: &mut Criterion, name: &str, stage: SelectionStage)
                 .stages(&inputs, &mut workspace)
                 .expect("the workspace is the plan's");
             assert_eq!(stages.waves(), 1, "one call is then the whole stage");
-            stages.sampling(0);
-            stages.reduction(0);
+            stages.sampling(0).expect("the wave exists");
+            stages.reduction(0).expect("the wave exists");
             group.bench_function(BenchmarkId::new(budget_name, len), |bencher| {
                 bencher.iter(|| match stage {
-                    SelectionStage::Sampling => stages.sampling(0),
-                    SelectionStage::Reduction => stages.reduction(0),
-                    SelectionStage::TopK => stages.top_k(0),
+                    SelectionStage::Sampling => stages.sampling(0).expect("the wave exists"),
+                    SelectionStage::Reduction => stages.reduction(0).expect("the wave exists"),
+                    SelectionStage::TopK => stages.top_k(0).expect("the wave exists"),
                 });
             });
         }
@@ -79,9 +79,9 @@ pub fn sparse_flash(criterion: &mut Criterion) {
             .stages(&inputs, &mut workspace)
             .expect("the workspace is the plan's");
         for wave in 0..stages.waves() {
-            stages.sampling(wave);
-            stages.reduction(wave);
-            stages.top_k(wave);
+            stages.sampling(wave).expect("the wave exists");
+            stages.reduction(wave).expect("the wave exists");
+            stages.top_k(wave).expect("the wave exists");
         }
         let selected = stages.selection().expect("the plan selects");
         let density = selected.head(0, 0).density();

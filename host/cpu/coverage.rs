@@ -113,8 +113,9 @@ impl Kernel for DenseLse<'_, '_> {
         let dense = stats.iter().flat_map(|stats| tile::log2_sum_exp(stats).0);
         for ((share, &kept), dense) in self.shares.iter_mut().zip(self.kept_lse).zip(dense) {
             let kept_log2 = f64::from(kept) * std::f64::consts::LOG2_E;
-            // Rounding of both sides may bring a fully covered row a little above 1.
-            *share = (kept_log2 - f64::from(dense)).exp2().min(1.0);
+            // Rounding of both sides may bring a fully covered row a little above 1; NaN stays NaN.
+            let exact = (kept_log2 - f64::from(dense)).exp2();
+            *share = if exact > 1.0 { 1.0 } else { exact };
         }
     }
 }

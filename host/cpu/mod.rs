@@ -31,6 +31,7 @@ use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 use scratch::Scratch;
 use sparse_flash::Mask;
+use workspace::Workspace;
 
 /// Attention over the caller's own selection.
 pub(crate) fn attend(
@@ -65,13 +66,17 @@ pub(crate) fn true_coverage(
     ))
 }
 
-/// The scratches alone, for work that selects nothing; any workspace of the plan has room for them.
+/// The scratches alone, for work that selects nothing.
 fn scratches<'a>(plan: &Plan, workspace: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+    let needed = plan.workspace_bytes();
     let given = workspace.len();
-    let needed = workspace_bytes(plan.problem(), None, plan.threads());
-    workspace::Workspace::carve(workspace, plan.problem(), None, plan.threads())
+    let too_small = Error::WorkspaceTooSmall { needed, given };
+    if given < needed {
+        return Err(too_small);
+    }
+    Workspace::carve(workspace, plan.problem(), None, plan.threads())
         .map(|workspace| workspace.scratches)
-        .ok_or(Error::WorkspaceTooSmall { needed, given })
+        .ok_or(too_small)
 }
 
 /// The vector instruction set that the CPU backend uses on this machine.

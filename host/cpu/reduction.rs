@@ -24,7 +24,8 @@ pub const MASS_ONE: u64 = 1 << 32;
 
 /// A sum of at most `rows` rows' mass in fixed point. NaN, which comes of NaN or infinite inputs, counts as nothing.
 fn fixed_point(mass: f64, rows: usize) -> u64 {
-    (mass.min(rows as f64) * MASS_ONE as f64) as u64
+    // `clamp` keeps NaN, and NaN casts to 0.
+    (mass.clamp(0.0, rows as f64) * MASS_ONE as f64) as u64
 }
 
 /// What sampling left, for all units of a wave.

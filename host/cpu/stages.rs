@@ -37,9 +37,9 @@ use crate::tensor::{Inputs, Outputs};
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
 /// for wave in 0..stages.waves() {
-///     stages.sampling(wave);
-///     stages.reduction(wave);
-///     stages.top_k(wave);
+///     stages.sampling(wave)?;
+///     stages.reduction(wave)?;
+///     stages.top_k(wave)?;
 /// }
 /// println!("{:.3}", stages.selection().unwrap().head(0, 0).density());
 /// # Ok::<(), Error>(())
@@ -123,10 +123,10 @@ impl<'a> Stages<'a> {
 
     /// Finds the softmax normaliser of every sampled row of one wave.
     ///
-    /// # Panics
-    /// When there is no such wave.
-    pub fn sampling(&mut self, wave: usize) {
-        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+    /// # Errors
+    /// [`Error::NoSuchWave`].
+    pub fn sampling(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         let count = Count::new(
             self.progress,
             Stage::Sampling,
@@ -149,14 +149,15 @@ impl<'a> Stages<'a> {
             || count.advance(),
         );
         self.times.sampling += started.elapsed();
+        Ok(())
     }
 
     /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
     ///
-    /// # Panics
-    /// When there is no such wave.
-    pub fn reduction(&mut self, wave: usize) {
-        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+    /// # Errors
+    /// [`Error::NoSuchWave`].
+    pub fn reduction(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         let count = Count::new(
             self.progress,
             Stage::Reduction,
@@ -186,14 +187,15 @@ impl<'a> Stages<'a> {
             || count.advance(),
         );
         self.times.reduction += started.elapsed();
+        Ok(())
     }
 
     /// Selects the smallest set of candidates of one wave, which must have been reduced, that reaches the coverage.
     ///
-    /// # Panics
-    /// When there is no such wave.
-    pub fn top_k(&mut self, wave: usize) {
-        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave);
+    /// # Errors
+    /// [`Error::NoSuchWave`].
+    pub fn top_k(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
         let masses = Masses {
@@ -215,6 +217,7 @@ impl<'a> Stages<'a> {
             choose_dense_heads(units.geometry, &mut selecting.selection);
         }
         self.times.top_k += started.elapsed();
+        Ok(())
     }
 
     /// Attends to what the waves selected, or to everything where the plan runs dense.
@@ -246,9 +249,9 @@ impl<'a> Stages<'a> {
     pub fn run(&mut self, outputs: Outputs<'_>) -> Result<Report> {
         outputs.check(self.plan.problem())?;
         for wave in 0..self.waves() {
-            self.sampling(wave);
-            self.reduction(wave);
-            self.top_k(wave);
+            self.sampling(wave)?;
+            self.reduction(wave)?;
+            self.top_k(wave)?;
         }
         self.sparse_flash(outputs)?;
         Ok(self.report())
@@ -383,16 +386,14 @@ fn selecting<'p, 's, 'a>(
     plan: &'p Plan,
     selecting: &'s mut Option<Selecting<'a>>,
     wave: usize,
-) -> (&'p Units, &'s mut Selecting<'a>) {
-    let (Some(units), Some(selecting)) = (plan.units(), selecting) else {
-        panic!("this plan runs dense and has no wave {wave}");
-    };
-    assert!(
-        wave < units.waves(),
-        "no wave {wave}: this plan has {}",
-        units.waves()
-    );
-    (units, selecting)
+) -> Result<(&'p Units, &'s mut Selecting<'a>)> {
+    match (plan.units(), selecting) {
+        (Some(units), Some(selecting)) if wave < units.waves() => Ok((units, selecting)),
+        (units, _) => Err(Error::NoSuchWave {
+            wave,
+            waves: units.map_or(0, Units::waves),
+        }),
+    }
 }
 
 /// Counts the tasks of one stage for the watcher.

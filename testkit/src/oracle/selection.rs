@@ -45,7 +45,8 @@ pub fn sampled_rows(problem: &Problem, row_stride: usize) -> Vec<usize> {
 pub fn window_tokens(problem: &Problem, policy: &Policy) -> usize {
     match policy.window {
         Window::Tokens(tokens) => tokens.min(problem.k_len),
-        Window::Ratio(ratio) => (f64::from(ratio) * problem.k_len as f64).ceil() as usize,
+        // The ratio is an f32, and so is its product: 0.1 of 1290 tokens is 129.
+        Window::Ratio(ratio) => (ratio * problem.k_len as f32).ceil() as usize,
     }
 }
 
