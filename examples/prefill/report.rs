@@ -23,7 +23,7 @@ pub fn write(
     let mut document = json!({
         "input": problem(input),
         "backend": "cpu",
-        "instruction_set": sample_attention::cpu::instruction_set(),
+        "instruction_set": sample_attention::cpu::InstructionSet::widest().to_string(),
         "threads": outcome.threads,
         "policy": policy(request),
         "times_ms": times(outcome),

@@ -53,7 +53,7 @@ fn heading(
     writeln!(
         text,
         "backend  cpu, {}, {}",
-        sample_attention::cpu::instruction_set(),
+        sample_attention::cpu::InstructionSet::widest(),
         counted(outcome.threads, "thread"),
     )
 }
