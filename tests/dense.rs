@@ -55,7 +55,7 @@ fn published_shapes(q_heads: usize, kv_heads: usize) {
                 output,
                 layout: Layout::ALL[index % Layout::ALL.len()],
                 seed: index as u64,
-                row_step: 1 + q_len / 100,
+                row_step: 1 + q_heads * q_len / 400,
                 ..Case::new(problem, Attend::Dense)
             }
         })

@@ -150,6 +150,18 @@ fn any_window_is_kept_in_whole_blocks() {
 }
 
 #[test]
+fn a_window_ratio_means_what_it_says_in_decimals() {
+    // 0.1 is a little more than 0.1 as an f32; still, a tenth of 1290 tokens are 129, which is one block besides the own.
+    let policy = Policy {
+        window: Window::Ratio(0.1),
+        coverage: 1e-3,
+        ..never(Budget::Residual)
+    };
+    let outcome = check(&Cpu::default(), &structured(problem(1290, 1290), policy));
+    assert_eq!(selected(&outcome, 0), (0, 1 + 2 * 10));
+}
+
+#[test]
 fn any_number_of_sinks_is_kept() {
     for budget in BUDGETS {
         for sinks in [0, 1, 127, 128, 129, 300, 599, 600, 10_000] {

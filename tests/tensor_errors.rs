@@ -304,3 +304,56 @@ fn workspaces_that_are_too_small_for_own_lists_and_coverage() {
         );
     }
 }
+
+#[test]
+fn a_byte_less_is_too_little_wherever_the_workspace_starts() {
+    let data = vec![0f32; 4 * 100 * 16];
+    let plan = Plan::dense(problem()).unwrap();
+    let selection = Selection::new(&problem()).unwrap();
+    let needed = plan.workspace_bytes();
+    let mut memory = vec![0u8; needed + 64];
+    let lse = vec![0.0; problem().lse_len()];
+    let mut o = vec![0f32; 4 * 100 * 16];
+    for start in 0..64 {
+        for (len, is_enough) in [(needed - 1, false), (needed, true)] {
+            let outputs = Outputs {
+                o: TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap(),
+                lse: None,
+            };
+            let workspace = &mut memory[start..start + len];
+            let attended = plan.attend(&inputs(&data), &selection, outputs, workspace);
+            assert_eq!(attended.is_ok(), is_enough, "attend, start {start}");
+            let coverage = plan.true_coverage(&inputs(&data), &lse, workspace);
+            assert_eq!(coverage.is_ok(), is_enough, "coverage, start {start}");
+        }
+    }
+}
+
+#[test]
+fn waves_that_a_run_does_not_have() {
+    let data = vec![0f32; 4 * 100 * 16];
+    for plan in plans() {
+        let mut workspace = vec![0; plan.workspace_bytes()];
+        let mut stages = plan.stages(&inputs(&data), &mut workspace).unwrap();
+        let waves = stages.waves();
+        assert_eq!(waves > 0, plan.policy().is_some());
+        let given = waves.to_string();
+        refused!(
+            stages.sampling(waves),
+            Error::NoSuchWave { .. },
+            &given,
+            "Fallback::Never"
+        );
+        refused!(
+            stages.reduction(waves),
+            Error::NoSuchWave { .. },
+            &given,
+            "Fallback::Never"
+        );
+        refused!(
+            stages.top_k(usize::MAX),
+            Error::NoSuchWave { .. },
+            "Fallback::Never"
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod quality;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -12,8 +14,13 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Measure how close a language model stays to dense with every layer's attention replaced.
+    Quality(quality::Options),
+}
 
 fn main() -> ExitCode {
-    match Cli::parse().command {}
+    match Cli::parse().command {
+        Command::Quality(options) => quality::run(options),
+    }
 }

@@ -1,0 +1,149 @@
+//! How close a whole model stays to its dense self when every layer's attention is replaced.
+//!
+//! The model reads stretches of text, once with dense attention and once by each policy; the next-byte distributions are
+//! compared. A layer's inputs come from the sparse layers before it, so errors add up as they would in use.
+
+mod attention;
+mod divergence;
+mod layers;
+mod measure;
+mod model;
+mod policies;
+mod progress;
+mod table;
+mod weights;
+#[cfg(test)]
+mod whole_model;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use sample_attention::{Dtype, Plan, Problem};
+
+use attention::RowCoverage;
+use measure::{Comparison, Measurement, Reference, Stretch};
+use model::Model;
+use policies::Grid;
+use progress::Bar;
+use weights::Weights;
+
+/// Options of the measurement.
+#[derive(Args)]
+pub struct Options {
+    /// Directory of the model: config.json and model*.safetensors.
+    #[arg(long)]
+    model: PathBuf,
+    /// Text to read; text.txt of the model's directory when not given.
+    #[arg(long)]
+    text: Option<PathBuf>,
+    /// Bytes of each stretch.
+    #[arg(long, default_value_t = 8192)]
+    bytes: usize,
+    /// Where in the text each stretch begins, separated by commas.
+    #[arg(long, value_delimiter = ',', default_value = "0,150000")]
+    offsets: Vec<usize>,
+    #[command(flatten)]
+    grid: Grid,
+    /// Measure the true coverage of every row in a sweep too, which takes half the time of dense attention.
+    #[arg(long)]
+    row_coverage: bool,
+    /// Also write the result to this file, as JSON or as Markdown.
+    #[arg(long, value_name = "FILE.json|md", value_parser = report_file)]
+    report: Option<PathBuf>,
+}
+
+fn report_file(name: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(name);
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json" | "md") => Ok(path),
+        _ => Err("the report is .json or .md".into()),
+    }
+}
+
+/// Measures and prints; what went wrong goes to standard error.
+pub fn run(options: Options) -> ExitCode {
+    match measure(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<(), String> {
+    let model = load(&options.model)?;
+    let beside = || options.model.join("text.txt");
+    let path = options.text.clone().unwrap_or_else(beside);
+    let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let stretches = options
+        .offsets
+        .iter()
+        .map(|&offset| Stretch::of(&text, offset, options.bytes))
+        .collect::<Result<Vec<_>, _>>()?;
+    let policies = options.grid.policies();
+    for &policy in &policies {
+        // A bad value is told now, not after the dense passes.
+        Plan::new(Problem::causal(1, 8, Dtype::Bf16), policy).map_err(|error| error.to_string())?;
+    }
+    let row_coverage = match options.grid.is_sweep() && !options.row_coverage {
+        true => RowCoverage::Skipped,
+        false => RowCoverage::Measured,
+    };
+
+    let bar = Bar::new(model.config().layers * stretches.len() * (1 + policies.len()));
+    let references = stretches
+        .into_iter()
+        .map(|stretch| {
+            let reference = Reference::measure(&model, stretch, &bar)?;
+            let offset = reference.stretch.offset;
+            bar.print(&format!(
+                "offset {offset}: {:.4} bits per byte, dense",
+                reference.loss
+            ));
+            Ok(reference)
+        })
+        .collect::<Result<Vec<_>, String>>()?;
+    bar.print(&format!("\n{}", table::HEADER));
+    let mut measurements = Vec::with_capacity(policies.len());
+    for policy in policies {
+        let stretches = references
+            .iter()
+            .map(|reference| Comparison::measure(&model, policy, reference, row_coverage, &bar))
+            .collect::<Result<Vec<_>, _>>()?;
+        let measurement = Measurement { policy, stretches };
+        bar.print(&table::row(&measurement));
+        measurements.push(measurement);
+        // After every policy, so that a long sweep which is cut short leaves what it found.
+        if let Some(path) = &options.report {
+            write_report(path, &references, &measurements)?;
+        }
+    }
+    bar.finish();
+    println!("\n{}", table::LEGEND);
+    if let [measurement] = &*measurements {
+        println!("\n{}", table::heads(measurement));
+    }
+    Ok(())
+}
+
+fn load(directory: &Path) -> Result<Model, String> {
+    let (config, weights) = Weights::load(directory)?;
+    Model::new(config, weights).map_err(|why| format!("{}: {why}", directory.display()))
+}
+
+fn write_report(
+    path: &Path,
+    references: &[Reference<'_>],
+    measurements: &[Measurement],
+) -> Result<(), String> {
+    let text = match path.extension() {
+        Some(extension) if extension == "json" => {
+            format!("{:#}\n", table::json(references, measurements))
+        }
+        _ => table::markdown(references, measurements),
+    };
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
