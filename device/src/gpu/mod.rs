@@ -22,40 +22,40 @@
 
 mod address;
 mod barrier;
-//H mod bulk;
+mod bulk;
 mod cp_async;
 mod fence;
 pub mod fragment;
 mod global;
 mod ldmatrix;
 mod math;
-//H mod mbarrier;
+mod mbarrier;
 mod mma;
-//H mod registers;
+mod registers;
 mod shared;
-//H mod tensor_map;
+mod tensor_map;
 mod thread;
 mod trap;
 mod warp;
-//H mod wgmma;
+mod wgmma;
 
 pub use address::{Global, Shared, Word, Word32};
 pub use barrier::*;
-//H pub use bulk::*;
+pub use bulk::*;
 pub use cp_async::*;
 pub use fence::*;
 pub use global::*;
 pub use ldmatrix::*;
 pub use math::*;
-//H pub use mbarrier::*;
+pub use mbarrier::*;
 pub use mma::*;
-//H pub use registers::*;
+pub use registers::*;
 pub use shared::*;
-//H pub use tensor_map::{Swizzle, TensorMap, TensorMapLayout};
+pub use tensor_map::{Swizzle, TensorMap, TensorMapLayout};
 pub use thread::*;
 pub use trap::trap;
 pub use warp::*;
-//H pub use wgmma::*;
+pub use wgmma::*;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod emu;

@@ -146,15 +146,24 @@ impl Block {
             mask: lanes.mask,
             votes: lanes.arguments,
         });
-        if (barrier.arrivals.len() as u32) < barrier.expected_warps {
+        let complete_now = barrier.arrivals.len() as u32 == barrier.expected_warps;
+        self.note_barrier_arrival(id, warp, lanes.mask);
+        if !complete_now {
             return if waits {
                 Then::Wait(State::Barrier { id, at })
             } else {
                 Then::GoOn
             };
         }
-        let arrivals = std::mem::take(&mut barrier.arrivals);
+        let mut arrivals = std::mem::take(&mut self.barriers.0[id as usize].arrivals);
         complete(&arrivals, combine);
+        let waiting = arrivals.iter().filter(|arrival| arrival.waits);
+        let threads = waiting.flat_map(|arrival| {
+            let (warp, mask) = (arrival.warp, arrival.mask);
+            let lanes = (0..32).filter(move |lane| mask >> lane & 1 == 1);
+            lanes.map(move |lane| warp * 32 + lane)
+        });
+        self.note_barrier_completion(id, threads);
         for arrival in &arrivals {
             if arrival.waits && arrival.warp != warp {
                 for lane in (0..32).filter(|lane| arrival.mask >> lane & 1 == 1) {
@@ -163,7 +172,6 @@ impl Block {
             }
         }
         // Keeps the allocation for the next time.
-        let mut arrivals = arrivals;
         arrivals.clear();
         self.barriers.0[id as usize].arrivals = arrivals;
         Then::GoOn

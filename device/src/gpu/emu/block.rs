@@ -10,12 +10,16 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::barrier::Barriers;
+use super::bulk::{Loads, StoreQueue};
 use super::collective::Warp;
 use super::cp_async::CopyQueue;
 use super::diagnosis::{Fault, FaultKind, ThreadName, ranges};
 use super::launch::Mode;
-use super::memory::{GlobalMemory, SharedMemory};
+use super::mbarrier::Mbarrier;
+use super::memory::{GlobalMemory, SHARED_BASE, SharedMemory};
+use super::race::Races;
 use super::rng::Rng;
+use super::wgmma::Warpgroup;
 
 /// Where in the source an instruction was called.
 pub(super) type At = &'static Location<'static>;
@@ -59,6 +63,17 @@ pub(super) enum State {
         id: u32,
         at: At,
     },
+    /// For a phase of an mbarrier.
+    Mbarrier {
+        address: u32,
+        parity: u32,
+        at: At,
+    },
+    /// For the other warps of its warpgroup.
+    Warpgroup {
+        op: &'static str,
+        at: At,
+    },
     Exited,
 }
 
@@ -66,6 +81,7 @@ pub(super) struct Thread {
     yielder: *const Yielder<(), ()>,
     pub(super) state: State,
     pub(super) copies: CopyQueue,
+    pub(super) stores: StoreQueue,
 }
 
 pub(super) struct Block {
@@ -79,6 +95,11 @@ pub(super) struct Block {
     pub(super) threads: Vec<Thread>,
     pub(super) warps: Vec<Warp>,
     pub(super) barriers: Barriers,
+    pub(super) mbarriers: Vec<Mbarrier>,
+    pub(super) loads: Loads,
+    pub(super) warpgroups: Vec<Warpgroup>,
+    /// Only in checked mode.
+    pub(super) races: Option<Races>,
     /// The thread that runs.
     pub(super) current: u32,
     ready: VecDeque<u32>,
@@ -141,10 +162,6 @@ pub(super) fn spin(at: At) {
 }
 
 impl Block {
-    pub(super) fn checked(&self) -> bool {
-        matches!(self.mode, Mode::Checked { .. })
-    }
-
     pub(super) fn lane(&self) -> u32 {
         self.current % 32
     }
@@ -187,6 +204,24 @@ impl Block {
         self.ready.push_back(thread);
     }
 
+    /// No thread can go on: a bulk copy lands, and perhaps makes one ready.
+    fn land_one_load(&mut self) -> Option<u32> {
+        while self.loads.len() > 0 {
+            let waited: Vec<usize> = (0..self.loads.len())
+                .filter(|&index| self.has_waiters(self.loads.mbarrier(index)))
+                .collect();
+            if waited.is_empty() {
+                return None;
+            }
+            let pick = self.rng.as_mut().map_or(0, |rng| rng.below(waited.len()));
+            self.land_bulk_load(waited[pick]);
+            if let Some(next) = self.next_ready() {
+                return Some(next);
+            }
+        }
+        None
+    }
+
     fn next_ready(&mut self) -> Option<u32> {
         if let Some(rng) = &mut self.rng
             && !self.ready.is_empty()
@@ -211,6 +246,17 @@ impl Block {
                     super::diagnosis::lanes(mask)
                 ),
                 State::Barrier { id, at } => format!("wait at barrier {id}, at {at}"),
+                State::Mbarrier {
+                    address,
+                    parity,
+                    at,
+                } => format!(
+                    "wait for parity {parity} of the mbarrier at byte {} of shared memory, at {at}",
+                    address - SHARED_BASE
+                ),
+                State::Warpgroup { op, at } => {
+                    format!("wait in `{op}` at {at} for the other warps of their warpgroup")
+                }
             };
             match groups.iter_mut().find(|(text, _)| *text == what) {
                 Some((_, threads)) => threads.push(index as u32),
@@ -222,6 +268,9 @@ impl Block {
             let _ = write!(message, "\nthreads {threads} {what}");
         }
         message.push_str(&self.barriers.who_is_missing(self));
+        for mbarrier in self.mbarriers.iter().filter(|mb| mb.has_waiters()) {
+            let _ = write!(message, "\n{}", mbarrier.lacks());
+        }
         self.describe(FaultKind::Deadlock, None, None, message)
     }
 }
@@ -257,10 +306,15 @@ pub(super) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
                 yielder: std::ptr::null(),
                 state: State::Ready,
                 copies: CopyQueue::default(),
+                stores: StoreQueue::default(),
             })
             .collect(),
         warps: Warp::all_of(count),
         barriers: Barriers::default(),
+        mbarriers: Vec::new(),
+        loads: Loads::default(),
+        warpgroups: (0..count / 128).map(|_| Warpgroup::default()).collect(),
+        races: rng.is_some().then(|| Races::new(count, grid.shared_bytes)),
         current: 0,
         ready: (0..count).collect(),
         rng,
@@ -306,7 +360,7 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
         // reference to it until the block's end.
         let next = unsafe {
             let block = &mut *block;
-            let next = block.next_ready();
+            let next = block.next_ready().or_else(|| block.land_one_load());
             if let Some(index) = next {
                 block.current = index;
             }
@@ -324,7 +378,12 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let step = coroutine.resume(());
             if matches!(step, CoroutineResult::Return(())) {
-                with(Block::exit);
+                with(|block| {
+                    block.exit();
+                    if running == 1 {
+                        block.all_exited();
+                    }
+                });
             }
             step
         }));
@@ -358,7 +417,34 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
 impl Block {
     /// The running thread has returned from the kernel.
     fn exit(&mut self) {
-        self.thread().state = State::Exited;
+        let thread = self.thread();
+        thread.state = State::Exited;
+        let unfinished = thread
+            .copies
+            .unfinished()
+            .map(|at| ("a `cp.async`", at))
+            .or_else(|| thread.stores.unfinished().map(|at| ("a bulk store", at)));
+        if let Some((what, at)) = unfinished {
+            self.fail(
+                FaultKind::AsyncCopy,
+                at,
+                format!(
+                    "this thread exited the kernel without waiting for {what} that it issued here"
+                ),
+            );
+        }
         self.lane_exits();
+        self.warp_exits_in_flight();
+    }
+
+    /// The last thread has exited: no load may be left.
+    fn all_exited(&mut self) {
+        if let Some(at) = self.loads.unfinished() {
+            self.fail(
+                FaultKind::AsyncCopy,
+                at,
+                "the block ended, and nobody waited for a bulk copy that was issued here".into(),
+            );
+        }
     }
 }

@@ -71,17 +71,21 @@
 
 pub(super) mod barrier;
 mod block;
+pub(super) mod bulk;
 mod collective;
 pub(super) mod cp_async;
 mod diagnosis;
 mod launch;
 pub(super) mod math;
 pub(super) mod matrix;
+pub(super) mod mbarrier;
 pub(super) mod memory;
 mod race;
 mod rng;
+mod tensor;
 pub(super) mod thread;
 pub(super) mod warp;
+pub(super) mod wgmma;
 
 pub use diagnosis::{Fault, FaultKind};
 pub use launch::{Buffer, Gpu, Kernel, Launch, Mode};
