@@ -118,6 +118,10 @@ pub fn mbarrier_expect_tx(mbarrier: Shared<u64>, bytes: u32) {
 /// sm_90 and later.
 #[track_caller]
 #[inline(always)]
+#[allow(
+    named_asm_labels,
+    reason = "PTX labels are local to their braces, and PTX has no numeric ones"
+)]
 pub fn mbarrier_wait_parity(mbarrier: Shared<u64>, parity: u32) {
     cfg_select! {
         target_arch = "nvptx64" => {
@@ -156,7 +160,7 @@ pub fn cp_async_mbarrier_arrive_noinc(mbarrier: Shared<u64>) {
 /// # PTX
 /// `mbarrier.test_wait.parity.shared::cta.b64 p, [mbarrier], parity;`
 /// # Hardware support
-/// sm_80 and later.
+/// sm_80 and later, from PTX 7.1 on.
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_test_wait_parity(mbarrier: Shared<u64>, parity: u32) -> bool {

@@ -33,6 +33,8 @@ mod mbarrier;
 mod mma;
 mod registers;
 mod shared;
+#[cfg(any(test, feature = "smoke"))]
+pub mod smoke;
 mod tensor_map;
 mod thread;
 mod trap;
@@ -60,14 +62,24 @@ pub use wgmma::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod emu;
 
-/// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel(path::to::Params))`.
+/// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or
+/// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a.
 ///
 /// The kernel is a plain function `fn(&Params)`. On `nvptx64` this makes the `.entry ptx_name`,
-/// whose only parameter is the struct by value. On a host it makes `pub const NAME:
-/// emu::Kernel<Params>`, which the emulator launches and whose `name` a CUDA executor looks up.
+/// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.
+/// On a host it makes `pub const NAME: emu::Kernel<Params>`, which the emulator launches and whose
+/// `name` a CUDA executor looks up.
 #[macro_export]
 macro_rules! entry {
     ($(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
+        $crate::entry!(@ $(#[$meta])* target_arch = "nvptx64", $constant, $name, $kernel, $params);
+    };
+    (sm_90a: $(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
+        $crate::entry!(@ $(#[$meta])* all(target_arch = "nvptx64", target_feature = "sm_90a"),
+            $constant, $name, $kernel, $params);
+    };
+    (@ $(#[$meta:meta])* $(all($($feature:tt)*))? $(target_arch = $arch:literal)?,
+        $constant:ident, $name:ident, $kernel:path, $params:ty) => {
         $(#[$meta])*
         #[cfg(not(target_arch = "nvptx64"))]
         pub const $constant: $crate::gpu::emu::Kernel<$params> =
@@ -78,7 +90,7 @@ macro_rules! entry {
         /// # Safety
         /// Every address in the parameters must be valid for the accesses that the kernel
         /// documents, and the launch must follow its shape contract.
-        #[cfg(target_arch = "nvptx64")]
+        #[cfg(all($($($feature)*)? $(target_arch = $arch)?))]
         #[unsafe(no_mangle)]
         pub unsafe extern "ptx-kernel" fn $name(params: $params) {
             $kernel(&params)

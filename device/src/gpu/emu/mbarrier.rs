@@ -164,12 +164,10 @@ impl Block {
     fn phase_done(&mut self, index: usize, parity: u32, op: &'static str, at: At) -> bool {
         let thread = self.current as usize;
         let mb = &self.mbarriers[index];
-        if mb.completed & 1 == u64::from(parity) {
-            return false;
-        }
+        let done = mb.completed & 1 != u64::from(parity);
         let seen = mb.completed as i64 - 1;
         if let Some(last) = mb.waited.get(thread).copied().flatten() {
-            let problem = if last == seen {
+            let problem = if done && last == seen {
                 format!(
                     "this thread has already waited for phase {last}, and waits for parity {parity} again: the wait \
                      returns at once on old data; flip the parity after each wait"
@@ -180,7 +178,7 @@ impl Block {
                      ran ahead, and one parity bit cannot tell; the threads that arrive must wait for this one"
                 )
             } else {
-                return true;
+                return done;
             };
             let message = format!(
                 "`{op}` on the mbarrier at byte {} of shared memory: {problem}",
@@ -188,7 +186,7 @@ impl Block {
             );
             self.fail(FaultKind::Mbarrier, at, message);
         }
-        true
+        done
     }
 
     fn waited_for(&mut self, index: usize, phase: i64) {
