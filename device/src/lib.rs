@@ -8,3 +8,4 @@
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
 pub mod gpu;
+pub mod params;
