@@ -9,3 +9,5 @@
 
 pub mod gpu;
 pub mod params;
+pub mod sparse_flash;
+pub mod tile;
