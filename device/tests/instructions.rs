@@ -107,7 +107,7 @@ fn votes_and_reductions_combine_their_lanes() {
 fn block_reductions_see_every_thread() {
     let got = words::<3>(96, |out| {
         let thread = gpu::tid_x();
-        let count = gpu::bar_red_popc(0, thread % 5 == 0);
+        let count = gpu::bar_red_popc(0, thread.is_multiple_of(5));
         let all = gpu::bar_red_and(0, thread != 95);
         put(
             out,

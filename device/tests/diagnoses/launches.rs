@@ -56,3 +56,39 @@ fn a_device_works_on_after_a_fault() {
     device.launch(good, &shape, &params).expect("no fault");
     assert_eq!(device.read(&y), [5; 64]);
 }
+
+#[test]
+#[should_panic(expected = "only inside a kernel that the emulator launched")]
+fn intrinsics_outside_a_launch_panic() {
+    gpu::bar_sync(0);
+}
+
+#[test]
+fn too_much_shared_memory_is_refused() {
+    let shape = Launch::new([1, 1, 1], [32, 1, 1]).shared_bytes(227 * 1024 + 1);
+    let fault = Gpu::new()
+        .launch(Kernel::new("faulty", |&()| {}), &shape, &())
+        .expect_err("a fault");
+    assert_eq!(fault.kind(), FaultKind::Launch);
+    assert!(
+        fault
+            .to_string()
+            .contains("232449 bytes of shared memory; a block may have 232448")
+    );
+}
+
+#[test]
+fn blocks_in_parallel_share_global_memory() {
+    let mut device = Gpu::new();
+    let sums = device.upload("sums", &[0u32; 4]);
+    let kernel = Kernel::new("sum", |sums: &Global<u32>| {
+        gpu::bar_sync(0);
+        gpu::atom_global_add_u32(sums.add((gpu::ctaid_x() % 4).into()), gpu::ctaid_x());
+    });
+    let shape = Launch::new([1000, 1, 1], [64, 1, 1]);
+    device
+        .launch(kernel, &shape, &sums.address())
+        .expect("no fault");
+    let want = |rest: u32| (0..1000).filter(|n| n % 4 == rest).sum::<u32>() * 64;
+    assert_eq!(device.read(&sums), [want(0), want(1), want(2), want(3)]);
+}
