@@ -15,7 +15,7 @@ fn shared<T>(byte: u32) -> Shared<T> {
 }
 
 #[track_caller]
-fn launch<P>(device: &mut Gpu, threads: u32, kernel: fn(&P), params: &P) {
+fn launch<P: Sync>(device: &mut Gpu, threads: u32, kernel: fn(&P), params: &P) {
     let shape = Launch::new([1, 1, 1], [threads, 1, 1])
         .shared_bytes(SHARED_BYTES)
         .mode(Mode::Checked { seed: 11 });

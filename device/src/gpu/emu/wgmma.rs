@@ -230,7 +230,14 @@ impl Block {
         self.check_operands(group, first, columns, at);
         let warpgroup = &mut self.warpgroups[group];
         let token = match token {
-            Some(token) if warpgroup.tiles.contains_key(&token) => token,
+            Some(token)
+                if warpgroup
+                    .tiles
+                    .get(&token)
+                    .is_some_and(|tile| tile.columns == columns) =>
+            {
+                token
+            }
             _ => {
                 warpgroup.tokens = warpgroup.tokens % ((1 << 21) - 2) + 1;
                 let mut values = vec![0.0; ROWS * columns];
@@ -394,7 +401,10 @@ impl Block {
             return;
         };
         let tiles = &mut self.warpgroups[(warp / 4) as usize].tiles;
-        let Some(tile) = tiles.get_mut(&token).filter(|tile| tile.pending == 0) else {
+        let Some(tile) = tiles
+            .get_mut(&token)
+            .filter(|tile| tile.pending == 0 && tile.columns == 2 * accumulators.len())
+        else {
             return;
         };
         for (i, value) in accumulators.iter_mut().enumerate() {
