@@ -7,7 +7,12 @@
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
+pub mod geometry;
 pub mod gpu;
+pub mod launch;
 pub mod params;
+pub mod reduction;
+pub mod sampling;
 pub mod sparse_flash;
 pub mod tile;
+pub mod top_k;

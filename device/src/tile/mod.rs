@@ -7,6 +7,7 @@
 
 mod float16;
 mod mask;
+pub mod panel;
 mod product;
 mod softmax;
 mod swizzled;
