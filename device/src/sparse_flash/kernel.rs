@@ -1,0 +1,134 @@
+//! The kernel: one query block of one head.
+
+use super::query::{QueryRows, write_blind_rows};
+use super::stage::{Stage, ThreadChunks};
+use super::walk::{KeyTile, KeyWalk, Task};
+use super::{KEY_TILES, STRIPS, SparseFlashParams, TILE_KEYS, WARP_ROWS, poison, query_tiles};
+use crate::gpu;
+use crate::params::BLOCK;
+use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
+
+/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
+const LEAST_SCALE_LOG2: f32 = 1.0e-30;
+
+/// See the module's documentation. `CHUNKS` is head_dim / 8: the chunks of 16 bytes of a row, and the
+/// column tiles of the output.
+#[inline(always)]
+pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParams) {
+    let sizes = &p.sizes;
+    let tiles = query_tiles(sizes);
+    if gpu::ctaid_x() >= tiles {
+        write_blind_rows(p, gpu::ctaid_z(), gpu::ctaid_y(), gpu::ctaid_x());
+        return;
+    }
+    let task = Task {
+        batch: gpu::ctaid_z(),
+        head: gpu::ctaid_y(),
+        query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
+    };
+    let kv_head = sizes.kv_head(task.head);
+    let k = p.k.head(task.batch, kv_head);
+    let v = p.v.head(task.batch, kv_head);
+    // Through a shuffle, so that the compiler sees that it is uniform.
+    let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
+    let first_row = warp * WARP_ROWS;
+    let rows = QueryRows::new(p, task.query_block);
+    let has_rows = rows.any_of_warp(first_row);
+    // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
+    let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
+
+    let stage = Stage::<CHUNKS>::new(warp);
+    let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
+    let q_rows = stage.q.columns_first(first_row);
+    let k_rows = stage.k.rows_first(0);
+    let v_rows = stage.v.columns_first(0);
+
+    rows.copy(p, task, stage);
+    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.loose);
+    chunks.copy_keys(stage.k, k, p.k.stride_token, tile, &walk);
+    gpu::cp_async_commit_group();
+
+    let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
+    let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
+    while tile.keys != 0 {
+        gpu::cp_async_wait_group::<0>();
+        gpu::bar_sync(0);
+        chunks.copy_keys(stage.v, v, p.v.stride_token, tile, &walk);
+        gpu::cp_async_commit_group();
+
+        let sight = Sight::new(p, task, tile, first_row);
+        let attends = has_rows && !sight.nothing;
+        let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
+        if attends {
+            scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
+            if sight.partial {
+                sight.limits.apply(&mut scores);
+            }
+        }
+
+        gpu::cp_async_wait_group::<0>();
+        let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
+        let poisoned = gpu::bar_red_or(0, found);
+        let next = walk.next(tile);
+        if next.keys != 0 {
+            chunks.copy_keys(stage.k, k, p.k.stride_token, next, &walk);
+            gpu::cp_async_commit_group();
+        }
+
+        if attends {
+            let rescale = softmax.weigh(&mut scores, scale_log2);
+            let moved = rescale.iter().flatten().any(|&factor| factor != 1.0);
+            if gpu::vote_sync_any(WARP, moved) {
+                output.scale_rows(&rescale);
+            }
+            if poisoned {
+                poison::add_back::<T, CHUNKS>(
+                    &mut output,
+                    &scores,
+                    &sight.limits,
+                    v,
+                    p.v.stride_token,
+                    tile,
+                );
+            }
+            output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(&scores, v_rows);
+        }
+        tile = next;
+    }
+    // Without any tile, Q and an empty K are still on their way.
+    gpu::cp_async_wait_group::<0>();
+    if has_rows {
+        rows.write::<T, CHUNKS>(p, task, first_row, &mut output, &softmax, scale_log2);
+    }
+}
+
+/// What a warp's rows see of a tile.
+struct Sight {
+    limits: RowLimits<STRIPS>,
+    /// Whether the tile is of the own key block, in a causal problem.
+    own: bool,
+    /// Whether a row does not see all of it.
+    partial: bool,
+    /// Whether no row sees any of it.
+    nothing: bool,
+}
+
+impl Sight {
+    #[inline(always)]
+    fn new(p: &SparseFlashParams, task: Task, tile: KeyTile, first_row: u32) -> Self {
+        let own_start = task.query_block * BLOCK;
+        let own = p.sizes.is_causal() && !tile.loose && tile.start >= own_start;
+        // Row `r` of the warp sees the tile's keys up to `diagonal + r`.
+        let diagonal = if own {
+            first_row as i32 - (tile.start - own_start) as i32
+        } else {
+            TILE_KEYS as i32
+        };
+        Self {
+            limits: RowLimits::causal(diagonal, tile.keys),
+            own,
+            partial: diagonal < tile.keys as i32 - 1 || tile.keys < TILE_KEYS,
+            nothing: diagonal + (WARP_ROWS as i32) <= 0,
+        }
+    }
+}
