@@ -62,7 +62,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         if attends {
             scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
             if sight.partial {
-                sight.limits.apply(&mut scores);
+                RowLimits::causal(sight.diagonal, tile.keys).apply(&mut scores);
             }
         }
 
@@ -77,7 +77,10 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
 
         if attends {
             let rescale = softmax.weigh(&mut scores, scale_log2);
-            let moved = rescale.iter().flatten().any(|&factor| factor != 1.0);
+            let mut moved = false;
+            for factors in &rescale {
+                moved |= factors[0] != 1.0 || factors[1] != 1.0;
+            }
             if gpu::vote_sync_any(WARP, moved) {
                 output.scale_rows(&rescale);
             }
@@ -85,7 +88,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 poison::add_back::<T, CHUNKS>(
                     &mut output,
                     &scores,
-                    &sight.limits,
+                    sight.diagonal,
                     v,
                     p.v.stride_token,
                     tile,
@@ -104,7 +107,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
 
 /// What a warp's rows see of a tile.
 struct Sight {
-    limits: RowLimits<STRIPS>,
+    /// Row `r` of the warp sees the tile's keys up to `diagonal + r`, if there are as many.
+    diagonal: i32,
     /// Whether the tile is of the own key block, in a causal problem.
     own: bool,
     /// Whether a row does not see all of it.
@@ -118,14 +122,13 @@ impl Sight {
     fn new(p: &SparseFlashParams, task: Task, tile: KeyTile, first_row: u32) -> Self {
         let own_start = task.query_block * BLOCK;
         let own = p.sizes.is_causal() && !tile.loose && tile.start >= own_start;
-        // Row `r` of the warp sees the tile's keys up to `diagonal + r`.
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {
             TILE_KEYS as i32
         };
         Self {
-            limits: RowLimits::causal(diagonal, tile.keys),
+            diagonal,
             own,
             partial: diagonal < tile.keys as i32 - 1 || tile.keys < TILE_KEYS,
             nothing: diagonal + (WARP_ROWS as i32) <= 0,

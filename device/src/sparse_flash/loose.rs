@@ -32,9 +32,8 @@ pub(super) struct LooseKeys {
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
     next: u32,
     ahead: u32,
-    /// Keys in the queue, and how many of them are the current tile's.
+    /// Keys in the queue; the first [`TILE_KEYS`] of them are the current tile's.
     queued: u32,
-    taken: u32,
 }
 
 impl LooseKeys {
@@ -51,7 +50,6 @@ impl LooseKeys {
             next: 0,
             ahead: u32::MAX,
             queued: 0,
-            taken: 0,
         }
     }
 
@@ -136,10 +134,10 @@ impl LooseKeys {
     #[inline(always)]
     pub fn pack(&mut self) -> u32 {
         let lane = gpu::laneid();
-        if self.taken != 0 {
-            let left = self.queued - self.taken;
+        if self.queued != 0 {
+            let left = self.queued.saturating_sub(TILE_KEYS);
             let key = if lane < left {
-                gpu::ld_shared(self.memory.queue.add(self.taken + lane))
+                gpu::ld_shared(self.memory.queue.add(TILE_KEYS + lane))
             } else {
                 0
             };
@@ -163,8 +161,7 @@ impl LooseKeys {
             self.queued += lanes.count_ones();
         }
         gpu::bar_warp_sync(WARP);
-        self.taken = self.queued.min(TILE_KEYS);
-        self.taken
+        self.queued.min(TILE_KEYS)
     }
 
     /// The key at `row` of the current tile; anything after its last.
