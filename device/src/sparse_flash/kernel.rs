@@ -26,9 +26,6 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         head: gpu::ctaid_y(),
         query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
     };
-    let kv_head = sizes.kv_head(task.head);
-    let k = p.k.head(task.batch, kv_head);
-    let v = p.v.head(task.batch, kv_head);
     // Through a shuffle, so that the compiler sees that it is uniform.
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
     let first_row = warp * WARP_ROWS;
@@ -38,14 +35,12 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
 
     let stage = Stage::<CHUNKS>::new(warp);
+    let record = stage.warp.record;
     let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
-    let q_rows = stage.q.columns_first(first_row);
-    let k_rows = stage.k.rows_first(0);
-    let v_rows = stage.v.columns_first(0);
 
     rows.copy(p, task, stage);
-    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.loose);
-    chunks.copy_keys(stage.k, k, p.k.stride_token, tile, &walk);
+    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.warp);
+    chunks.copy_keys(stage.k, record.k(), p.k.stride_token, tile, &walk);
     gpu::cp_async_commit_group();
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
@@ -53,9 +48,13 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
-        chunks.copy_keys(stage.v, v, p.v.stride_token, tile, &walk);
+        chunks.copy_keys(stage.v, record.v(), p.v.stride_token, tile, &walk);
         gpu::cp_async_commit_group();
 
+        let lane = gpu::shfl_sync_idx(WARP, gpu::laneid(), gpu::laneid());
+        let q_rows = stage.q.columns_first(first_row, lane);
+        let k_rows = stage.k.rows_first(0, lane);
+        let v_rows = stage.v.columns_first(0, lane);
         let sight = Sight::new(p, task, tile, first_row);
         let attends = has_rows && !sight.nothing;
         let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
@@ -69,9 +68,9 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         gpu::cp_async_wait_group::<0>();
         let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
         let poisoned = gpu::bar_red_or(0, found);
-        let next = walk.next(tile);
+        let next = walk.next(p, task, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, k, p.k.stride_token, next, &walk);
+            chunks.copy_keys(stage.k, record.k(), p.k.stride_token, next, &walk);
             gpu::cp_async_commit_group();
         }
 
@@ -89,7 +88,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                     &mut output,
                     &scores,
                     sight.diagonal,
-                    v,
+                    record.v(),
                     p.v.stride_token,
                     tile,
                 );
