@@ -1,5 +1,7 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod ptx;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -12,8 +14,14 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Build, check and lint the shipped PTX.
+    #[command(subcommand)]
+    Ptx(ptx::Command),
+}
 
 fn main() -> ExitCode {
-    match Cli::parse().command {}
+    match Cli::parse().command {
+        Command::Ptx(command) => ptx::run(command),
+    }
 }
