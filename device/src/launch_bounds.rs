@@ -50,14 +50,21 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[];
 /// # Panics
 /// Where the table has no such row; in a constant that is a compile error.
 pub const fn launch_bounds(kernel: &str) -> &'static LaunchBounds {
-    let mut row = 0;
-    while row < LAUNCH_BOUNDS.len() {
-        if same(LAUNCH_BOUNDS[row].kernel, kernel) {
-            return &LAUNCH_BOUNDS[row];
-        }
-        row += 1;
+    match find(LAUNCH_BOUNDS, kernel) {
+        Some(row) => row,
+        None => panic!("the launch bounds table has no row for this kernel"),
     }
-    panic!("the launch bounds table has no row for this kernel")
+}
+
+const fn find(table: &'static [LaunchBounds], kernel: &str) -> Option<&'static LaunchBounds> {
+    let mut at = 0;
+    while at < table.len() {
+        if same(table[at].kernel, kernel) {
+            return Some(&table[at]);
+        }
+        at += 1;
+    }
+    None
 }
 
 /// `==` of strings, which is not `const`.
@@ -74,4 +81,39 @@ const fn same(left: &str, right: &str) -> bool {
         at += 1;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn row(kernel: &'static str) -> LaunchBounds {
+        LaunchBounds {
+            kernel,
+            targets: &Target::ALL,
+            threads: 32,
+            min_blocks_per_sm: 1,
+            hot: true,
+        }
+    }
+
+    const TABLE: &[LaunchBounds] = &[row("top_k"), row("top_m"), row("top")];
+
+    #[test]
+    fn a_row_is_found_by_its_whole_name() {
+        for row in TABLE {
+            assert_eq!(find(TABLE, row.kernel).map(|r| r.kernel), Some(row.kernel));
+        }
+        for absent in ["", "t", "top_", "top_kk", "Top"] {
+            assert!(find(TABLE, absent).is_none(), "{absent}");
+        }
+    }
+
+    #[test]
+    fn no_kernel_has_two_rows() {
+        for (at, row) in LAUNCH_BOUNDS.iter().enumerate() {
+            let twin = LAUNCH_BOUNDS[..at].iter().find(|r| r.kernel == row.kernel);
+            assert!(twin.is_none(), "{}", row.kernel);
+        }
+    }
 }

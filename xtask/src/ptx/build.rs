@@ -4,15 +4,16 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::Project;
+use super::census::census;
 use super::compile::{compile, flags};
 use super::digest;
 use super::edit::{tidy, with_launch_bounds, with_version};
 use super::files::write_all;
 use super::header::Header;
 use super::lint;
-use super::ptxas::{self, Ptxas};
+use super::ptxas::Ptxas;
 use super::resources::Resources;
-use super::rustc::{self, Compiler};
+use super::rustc::Compiler;
 
 /// What a build makes, before anything is written.
 pub struct Built {
@@ -24,16 +25,15 @@ pub struct Built {
 
 /// Builds and writes, and says what changed in the census: it should change only where the source did.
 pub fn build(project: &Project) -> Result<(), String> {
-    let (compiler, ptxas) = tools()?;
-    let built = assemble(project, &compiler, &ptxas)?;
-    if let Ok(before) = committed_resources(project) {
+    let built = assemble(project, &Compiler::find()?, &Ptxas::find()?)?;
+    if let Ok(before) = project.resources() {
         for change in before.census_changes(&built.resources) {
             println!("synchronising instructions: {change}");
         }
     }
     write_all(&built.files)?;
     for (path, contents) in &built.files {
-        println!("wrote {} ({} bytes)", path.display(), contents.len());
+        println!("wrote {} ({} bytes)", project.shown(path), contents.len());
     }
     for problem in &built.problems {
         eprintln!("lint will fail: {problem}");
@@ -42,53 +42,57 @@ pub fn build(project: &Project) -> Result<(), String> {
 }
 
 /// Builds, writes nothing, and fails where the committed files are not what a build makes.
+pub fn verify(project: &Project) -> Result<(), String> {
+    let compiler = Compiler::find()?;
+    let built = assemble(project, &compiler, &Ptxas::find()?)?;
+    let verdict = compare(project, &built, &compiler.version)?;
+    for note in &verdict.notes {
+        println!("note: {note}");
+    }
+    lint::fail_on(&verdict.problems)
+}
+
+/// What `verify` finds.
+struct Comparison {
+    problems: Vec<String>,
+    notes: Vec<String>,
+}
+
+/// Compares the committed files with a build that was not written.
 ///
 /// Another compiler or ptxas than the one that made the committed files may make other bytes; then the
-/// fresh PTX must still pass `lint` and hold the synchronising instructions of the committed table.
-pub fn verify(project: &Project) -> Result<(), String> {
-    let (compiler, ptxas) = tools()?;
-    let built = assemble(project, &compiler, &ptxas)?;
-    let committed = committed_resources(project)?;
-    let mut problems = built.problems;
-    let mut same_compiler = true;
+/// fresh PTX must still keep the rules of `lint` and have the synchronising instructions of the committed table.
+fn compare(project: &Project, built: &Built, compiler: &str) -> Result<Comparison, String> {
+    let committed = project.resources()?;
+    let mut problems = built.problems.clone();
+    let mut notes = Vec::new();
     for target in project.targets() {
-        let header = project.shipped(target)?.0;
-        if header.compiler != compiler.version {
-            same_compiler = false;
-            println!(
-                "{} was made by {}, this is {}: comparing instructions, not bytes",
-                target.name(),
-                header.compiler,
-                compiler.version
-            );
+        let made_by = project.shipped(target)?.0.compiler;
+        if made_by != compiler {
+            notes.push(format!(
+                "{} was made by {made_by}, this is {compiler}: bytes may differ",
+                target.name()
+            ));
         }
     }
-    if !same_compiler || committed.ptxas != ptxas.version {
-        problems.extend(committed.census_changes(&built.resources));
-    }
-    for (path, contents) in &built.files {
-        let is_ptx = path.extension().is_some_and(|extension| extension == "ptx");
-        let comparable = same_compiler && (is_ptx || committed.ptxas == ptxas.version);
-        let old = fs::read_to_string(path).unwrap_or_default();
-        if comparable && old.replace("\r\n", "\n") != *contents {
-            problems.push(format!("{} is not what a build makes", path.display()));
+    let same_compiler = notes.is_empty();
+    let same_ptxas = committed.ptxas == built.resources.ptxas;
+    for (path, fresh) in &built.files {
+        let is_table = *path == project.resources_file();
+        if same_compiler && (same_ptxas || !is_table) {
+            let committed = fs::read_to_string(path)
+                .map_err(|error| format!("{}: {error}", project.shown(path)))?;
+            if committed.replace("\r\n", "\n") != *fresh {
+                problems.push(format!("{} is not what a build makes", project.shown(path)));
+            }
         }
     }
-    lint::fail_on(&problems)
-}
-
-fn tools() -> Result<(Compiler, Ptxas), String> {
-    let compiler =
-        Compiler::find().map_err(|why| format!("{why}\ninstall one:\n    {}", rustc::REMEDY))?;
-    let ptxas =
-        Ptxas::find().map_err(|why| format!("{why}\ninstall it:\n    {}", ptxas::REMEDY))?;
-    Ok((compiler, ptxas))
-}
-
-fn committed_resources(project: &Project) -> Result<Resources, String> {
-    let path = project.resources_file();
-    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Resources::parse(&text).map_err(|why| format!("{}: {why}", path.display()))
+    for change in committed.census_changes(&built.resources) {
+        problems.push(format!(
+            "synchronising instructions are not the committed ones: {change}"
+        ));
+    }
+    Ok(Comparison { problems, notes })
 }
 
 /// Compiles, edits and measures every target.
@@ -111,9 +115,7 @@ pub fn assemble(project: &Project, compiler: &Compiler, ptxas: &Ptxas) -> Result
         built
             .problems
             .extend(lint::problems(name, &report, project.bounds));
-        built
-            .resources
-            .add(name, &report, super::census::census(&text)?);
+        built.resources.add(name, &report, census(&text)?);
         let header = Header {
             compiler: compiler.version.clone(),
             flags: flags(target),
@@ -130,4 +132,96 @@ pub fn assemble(project: &Project, compiler: &Compiler, ptxas: &Ptxas) -> Result
         .files
         .push((project.resources_file(), built.resources.render()));
     Ok(built)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptx::launch_bounds::{LaunchBounds, Target};
+    use crate::ptx::ptxas::Report;
+    use crate::ptx::testing::Scratch;
+
+    const BOUNDS: &[LaunchBounds] = &[LaunchBounds {
+        kernel: "k",
+        targets: &[Target::Sm80],
+        threads: 32,
+        min_blocks_per_sm: 1,
+        hot: false,
+    }];
+
+    fn project(scratch: &Scratch) -> Project {
+        Project {
+            root: scratch.path().to_owned(),
+            device: scratch.path().join("device"),
+            package: "none",
+            target_dir: scratch.path().join("target"),
+            bounds: BOUNDS,
+        }
+    }
+
+    /// What a build makes of a kernel with this body.
+    fn built(project: &Project, body: &str, compiler: &str, ptxas: &str) -> Built {
+        let text = format!(".version 7.0\n.entry k()\n{{\n{body}\n}}\n");
+        let header = Header {
+            compiler: compiler.to_owned(),
+            flags: String::new(),
+            sources: String::new(),
+        };
+        let mut resources = Resources::new(ptxas);
+        resources.add("sm_80", &Report::default(), census(&text).unwrap());
+        Built {
+            files: vec![
+                (project.ptx_file(Target::Sm80), header.with_body(&text)),
+                (project.resources_file(), resources.render()),
+            ],
+            resources,
+            problems: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_same_build_agrees_with_what_it_wrote() {
+        let scratch = Scratch::new("verify");
+        let project = project(&scratch);
+        let built = built(&project, "bar.sync 0; ret;", "rustc 1", "13");
+        assert!(
+            compare(&project, &built, "rustc 1").is_err(),
+            "not yet written"
+        );
+        write_all(&built.files).unwrap();
+        let comparison = compare(&project, &built, "rustc 1").unwrap();
+        assert_eq!(comparison.problems, [""; 0]);
+        assert_eq!(comparison.notes, [""; 0]);
+    }
+
+    #[test]
+    fn the_same_compiler_must_make_the_same_bytes() {
+        let scratch = Scratch::new("verify");
+        let project = project(&scratch);
+        write_all(&built(&project, "bar.sync 0; ret;", "rustc 1", "13").files).unwrap();
+        // Another ptxas measures otherwise, which says nothing about the PTX.
+        for ptxas in ["13", "14"] {
+            let other = built(&project, "bar.sync 0; exit;", "rustc 1", ptxas);
+            let problems = compare(&project, &other, "rustc 1").unwrap().problems;
+            assert_eq!(problems, ["device/ptx/sm_80.ptx is not what a build makes"]);
+        }
+    }
+
+    #[test]
+    fn another_compiler_may_make_other_bytes_but_not_other_barriers() {
+        let scratch = Scratch::new("verify");
+        let project = project(&scratch);
+        write_all(&built(&project, "bar.sync 0; ret;", "rustc 1", "13").files).unwrap();
+        let reordered = built(&project, "exit; bar.sync 0;", "rustc 2", "13");
+        let comparison = compare(&project, &reordered, "rustc 2").unwrap();
+        assert_eq!(comparison.problems, [""; 0]);
+        assert_eq!(comparison.notes.len(), 1);
+        let cloned = built(&project, "bar.sync 0; bar.sync 0;", "rustc 2", "13");
+        let problems = compare(&project, &cloned, "rustc 2").unwrap().problems;
+        assert_eq!(problems.len(), 1);
+        assert!(
+            problems[0].contains("sm_80 k bar.sync: 1 -> 2"),
+            "{problems:?}"
+        );
+    }
 }

@@ -12,22 +12,24 @@ pub fn check(project: &Project) -> Result<(), String> {
     let mut stale = Vec::new();
     for target in Target::ALL {
         let file = project.ptx_file(target);
-        let why = if !project.targets().contains(&target) {
-            if !file.exists() {
-                continue;
-            }
-            "no kernel in the launch bounds table is for it: delete it".to_owned()
-        } else {
+        let why = if project.targets().contains(&target) {
             match project.shipped(target) {
-                Err(why) => why,
                 Ok((header, _)) if header.sources != sources => {
-                    "it was made from other sources than are here".to_owned()
+                    "it was made from other sources than are here"
                 }
                 Ok((header, _)) if header.flags != flags(target) => {
-                    "it was made with other flags than a build uses now".to_owned()
+                    "it was made with other flags than a build uses now"
                 }
                 Ok(_) => continue,
+                Err(why) => {
+                    stale.push(why);
+                    continue;
+                }
             }
+        } else if file.exists() {
+            "no kernel in the launch bounds table is for it: delete it"
+        } else {
+            continue;
         };
         stale.push(format!("{}: {why}", project.shown(&file)));
     }

@@ -1,6 +1,7 @@
 //! One run of the compiler: the device crate to PTX text for one target.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -46,7 +47,7 @@ pub fn flags(target: Target) -> String {
     all.join(" ")
 }
 
-/// Also sets `cfg(target_feature = "sm_90a")` and its like, by which the sources select kernels.
+/// Also sets `cfg(target_feature = "sm_90a")`, for sources that must differ between targets.
 fn target_cpu(target: Target) -> String {
     format!("-Ctarget-cpu={}", target.name())
 }
@@ -54,28 +55,27 @@ fn target_cpu(target: Target) -> String {
 /// Compiles the kernels for `target`. The text is the compiler's own: no launch bounds, its choice of `.version`.
 pub fn compile(project: &Project, compiler: &Compiler, target: Target) -> Result<String, String> {
     // A folder for each target, because other flags would rebuild `core`; in it a name for each checkout,
-    // because cargo leaves the file of another one, that shares the folder, in place when nothing changed.
+    // because several may share the folder and build at the same time.
     let folder = project.target_dir.join("ptx").join(target.name());
     let checkout = digest::text(&project.root.to_string_lossy());
     let assembly = folder.join(format!("{}.s", &checkout[..16]));
-    let run = || {
-        let status = command(project, compiler, target, &folder, &assembly)
-            .status()
-            .map_err(|error| format!("{}: {error}", compiler.cargo.display()))?;
-        if status.success() {
-            return Ok(());
+    // What is read below is then of this run. cargo always runs the compiler, because the library that it
+    // expects is never linked.
+    match fs::remove_file(&assembly) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(format!("{}: {error}", assembly.display()));
         }
-        Err(format!(
+        _ => {}
+    }
+    let status = command(project, compiler, target, &folder, &assembly)
+        .status()
+        .map_err(|error| format!("{}: {error}", compiler.cargo.display()))?;
+    if !status.success() {
+        return Err(format!(
             "compiling `{}` for {} failed",
             project.package,
             target.name()
-        ))
-    };
-    run()?;
-    if !assembly.exists() {
-        // cargo found everything fresh, and the file, of which it knows nothing, was deleted.
-        fs::remove_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        run()?;
+        ));
     }
     let text = fs::read_to_string(&assembly)
         .map_err(|error| format!("{}: {error}", assembly.display()))?;

@@ -1,7 +1,8 @@
 //! `cargo xtask ptx doctor`: what a build would use, and what is missing.
 
-use super::ptxas::{self, Ptxas};
-use super::rustc::{self, Compiler};
+use super::lint::fail_on;
+use super::ptxas::Ptxas;
+use super::rustc::Compiler;
 
 /// Prints what was found; fails with what is missing and the command that installs it.
 pub fn doctor() -> Result<(), String> {
@@ -14,20 +15,14 @@ pub fn doctor() -> Result<(), String> {
             println!("rust-src  {}", sources.display());
             println!("cargo     {}", compiler.cargo.display());
         }
-        Err(why) => missing.push(format!(
-            "rustc is missing: {why}\ninstall one:\n    {}",
-            rustc::REMEDY
-        )),
+        Err(why) => missing.push(format!("rustc     missing: {why}")),
     }
     match Ptxas::find() {
         Ok(ptxas) => {
             println!("ptxas     {}", ptxas.path.display());
             println!("          {}", ptxas.version);
         }
-        Err(why) => missing.push(format!(
-            "ptxas is missing: {why}\ninstall it:\n    {}",
-            ptxas::REMEDY
-        )),
+        Err(why) => missing.push(format!("ptxas     missing: {why}")),
     }
-    super::lint::fail_on(&missing)
+    fail_on(&missing)
 }

@@ -1,12 +1,13 @@
-//! The edits that turn the compiler's PTX into ours: launch bounds, the `.version`, tidy line ends.
+//! The edits that turn the compiler's PTX into ours: launch bounds, the `.version`, tidy lines.
 
 use super::launch_bounds::{LaunchBounds, Target};
 use super::text::{code_only, functions};
 
-/// Writes every kernel's bounds between its parameters and its body.
+/// Writes every kernel's bounds between its parameters and its body, and cuts out the kernels that the
+/// table has for other targets only.
 ///
-/// The table and the PTX must name the same kernels: a kernel without a row would be launched without
-/// a register cap, and a row without a kernel would be found missing only at run time.
+/// A kernel without any row is an error, because it would be launched without a register cap; so is a row
+/// without a kernel, which would be found missing only at run time.
 pub fn with_launch_bounds(
     text: &str,
     table: &[LaunchBounds],
@@ -30,16 +31,17 @@ pub fn with_launch_bounds(
     let mut edited = String::with_capacity(text.len() + 64 * entries.len());
     let mut copied = 0;
     for entry in &entries {
-        let row = rows
-            .iter()
-            .find(|row| row.kernel == entry.name)
-            .ok_or_else(|| {
-                format!(
-                    "kernel `{}` has no row for {} in the launch bounds table",
-                    entry.name,
-                    target.name()
-                )
-            })?;
+        let Some(row) = rows.iter().find(|row| row.kernel == entry.name) else {
+            if table.iter().any(|row| row.kernel == entry.name) {
+                edited.push_str(&text[copied..entry.whole.start]);
+                copied = entry.whole.end;
+                continue;
+            }
+            return Err(format!(
+                "kernel `{}` has no row in the launch bounds table",
+                entry.name
+            ));
+        };
         let already = text[entry.directives.clone()].trim();
         if !already.is_empty() {
             return Err(format!(
@@ -110,10 +112,14 @@ fn version_range(text: &str) -> Result<std::ops::Range<usize>, String> {
     Ok(start..start + length)
 }
 
-/// No space at line ends and exactly one newline at the end of the text.
+/// Without the compiler's comment lines, without spaces at line ends, with one newline at the end.
 pub fn tidy(text: &str) -> String {
-    let lines: Vec<_> = text.trim().lines().map(str::trim_end).collect();
-    lines.join("\n") + "\n"
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(str::trim_end)
+        .collect();
+    lines.join("\n").trim().to_owned() + "\n"
 }
 
 #[cfg(test)]
@@ -163,11 +169,20 @@ mod tests {
         ];
         let missing = with_launch_bounds(PTX, &table, Target::Sm90a).unwrap_err();
         assert!(missing.contains("`third`"), "{missing}");
-        let elsewhere = with_launch_bounds(PTX, &table[..2], Target::Sm80).unwrap_err();
-        assert!(
-            elsewhere.contains("`first` has no row for sm_80"),
-            "{elsewhere}"
-        );
+    }
+
+    #[test]
+    fn kernels_of_other_targets_are_cut_out_whole() {
+        let both = LaunchBounds {
+            targets: &Target::ALL,
+            ..row("second", 64, 1)
+        };
+        let edited = with_launch_bounds(PTX, &[row("first", 32, 1), both], Target::Sm80).unwrap();
+        let left: Vec<_> = functions(&edited).unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].name, "second");
+        assert!(!edited.contains("first"), "{edited}");
+        assert!(edited.starts_with("//\n// .version 1.0"), "{edited}");
     }
 
     #[test]
@@ -198,7 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn tidy_text_has_no_trailing_space() {
-        assert_eq!(tidy("\n\na \t\n\n\tb\r\n\n"), "a\n\n\tb\n");
+    fn tidy_text_has_no_comment_lines_and_no_trailing_space() {
+        let text = "//\n// by LLVM\n\na \t\n\n\t// begin inline asm\n\tb // c\r\n\n";
+        assert_eq!(tidy(text), "a\n\n\tb // c\n");
     }
 }

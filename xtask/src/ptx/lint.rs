@@ -1,29 +1,24 @@
 //! `cargo xtask ptx lint`: does the hardware's own assembler think of the shipped PTX what we think of it?
 
-use std::fs;
-
 use super::Project;
 use super::census::census;
 use super::edit::version;
 use super::launch_bounds::LaunchBounds;
-use super::ptxas::{self, Ptxas, Report};
+use super::ptxas::{Ptxas, Report};
 use super::resources::Resources;
 
 /// Assembles every shipped file and compares it with the rules and with the committed table.
 pub fn lint(project: &Project) -> Result<(), String> {
-    let ptxas =
-        Ptxas::find().map_err(|why| format!("{why}\ninstall it:\n    {}", ptxas::REMEDY))?;
+    let ptxas = Ptxas::find()?;
     let mut shipped = Vec::new();
     for target in project.targets() {
         shipped.push((target.name(), project.shipped(target)?.1));
     }
-    let path = project.resources_file();
-    let table = if shipped.is_empty() {
-        String::new()
+    let committed = if shipped.is_empty() {
+        Resources::default()
     } else {
-        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?
+        project.resources()?
     };
-    let committed = Resources::parse(&table).map_err(|why| format!("{}: {why}", path.display()))?;
     let verdict = judge(&shipped, &committed, project.bounds, &ptxas)?;
     print!("{}", verdict.fresh.render());
     for note in &verdict.notes {

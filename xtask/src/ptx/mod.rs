@@ -36,6 +36,7 @@ use clap::Subcommand;
 
 use header::Header;
 use launch_bounds::{LAUNCH_BOUNDS, LaunchBounds, Target};
+use resources::Resources;
 
 /// What to do with the shipped PTX.
 #[derive(Subcommand)]
@@ -120,11 +121,22 @@ impl Project {
         self.device.join("ptx/resources.txt")
     }
 
+    /// The committed table of resources.
+    fn resources(&self) -> Result<Resources, String> {
+        let path = self.resources_file();
+        fs::read_to_string(&path)
+            .map_err(|error| format!("cannot be read: {error}"))
+            .and_then(|text| Resources::parse(&text))
+            .map_err(|why| format!("{}: {why}", self.shown(&path)))
+    }
+
     /// The shipped PTX of a target: what it says about itself, and the text.
     fn shipped(&self, target: Target) -> Result<(Header, String), String> {
         let path = self.ptx_file(target);
-        let file = fs::read_to_string(&path).map_err(|error| format!("cannot be read: {error}"))?;
-        Header::parse(&file)
+        fs::read_to_string(&path)
+            .map_err(|error| format!("cannot be read: {error}"))
+            .and_then(|file| Header::parse(&file))
+            .map_err(|why| format!("{}: {why}", self.shown(&path)))
     }
 
     /// A path as people write it: from the root of the repository.

@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::edit::with_version;
 
 /// Names a ptxas to use in place of the search.
-pub const PTXAS_VARIABLE: &str = "PTXAS";
+const PTXAS_VARIABLE: &str = "PTXAS";
 
 /// What to do where ptxas was not found.
-pub const REMEDY: &str = "pip install nvidia-cuda-nvcc\n\
-    or install a CUDA toolkit\n\
-    or name a ptxas in PTXAS";
+const REMEDY: &str = "Any one of these will do:
+    pip install nvidia-cuda-nvcc
+    a CUDA toolkit in PATH, CUDA_HOME or /usr/local/cuda
+    PTXAS=/path/to/ptxas";
 
 /// PTX versions from the first that knows sm_80. One that is missing here only makes `.version` higher than it need be.
 const VERSIONS: [&str; 24] = [
@@ -59,7 +60,7 @@ impl Ptxas {
     pub fn find() -> Result<Self, String> {
         if let Some(named) = env::var_os(PTXAS_VARIABLE) {
             return Self::at(Path::new(&named))
-                .map_err(|why| format!("{PTXAS_VARIABLE}={}: {why}", named.display()));
+                .map_err(|why| format!("{PTXAS_VARIABLE}={}: {why}\n{REMEDY}", named.display()));
         }
         let mut folders: Vec<PathBuf> = env::var_os("PATH")
             .map(|path| env::split_paths(&path).collect())
@@ -76,7 +77,9 @@ impl Ptxas {
             .map(|folder| folder.join("ptxas"))
             .filter(|path| path.is_file())
             .find_map(|path| Self::at(&path).ok())
-            .ok_or_else(|| "no ptxas in PATH, a CUDA toolkit or Python's site-packages".to_owned())
+            .ok_or_else(|| {
+                format!("no ptxas in PATH, a CUDA toolkit or Python's site-packages\n{REMEDY}")
+            })
     }
 
     fn at(path: &Path) -> Result<Self, String> {

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Names a rustc to use in place of the search.
-pub const RUSTC_VARIABLE: &str = "PTX_RUSTC";
+const RUSTC_VARIABLE: &str = "PTX_RUSTC";
 
 /// The first release whose NVPTX backend and flags were tried: this workspace's own `rust-version`.
 const OLDEST_MINOR: u32 = 95;
 
-/// What to do where no compiler was found; the first is the quickest.
-pub const REMEDY: &str = "rustup toolchain install nightly --profile minimal --component rust-src\n\
-    or, on Debian:  apt-get install rustc-web rust-web-src\n\
-    or name a rustc that has rust-src in PTX_RUSTC";
+/// What to do where no compiler was found.
+const REMEDY: &str = "Any one of these will do:
+    rustup component add rust-src      (to the toolchain that this repository pins)
+    rustup toolchain install nightly --profile minimal --component rust-src
+    apt-get install rustc-web rust-web-src      (Debian)
+    PTX_RUSTC=/path/to/a/rustc/that/has/rust-src";
 
 /// A compiler that can build `core` for NVPTX.
 #[derive(Debug)]
@@ -29,12 +31,13 @@ pub struct Compiler {
 
 impl Compiler {
     /// The first usable rustc: the one that `PTX_RUSTC` names, a rustup nightly, the system's, any other of
-    /// rustup's. Where none is usable, the error says why each was passed over.
+    /// rustup's. Where none is usable, the error
+    /// says why each was passed over and what to install.
     pub fn find() -> Result<Self, String> {
         if let Some(named) = env::var_os(RUSTC_VARIABLE) {
             // A wish that cannot be met is an error: another compiler would make other PTX.
             return Self::at(Path::new(&named))
-                .map_err(|why| format!("{RUSTC_VARIABLE}={}: {why}", named.display()));
+                .map_err(|why| format!("{RUSTC_VARIABLE}={}: {why}\n{REMEDY}", named.display()));
         }
         let mut passed_over = String::new();
         for rustc in candidates(rustup_home().as_deref(), Path::new("/usr/bin/rustc")) {
@@ -43,7 +46,7 @@ impl Compiler {
                 Err(why) => passed_over.push_str(&format!("\n  {}: {why}", rustc.display())),
             }
         }
-        Err(format!("no rustc with rust-src{passed_over}"))
+        Err(format!("no rustc with rust-src{passed_over}\n{REMEDY}"))
     }
 
     fn at(rustc: &Path) -> Result<Self, String> {

@@ -10,6 +10,8 @@ pub struct Function {
     pub name: String,
     /// `.entry` (a kernel) rather than `.func`.
     pub is_entry: bool,
+    /// The whole definition, from the start of the line that names it to behind the body's `}`.
+    pub whole: Range<usize>,
     /// From behind the parameter list's `)` to the body's `{`: where performance directives stand.
     pub directives: Range<usize>,
     /// What is between the body's braces.
@@ -85,6 +87,7 @@ pub fn functions(text: &str) -> Result<Vec<Function>, String> {
             found.push(Function {
                 name,
                 is_entry,
+                whole: code[..keyword].rfind('\n').map_or(0, |line| line + 1)..end + 1,
                 directives: cursor..stop,
                 body: stop + 1..end,
             });
@@ -220,6 +223,8 @@ mod tests {
             ".maxntid 32, 1, 1"
         );
         assert!(TWO_KERNELS[functions[1].body.clone()].ends_with("ret;\n"));
+        let whole = &TWO_KERNELS[functions[2].whole.clone()];
+        assert!(whole.starts_with(".visible .entry second()") && whole.ends_with("ret;\n}"));
     }
 
     #[test]

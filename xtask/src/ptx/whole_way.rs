@@ -59,6 +59,8 @@ const SM_80_BOUNDS: &[LaunchBounds] = &[
         min_blocks_per_sm: 2,
         ..row("spills", &[Target::Sm80])
     },
+    // A row, for no target: the kernel is compiled and cut out.
+    row("hopper", &[]),
 ];
 
 fn tools() -> Option<(Compiler, Ptxas)> {
