@@ -17,11 +17,37 @@ pub fn census(text: &str) -> Result<Census, String> {
     for function in functions(text)? {
         for opcode in opcodes(&text[function.body]) {
             if synchronises(&opcode) {
-                *census.entry((function.name.clone(), opcode)).or_default() += 1;
+                let name = without_crate_hashes(&function.name);
+                *census.entry((name, opcode)).or_default() += 1;
             }
         }
     }
     Ok(census)
+}
+
+/// A mangled name without the hashes of the crates in it (`Cs4fqI2P2rA04_13`), which every compiler release
+/// makes anew: the census must be comparable across releases. Kernels' names are not mangled.
+fn without_crate_hashes(name: &str) -> String {
+    if !name.starts_with("_R") {
+        return name.to_owned();
+    }
+    let mut pieces = name.split("Cs");
+    let mut kept = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let behind = piece.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        // The hash ends with `_`, and the length of the crate's name follows.
+        match behind.strip_prefix('_') {
+            Some(crate_name) if crate_name.starts_with(|c: char| c.is_ascii_digit()) => {
+                kept.push('C');
+                kept.push_str(crate_name);
+            }
+            _ => {
+                kept.push_str("Cs");
+                kept.push_str(piece);
+            }
+        }
+    }
+    kept
 }
 
 /// Whether an instruction waits for, or is awaited by, other threads or asynchronous agents, or must be
@@ -110,6 +136,23 @@ mod tests {
                 (("f".to_owned(), "bar.sync".to_owned()), 1),
                 (("k".to_owned(), "bar.sync".to_owned()), 2),
             ]
+        );
+    }
+
+    #[test]
+    fn a_device_function_keeps_its_name_when_another_compiler_hashes_its_crate_otherwise() {
+        let names = ["CsatibOzl42rq_", "Cs4fqI2P2rA04_"].map(|hash| {
+            without_crate_hashes(&format!("_RINvN{hash}4core3mem4swapN{hash}6deviceE"))
+        });
+        assert_eq!(names[0], "_RINvNC4core3mem4swapNC6deviceE");
+        assert_eq!(names[0], names[1]);
+        for unmangled in ["top_k", "Cs1_2", "kernelCs1_2"] {
+            assert_eq!(without_crate_hashes(unmangled), unmangled);
+        }
+        // A name of the source's own, that only looks like a hash.
+        assert_eq!(
+            without_crate_hashes("_RNvC6device7forCs_x"),
+            "_RNvC6device7forCs_x"
         );
     }
 }

@@ -11,7 +11,7 @@ use super::launch_bounds::Target;
 use super::rustc::Compiler;
 
 /// The flags of every crate, `core` included, but for the target's and the machine's own.
-const FLAGS: [&str; 9] = [
+const FLAGS: [&str; 10] = [
     "-Zunstable-options",
     // A panic is a trap. With any other strategy undefined panic functions stay in the PTX.
     "-Cpanic=immediate-abort",
@@ -25,6 +25,8 @@ const FLAGS: [&str; 9] = [
     "-Cllvm-args=-unroll-threshold=100000",
     "-Cllvm-args=-unroll-full-max-count=64",
     "-Cdebuginfo=0",
+    // One scheme whatever the release's default, for the names of functions that are not inlined.
+    "-Csymbol-mangling-version=v0",
 ];
 
 /// Given on the command line, because that outranks the workspace's manifest, configuration files and the environment.
