@@ -26,9 +26,6 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         head: gpu::ctaid_y(),
         query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
     };
-    let kv_head = sizes.kv_head(task.head);
-    let k = p.k.head(task.batch, kv_head);
-    let v = p.v.head(task.batch, kv_head);
     // Through a shuffle, so that the compiler sees that it is uniform.
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
     let first_row = warp * WARP_ROWS;
@@ -38,14 +35,12 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
 
     let stage = Stage::<CHUNKS>::new(warp);
+    let record = stage.warp.record;
     let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
-    let q_rows = stage.q.columns_first(first_row);
-    let k_rows = stage.k.rows_first(0);
-    let v_rows = stage.v.columns_first(0);
 
     rows.copy(p, task, stage);
-    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.loose);
-    chunks.copy_keys(stage.k, k, p.k.stride_token, tile, &walk);
+    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.warp);
+    chunks.copy_keys(stage.k, record.k(), p.k.stride_token, tile, &walk);
     gpu::cp_async_commit_group();
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
@@ -53,31 +48,38 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
-        chunks.copy_keys(stage.v, v, p.v.stride_token, tile, &walk);
+        chunks.copy_keys(stage.v, record.v(), p.v.stride_token, tile, &walk);
         gpu::cp_async_commit_group();
 
+        let lane = gpu::shfl_sync_idx(WARP, gpu::laneid(), gpu::laneid());
+        let q_rows = stage.q.columns_first(first_row, lane);
+        let k_rows = stage.k.rows_first(0, lane);
+        let v_rows = stage.v.columns_first(0, lane);
         let sight = Sight::new(p, task, tile, first_row);
         let attends = has_rows && !sight.nothing;
         let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
         if attends {
             scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
             if sight.partial {
-                sight.limits.apply(&mut scores);
+                RowLimits::causal(sight.diagonal, tile.keys).apply(&mut scores);
             }
         }
 
         gpu::cp_async_wait_group::<0>();
         let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
         let poisoned = gpu::bar_red_or(0, found);
-        let next = walk.next(tile);
+        let next = walk.next(p, task, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, k, p.k.stride_token, next, &walk);
+            chunks.copy_keys(stage.k, record.k(), p.k.stride_token, next, &walk);
             gpu::cp_async_commit_group();
         }
 
         if attends {
             let rescale = softmax.weigh(&mut scores, scale_log2);
-            let moved = rescale.iter().flatten().any(|&factor| factor != 1.0);
+            let mut moved = false;
+            for factors in &rescale {
+                moved |= factors[0] != 1.0 || factors[1] != 1.0;
+            }
             if gpu::vote_sync_any(WARP, moved) {
                 output.scale_rows(&rescale);
             }
@@ -85,8 +87,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 poison::add_back::<T, CHUNKS>(
                     &mut output,
                     &scores,
-                    &sight.limits,
-                    v,
+                    sight.diagonal,
+                    record.v(),
                     p.v.stride_token,
                     tile,
                 );
@@ -104,7 +106,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
 
 /// What a warp's rows see of a tile.
 struct Sight {
-    limits: RowLimits<STRIPS>,
+    /// Row `r` of the warp sees the tile's keys up to `diagonal + r`, if there are as many.
+    diagonal: i32,
     /// Whether the tile is of the own key block, in a causal problem.
     own: bool,
     /// Whether a row does not see all of it.
@@ -118,14 +121,13 @@ impl Sight {
     fn new(p: &SparseFlashParams, task: Task, tile: KeyTile, first_row: u32) -> Self {
         let own_start = task.query_block * BLOCK;
         let own = p.sizes.is_causal() && !tile.loose && tile.start >= own_start;
-        // Row `r` of the warp sees the tile's keys up to `diagonal + r`.
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {
             TILE_KEYS as i32
         };
         Self {
-            limits: RowLimits::causal(diagonal, tile.keys),
+            diagonal,
             own,
             partial: diagonal < tile.keys as i32 - 1 || tile.keys < TILE_KEYS,
             nothing: diagonal + (WARP_ROWS as i32) <= 0,

@@ -4,103 +4,55 @@
 //! a lane each: a ballot says which are loose, and their place in the warp's queue follows from the
 //! lanes below. What is left over from the last 32 candidates starts the next tile.
 
+use super::stage::WarpMemory;
 use super::{QUEUE_KEYS, SparseFlashParams, THREADS, TILE_KEYS};
-use crate::gpu::{self, Global, Shared};
+use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::WARP;
 
-/// Where loose keys are worked out in shared memory.
-#[derive(Clone, Copy)]
-pub(super) struct LooseMemory {
-    /// This warp's queue of [`QUEUE_KEYS`].
-    pub queue: Shared<u32>,
-    /// A bit for each key block: whether it is listed.
-    pub listed: Shared<u32>,
-}
-
-/// A warp's way through its query block's candidates.
+/// A warp's way through its query block's candidates. What does not change is in its [`Record`](super::record::Record).
 pub(super) struct LooseKeys {
-    memory: LooseMemory,
-    stripes: Global<u32>,
-    /// Stripes before this key are sinks too.
-    sinks: u32,
-    /// Candidates that are sinks.
-    sink_candidates: u32,
-    candidates: u32,
-    /// Keys from this one on are not loose: the own block's, and what no row sees.
-    end_key: u32,
+    memory: WarpMemory,
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
     next: u32,
     ahead: u32,
-    /// Keys in the queue, and how many of them are the current tile's.
+    /// Keys in the queue; the first [`TILE_KEYS`] of them are the current tile's.
     queued: u32,
-    taken: u32,
 }
 
 impl LooseKeys {
-    /// No loose keys.
+    /// The loose keys of a query block. All threads of the block call it, having written their warp's
+    /// record: the bitmap of listed blocks, those before `end_block`, is made here.
     #[inline(always)]
-    pub fn none(memory: LooseMemory) -> Self {
-        Self {
+    pub fn new(p: &SparseFlashParams, memory: WarpMemory, end_block: u32) -> Self {
+        let mut keys = Self {
             memory,
-            stripes: Global::NULL,
-            sinks: 0,
-            sink_candidates: 0,
-            candidates: 0,
-            end_key: 0,
             next: 0,
             ahead: u32::MAX,
             queued: 0,
-            taken: 0,
-        }
-    }
-
-    /// The loose keys of a query block with `list`. All threads of the block call it: the bitmap is
-    /// made here.
-    #[inline(always)]
-    pub fn new(
-        p: &SparseFlashParams,
-        head: u64,
-        end_block: u32,
-        list: Global<u32>,
-        entries: u32,
-        memory: LooseMemory,
-    ) -> Self {
-        let end_key = p.sizes.k_len.min(end_block * BLOCK);
-        let sink_candidates = p.sinks.min(end_key);
-        let stripes = if p.stripes.is_null() || end_key == 0 {
-            0
-        } else {
-            gpu::ld_global_nc(p.stripe_count.add(head))
         };
-        let mut keys = Self {
-            stripes: p.stripes.add(head * u64::from(p.stripe_capacity)),
-            sinks: p.sinks,
-            sink_candidates,
-            candidates: sink_candidates + stripes,
-            end_key,
-            ..Self::none(memory)
-        };
-        if keys.candidates != 0 {
-            keys.mark_listed(list, entries, end_block);
-            keys.look_ahead();
+        if memory.record.candidates() != 0 {
+            keys.mark_listed(end_block);
+            keys.look_ahead(p);
         }
         keys
     }
 
     #[inline(always)]
-    fn mark_listed(&self, list: Global<u32>, entries: u32, end_block: u32) {
+    fn mark_listed(&self, end_block: u32) {
+        let WarpMemory { record, listed, .. } = self.memory;
         let mut word = gpu::tid_x();
         while word < end_block.div_ceil(32) {
-            gpu::st_shared(self.memory.listed.add(word), 0);
+            gpu::st_shared(listed.add(word), 0);
             word += THREADS;
         }
         gpu::bar_sync(0);
+        let (list, entries) = (record.list(), record.entries());
         let mut entry = gpu::tid_x();
         while entry < entries {
             let block = gpu::ld_global_nc(list.add(entry.into()));
             if block < end_block {
-                gpu::atom_shared_or_b32(self.memory.listed.add(block / 32), 1 << (block % 32));
+                gpu::atom_shared_or_b32(listed.add(block / 32), 1 << (block % 32));
             }
             entry += THREADS;
         }
@@ -109,14 +61,17 @@ impl LooseKeys {
 
     /// Loads this lane's candidate of the next 32, or `u32::MAX`.
     #[inline(always)]
-    fn look_ahead(&mut self) {
+    fn look_ahead(&mut self, p: &SparseFlashParams) {
+        let record = self.memory.record;
+        let sink_candidates = record.sink_candidates();
         let candidate = self.next + gpu::laneid();
-        self.ahead = if candidate < self.sink_candidates {
+        self.ahead = if candidate < sink_candidates {
             candidate
-        } else if candidate < self.candidates {
-            let stripe = self.stripes.add((candidate - self.sink_candidates).into());
+        } else if candidate < record.candidates() {
+            let stripe = record.stripes().add((candidate - sink_candidates).into());
             let key = gpu::ld_global_nc(stripe);
-            if key < self.sinks { u32::MAX } else { key }
+            // A stripe among the sinks has been a candidate already.
+            if key < p.sinks { u32::MAX } else { key }
         } else {
             u32::MAX
         };
@@ -124,7 +79,7 @@ impl LooseKeys {
 
     #[inline(always)]
     fn is_loose(&self, key: u32) -> bool {
-        if key >= self.end_key {
+        if key >= self.memory.record.end_key() {
             return false;
         }
         let block = key / BLOCK;
@@ -134,12 +89,13 @@ impl LooseKeys {
     /// Replaces the tile at the front of the queue by the next one and returns its keys: fewer than a
     /// full tile only in the last, 0 after it. All lanes of the warp call it.
     #[inline(always)]
-    pub fn pack(&mut self) -> u32 {
+    pub fn pack(&mut self, p: &SparseFlashParams) -> u32 {
+        let candidates = self.memory.record.candidates();
         let lane = gpu::laneid();
-        if self.taken != 0 {
-            let left = self.queued - self.taken;
+        if self.queued != 0 {
+            let left = self.queued.saturating_sub(TILE_KEYS);
             let key = if lane < left {
-                gpu::ld_shared(self.memory.queue.add(self.taken + lane))
+                gpu::ld_shared(self.memory.queue.add(TILE_KEYS + lane))
             } else {
                 0
             };
@@ -150,10 +106,10 @@ impl LooseKeys {
             }
             self.queued = left;
         }
-        while self.queued < TILE_KEYS && self.next < self.candidates {
+        while self.queued < TILE_KEYS && self.next < candidates {
             let key = self.ahead;
             self.next += 32;
-            self.look_ahead();
+            self.look_ahead(p);
             let loose = self.is_loose(key);
             let lanes = gpu::vote_sync_ballot(WARP, loose);
             if loose {
@@ -163,8 +119,7 @@ impl LooseKeys {
             self.queued += lanes.count_ones();
         }
         gpu::bar_warp_sync(WARP);
-        self.taken = self.queued.min(TILE_KEYS);
-        self.taken
+        self.queued.min(TILE_KEYS)
     }
 
     /// The key at `row` of the current tile; anything after its last.

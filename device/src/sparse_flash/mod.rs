@@ -49,6 +49,7 @@ mod kernel;
 mod loose;
 mod poison;
 mod query;
+mod record;
 mod stage;
 mod walk;
 

@@ -8,7 +8,7 @@ use super::stage::ThreadChunks;
 use super::walk::KeyTile;
 use super::{KEY_TILES, STRIPS, TILE_KEYS};
 use crate::gpu::{self, Global};
-use crate::tile::{Accumulator, Float16, RowLimits, SwizzledTile, WARP};
+use crate::tile::{Accumulator, Float16, STRIP_ROWS, SwizzledTile, WARP};
 
 /// Sets the NaNs and infinities among this thread's chunks to zero; whether there was one. The
 /// thread's copies have landed.
@@ -49,13 +49,13 @@ fn is_finite<T: Float16>(bits: u32) -> bool {
     bits as u16 & T::EXPONENT != T::EXPONENT
 }
 
-/// Adds what [`take_out`] took out, weighted, to the rows that see it. `column` of the head's V is at
-/// `head` + `column`.
+/// Adds what [`take_out`] took out of the V of the head at `head`, weighted, to the rows that see it:
+/// row `r` of the warp sees the tile's keys up to `diagonal + r`.
 #[inline(always)]
 pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
     output: &mut Accumulator<STRIPS, CHUNKS>,
     weights: &Accumulator<STRIPS, KEY_TILES>,
-    limits: &RowLimits<STRIPS>,
+    diagonal: i32,
     head: Global<u16>,
     stride_token: u64,
     tile: KeyTile,
@@ -90,7 +90,8 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
                 let value = T::to_f32(bits as u16);
                 for (s, weight) in weight.iter().enumerate() {
                     for (half, weight) in weight.iter().enumerate() {
-                        if limits.sees(s, half, key) {
+                        let row = (s as u32 * STRIP_ROWS + lane / 4) as i32 + 8 * half as i32;
+                        if key as i32 <= diagonal + row {
                             output.elements[s][t][2 * half + odd] += weight * value;
                         }
                     }

@@ -48,21 +48,17 @@ impl QueryRows {
     ) {
         let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
         let head = p.q.head(task.batch, task.head);
-        for step in 0..BLOCK / ThreadChunks::<CHUNKS>::STEP {
-            let row = chunks.first_row + step * ThreadChunks::<CHUNKS>::STEP;
-            let token = self.token(row);
-            let exists = token < self.q_len;
-            chunks.copy(stage.q, row, head, p.q.stride_token, token, exists);
-        }
+        chunks.copy_queries(
+            stage.q,
+            head,
+            p.q.stride_token,
+            self.first_token,
+            self.q_len,
+        );
         gpu::cp_async_commit_group();
         if p.scale_log2 < 0.0 {
             gpu::cp_async_wait_group::<0>();
-            for step in 0..BLOCK / ThreadChunks::<CHUNKS>::STEP {
-                let row = chunks.first_row + step * ThreadChunks::<CHUNKS>::STEP;
-                let chunk = stage.q.chunk(row, chunks.chunk).cast::<u32>();
-                let bits = gpu::ld_shared_v4(chunk);
-                gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ 0x8000_8000));
-            }
+            chunks.negate(stage.q, BLOCK);
         }
     }
 

@@ -1,27 +1,37 @@
 //! Shared memory: where everything lies, and the copies that fill it.
 //!
 //! ```text
-//! 4 queues of loose keys | K tile | V tile | Q block | bitmap of listed key blocks
+//! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
 //! ```
 
-use super::loose::LooseMemory;
+use super::record::Record;
 use super::walk::{KeyTile, KeyWalk};
 use super::{QUEUE_KEYS, THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, ProblemSizes};
 use crate::tile::SwizzledTile;
 
-const QUEUE_BYTES: u32 = QUEUE_KEYS * 4;
-const QUEUES_BYTES: u32 = THREADS / 32 * QUEUE_BYTES;
+const WARP_BYTES: u32 = Record::BYTES + QUEUE_KEYS * 4;
+const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
 
 /// Swizzled tiles start at multiples of their rows' size, which is at most 256 bytes.
-const _: () = assert!(QUEUES_BYTES.is_multiple_of(256));
+const _: () = assert!(WARPS_BYTES.is_multiple_of(256));
+
+/// What a warp has for finding its way through the keys.
+#[derive(Clone, Copy)]
+pub(super) struct WarpMemory {
+    pub record: Record,
+    /// [`QUEUE_KEYS`] loose keys.
+    pub queue: Shared<u32>,
+    /// The block's: a bit for each key block, whether it is listed.
+    pub listed: Shared<u32>,
+}
 
 /// Dynamic shared memory of a launch.
 pub(super) const fn shared_bytes(sizes: &ProblemSizes) -> u32 {
     let row_bytes = sizes.head_dim * 2;
     let bitmap_bytes = sizes.key_blocks().div_ceil(32) * 4;
-    QUEUES_BYTES + (2 * TILE_KEYS + BLOCK) * row_bytes + bitmap_bytes
+    WARPS_BYTES + (2 * TILE_KEYS + BLOCK) * row_bytes + bitmap_bytes
 }
 
 /// The tiles in shared memory, for rows of `CHUNKS` chunks of 16 bytes.
@@ -30,8 +40,7 @@ pub(super) struct Stage<const CHUNKS: usize> {
     pub k: SwizzledTile<CHUNKS>,
     pub v: SwizzledTile<CHUNKS>,
     pub q: SwizzledTile<CHUNKS>,
-    /// This warp's queue, and the block's bitmap.
-    pub loose: LooseMemory,
+    pub warp: WarpMemory,
 }
 
 impl<const CHUNKS: usize> Stage<CHUNKS> {
@@ -40,13 +49,15 @@ impl<const CHUNKS: usize> Stage<CHUNKS> {
     #[inline(always)]
     pub fn new(warp: u32) -> Self {
         let base = gpu::dynamic_shared();
-        let tiles = base.byte_add(QUEUES_BYTES);
+        let own = base.byte_add(warp * WARP_BYTES);
+        let tiles = base.byte_add(WARPS_BYTES);
         Self {
             k: SwizzledTile::new(tiles),
             v: SwizzledTile::new(tiles.byte_add(Self::TILE_BYTES)),
             q: SwizzledTile::new(tiles.byte_add(2 * Self::TILE_BYTES)),
-            loose: LooseMemory {
-                queue: base.byte_add(warp * QUEUE_BYTES).cast(),
+            warp: WarpMemory {
+                record: Record::new(own),
+                queue: own.byte_add(Record::BYTES).cast(),
                 listed: tiles
                     .byte_add(2 * Self::TILE_BYTES + BLOCK * SwizzledTile::<CHUNKS>::ROW_BYTES)
                     .cast(),
@@ -84,31 +95,66 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
         tile: KeyTile,
         walk: &KeyWalk,
     ) {
-        for step in 0..TILE_KEYS / Self::STEP {
-            let row = self.first_row + step * Self::STEP;
-            let token = if tile.loose {
-                walk.loose_key(row)
-            } else {
-                tile.start + row
-            };
-            self.copy(to, row, head, stride_token, token, row < tile.keys);
+        let to = to.chunk(self.first_row, self.chunk);
+        let rows = (tile.keys as i32) - self.first_row as i32;
+        if tile.loose {
+            let head = head.add(u64::from(self.chunk * 8));
+            for step in 0..TILE_KEYS / Self::STEP {
+                let key = walk.loose_key(self.first_row + step * Self::STEP);
+                let from = head.add(u64::from(key) * stride_token);
+                Self::copy(to, step, from, rows);
+            }
+        } else {
+            let first = u64::from(tile.start + self.first_row) * stride_token;
+            let mut from = head.add(first + u64::from(self.chunk * 8));
+            for step in 0..TILE_KEYS / Self::STEP {
+                Self::copy(to, step, from, rows);
+                from = from.add(u64::from(Self::STEP) * stride_token);
+            }
         }
     }
 
-    /// Copies this thread's chunk of one row, or zeros.
+    /// Copies the thread's chunk of its `step`th row, or zeros if that is not before `rows` rows.
     #[inline(always)]
-    pub fn copy(
+    fn copy(to: Shared<u8>, step: u32, from: Global<u16>, rows: i32) {
+        // Whole groups of 8 rows: the chunk's place in its row is the same in all of them.
+        let to = to.byte_add(step * Self::STEP * SwizzledTile::<CHUNKS>::ROW_BYTES);
+        let bytes = if (step * Self::STEP) as i32 >= rows {
+            0
+        } else {
+            16
+        };
+        gpu::cp_async_cg_16_zfill(to.cast(), from, bytes);
+    }
+
+    /// Copies the rows of a query block, whose row 0 is token `first_token` (perhaps negative) of the
+    /// head at `head`: asynchronously, zero where there is no token.
+    #[inline(always)]
+    pub fn copy_queries(
         self,
         to: SwizzledTile<CHUNKS>,
-        row: u32,
         head: Global<u16>,
         stride_token: u64,
-        token: u32,
-        exists: bool,
+        first_token: i32,
+        q_len: u32,
     ) {
-        let from = head.add(u64::from(token) * stride_token + u64::from(self.chunk * 8));
-        let bytes = if exists { 16 } else { 0 };
-        let to: Shared<u16> = to.chunk(row, self.chunk).cast();
-        gpu::cp_async_cg_16_zfill(to, from, bytes);
+        for step in 0..BLOCK / Self::STEP {
+            let row = self.first_row + step * Self::STEP;
+            let token = (first_token + row as i32) as u32;
+            let from = head.add(u64::from(token) * stride_token + u64::from(self.chunk * 8));
+            let bytes = if token < q_len { 16 } else { 0 };
+            gpu::cp_async_cg_16_zfill(to.chunk(row, self.chunk).cast(), from, bytes);
+        }
+    }
+
+    /// Flips the signs of this thread's chunks, of `rows` rows.
+    #[inline(always)]
+    pub fn negate(self, tile: SwizzledTile<CHUNKS>, rows: u32) {
+        for step in 0..rows / Self::STEP {
+            let row = self.first_row + step * Self::STEP;
+            let chunk = tile.chunk(row, self.chunk).cast::<u32>();
+            let bits = gpu::ld_shared_v4(chunk);
+            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ 0x8000_8000));
+        }
     }
 }

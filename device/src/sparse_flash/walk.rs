@@ -1,8 +1,10 @@
 //! The tiles of keys that a query block attends to, in order: own block, listed blocks, loose keys.
 
-use super::loose::{LooseKeys, LooseMemory};
+use super::loose::LooseKeys;
+use super::record::{Contents, Record};
+use super::stage::WarpMemory;
 use super::{SparseFlashParams, TILE_KEYS};
-use crate::gpu::{self, Global};
+use crate::gpu;
 use crate::params::BLOCK;
 
 /// A tile of keys.
@@ -36,15 +38,11 @@ impl KeyTile {
 }
 
 /// The way through a query block's tiles. The same in every thread, but for the loose keys' lanes.
+/// What does not change is in the warp's [`Record`](super::record::Record).
 pub(super) struct KeyWalk {
-    list: Global<u32>,
+    record: Record,
     dense: bool,
-    k_len: u32,
-    /// Key blocks from this one on are not walked: the own block, which comes first, or the end.
-    end_block: u32,
-    /// Entries of the list.
-    entries: u32,
-    /// The next entry, and its key block (`u32::MAX` after the last): loaded one tile ahead.
+    /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
     entry: u32,
     upcoming: u32,
     loose: LooseKeys,
@@ -61,76 +59,81 @@ pub(super) struct Task {
 impl KeyWalk {
     /// The walk, and its first tile. All threads of the block call it.
     #[inline(always)]
-    pub fn new(p: &SparseFlashParams, task: Task, memory: LooseMemory) -> (Self, KeyTile) {
+    pub fn new(p: &SparseFlashParams, task: Task, memory: WarpMemory) -> (Self, KeyTile) {
         let sizes = &p.sizes;
         let head = u64::from(task.batch * sizes.q_heads + task.head);
-        let end_block = if sizes.is_causal() {
-            task.query_block
-        } else {
-            sizes.key_blocks()
-        };
+        let kv_head = sizes.kv_head(task.head);
         let mut dense = p.lists.is_null();
         if !dense && !p.dense.is_null() {
             dense = gpu::ld_global_nc(p.dense.add(head)) != 0;
         }
-        let (mut list, mut entries) = (p.lists, end_block);
+        let end_block = end_block(p, task);
+        let mut contents = Contents {
+            k: p.k.head(task.batch, kv_head),
+            v: p.v.head(task.batch, kv_head),
+            list: p.lists,
+            stripes: p.stripes.add(head * u64::from(p.stripe_capacity)),
+            entries: end_block,
+            candidates: 0,
+            sink_candidates: 0,
+            end_key: sizes.k_len.min(end_block * BLOCK),
+        };
         if !dense {
             let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
-            list = p.lists.add(row * u64::from(p.list_capacity));
-            entries = gpu::ld_global_nc(p.list_count.add(row));
+            contents.list = p.lists.add(row * u64::from(p.list_capacity));
+            contents.entries = gpu::ld_global_nc(p.list_count.add(row));
+            contents.sink_candidates = p.sinks.min(contents.end_key);
+            contents.candidates = contents.sink_candidates;
+            if !p.stripes.is_null() && end_block != 0 {
+                contents.candidates += gpu::ld_global_nc(p.stripe_count.add(head));
+            }
         }
-        let loose = if dense {
-            LooseKeys::none(memory)
-        } else {
-            LooseKeys::new(p, head, end_block, list, entries, memory)
-        };
+        memory.record.write(&contents);
         let mut walk = Self {
-            list,
+            record: memory.record,
             dense,
-            k_len: sizes.k_len,
-            end_block,
-            entries,
             entry: 0,
             upcoming: u32::MAX,
-            loose,
+            loose: LooseKeys::new(p, memory, end_block),
         };
         walk.look_ahead();
         let first = if sizes.is_causal() {
             KeyTile::contiguous(task.query_block * BLOCK, sizes.k_len)
         } else {
-            walk.next(KeyTile::END)
+            walk.next(p, task, KeyTile::END)
         };
         (walk, first)
     }
 
     #[inline(always)]
     fn look_ahead(&mut self) {
-        self.upcoming = if self.entry >= self.entries {
+        self.upcoming = if self.entry >= self.record.entries() {
             u32::MAX
         } else if self.dense {
             self.entry
         } else {
-            gpu::ld_global_nc(self.list.add(self.entry.into()))
+            gpu::ld_global_nc(self.record.list().add(self.entry.into()))
         };
         self.entry += 1;
     }
 
     /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
     #[inline(always)]
-    pub fn next(&mut self, tile: KeyTile) -> KeyTile {
+    pub fn next(&mut self, p: &SparseFlashParams, task: Task, tile: KeyTile) -> KeyTile {
+        let k_len = p.sizes.k_len;
         let other_half = tile.start + TILE_KEYS;
-        if !tile.loose && tile.start.is_multiple_of(BLOCK) && other_half < self.k_len {
-            return KeyTile::contiguous(other_half, self.k_len);
+        if !tile.loose && tile.start.is_multiple_of(BLOCK) && other_half < k_len {
+            return KeyTile::contiguous(other_half, k_len);
         }
         // The list is ascending: the first block that is out of range ends it.
-        if self.upcoming < self.end_block {
+        if self.upcoming < end_block(p, task) {
             let start = self.upcoming * BLOCK;
             self.look_ahead();
-            return KeyTile::contiguous(start, self.k_len);
+            return KeyTile::contiguous(start, k_len);
         }
         KeyTile {
             start: 0,
-            keys: self.loose.pack(),
+            keys: self.loose.pack(p),
             loose: true,
         }
     }
@@ -139,5 +142,15 @@ impl KeyWalk {
     #[inline(always)]
     pub fn loose_key(&self, row: u32) -> u32 {
         self.loose.key(row)
+    }
+}
+
+/// Key blocks from this one on are not walked: the own block, which comes first, or the end.
+#[inline(always)]
+const fn end_block(p: &SparseFlashParams, task: Task) -> u32 {
+    if p.sizes.is_causal() {
+        task.query_block
+    } else {
+        p.sizes.key_blocks()
     }
 }

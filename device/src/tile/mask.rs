@@ -51,11 +51,4 @@ impl<const STRIPS: usize> RowLimits<STRIPS> {
             }
         }
     }
-
-    /// Whether the row of `strip` and `half` sees column `column` of the tile (the same column for
-    /// the whole warp).
-    #[inline(always)]
-    pub fn sees(&self, strip: usize, half: usize, column: u32) -> bool {
-        column as i32 - (gpu::laneid() % 4 * 2) as i32 <= self.last[strip][half]
-    }
 }

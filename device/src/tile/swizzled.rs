@@ -4,7 +4,7 @@
 //! A row is `CHUNKS` chunks of 16 bytes (8 elements). Chunk `c` of row `r` lies where chunk
 //! `c ^ (r & 7)` would lie without swizzling: eight rows of one column then fill all 32 banks.
 
-use crate::gpu::{self, Shared};
+use crate::gpu::Shared;
 
 /// A tile whose rows are `CHUNKS` chunks of 16 bytes, a multiple of 8. The base is a multiple of the
 /// row's size.
@@ -34,8 +34,7 @@ impl<const CHUNKS: usize> SwizzledTile<CHUNKS> {
     /// the order upper left, lower left, upper right, lower right. That is an A operand, or
     /// transposed two B operands side by side.
     #[inline(always)]
-    pub fn columns_first(self, first_row: u32) -> LaneRows<CHUNKS> {
-        let lane = gpu::laneid();
+    pub fn columns_first(self, first_row: u32, lane: u32) -> LaneRows<CHUNKS> {
         LaneRows {
             row: self.chunk(first_row + lane % 16, lane / 16),
         }
@@ -44,8 +43,7 @@ impl<const CHUNKS: usize> SwizzledTile<CHUNKS> {
     /// As [`columns_first`](Self::columns_first), in the order upper left, upper right, lower left,
     /// lower right: the B operands of a product with the tile's transpose, eight rows each.
     #[inline(always)]
-    pub fn rows_first(self, first_row: u32) -> LaneRows<CHUNKS> {
-        let lane = gpu::laneid();
+    pub fn rows_first(self, first_row: u32, lane: u32) -> LaneRows<CHUNKS> {
         LaneRows {
             row: self.chunk(first_row + lane / 16 * 8 + lane % 8, lane / 8 % 2),
         }

@@ -6,4 +6,4 @@ pub mod oracle;
 pub mod run;
 
 pub use case::{Case, Dtype, HeadMask, Layout};
-pub use run::{Outcome, check, launch};
+pub use run::{check, launch};
