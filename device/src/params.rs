@@ -147,17 +147,6 @@ impl TensorArg {
     }
 }
 
-/// The shape of a launch, as every executor takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaunchShape {
-    /// Blocks of threads.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub block: [u32; 3],
-    /// Dynamic shared memory of a block.
-    pub shared_bytes: u32,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,7 +54,8 @@ mod stage;
 mod walk;
 
 use crate::gpu::Global;
-use crate::params::{BLOCK, LaunchShape, ProblemSizes, TensorArg};
+use crate::launch::LaunchShape;
+use crate::params::{BLOCK, ProblemSizes, TensorArg};
 use crate::tile::{Bf16, F16};
 use kernel::sparse_flash;
 

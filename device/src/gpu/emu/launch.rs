@@ -28,6 +28,12 @@ impl<P> Clone for Kernel<P> {
 
 impl<P> Copy for Kernel<P> {}
 
+impl<P> std::fmt::Debug for Kernel<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 impl<P> Kernel<P> {
     /// The kernel `body` under the name of its PTX entry.
     pub const fn new(name: &'static str, body: fn(&P)) -> Self {
@@ -117,6 +123,28 @@ impl<T> Buffer<T> {
     /// Whether it holds no element.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// `len` elements of another type, from `offset_bytes` bytes on: how a host reads and writes its own regions of one
+    /// allocation. Kernels are held to the whole allocation.
+    ///
+    /// # Panics
+    /// If they do not lie inside the buffer, or are not aligned there.
+    pub fn part<U>(&self, offset_bytes: u64, len: usize) -> Buffer<U> {
+        let end = offset_bytes + (len * size_of::<U>()) as u64;
+        assert!(
+            end <= (self.len * size_of::<T>()) as u64,
+            "the part ends at byte {end}, after the buffer"
+        );
+        assert!(
+            (self.base + offset_bytes).is_multiple_of(align_of::<U>() as u64),
+            "the part is not aligned"
+        );
+        Buffer {
+            base: self.base + offset_bytes,
+            len,
+            element: PhantomData,
+        }
     }
 }
 
