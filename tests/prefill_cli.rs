@@ -584,7 +584,7 @@ fn the_emulator_writes_what_the_cpu_writes() {
         }
         for (name, tolerance) in [("o", 0.02), ("lse", 1e-4)] {
             let [cpu, emulator] =
-                [&cpu, &emulator].map(|file| numbers(file, name, f32::from_le_bytes).1);
+                [&cpu, &emulator].map(|file| numbers(file, name, f32::from_le_bytes));
             assert_eq!(cpu.len(), emulator.len());
             for (cpu, emulator) in cpu.iter().zip(&emulator) {
                 let error = (cpu - emulator).abs();
