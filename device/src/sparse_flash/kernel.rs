@@ -1,7 +1,7 @@
 //! The kernel: one query block of one head.
 
 use super::query::{QueryRows, write_blind_rows};
-use super::record::{Record, Task, Tokens};
+use super::record::{Record, Task};
 use super::stage::{Place, Stage, ThreadChunks};
 use super::walk::{KeyTile, KeyWalk};
 use super::{KEY_TILES, STRIPS, SparseFlashParams, TILE_KEYS, WARP_ROWS, poison, query_tiles};
@@ -68,7 +68,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
-        if !poisoned && next.keys != 0 {
+        if next.keys != 0 {
             chunks.copy_keys(stage.k, record.k(), next, stage.warp);
         }
 
@@ -86,25 +86,23 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 stage.v.columns_first(0, place.lane),
             );
         }
-        if poisoned {
-            if attends {
-                let Tokens { first, stride } = record.v();
-                let tile = poison::Tile {
-                    q_rows,
-                    k_rows,
-                    values: Tokens {
-                        first: first.add(u64::from(tile.start) * stride),
-                        stride,
-                    },
-                    lane: place.lane,
-                    keys: tile.keys,
-                    diagonal: sight.diagonal,
-                };
-                poison::add_back::<T, CHUNKS>(&mut output, &softmax, scale_log2, &tile);
-            }
-            // K was needed until here.
-            gpu::bar_sync(0);
-            chunks.copy_keys(stage.k, record.k(), next, stage.warp);
+        if poisoned && attends {
+            // Asked anew: it is too rare to keep anything for it.
+            let place = Place::of_this_thread();
+            let stage = Stage::<CHUNKS>::of(place);
+            let record = stage.warp.record;
+            let first_row = place.warp * WARP_ROWS;
+            let tile = KeyTile::contiguous(tile.start, sizes.k_len);
+            let tile = poison::Tile {
+                q_rows: stage.q.columns_first(first_row, place.lane),
+                k: record.k(),
+                v: record.v(),
+                start: tile.start,
+                lane: place.lane,
+                keys: tile.keys,
+                diagonal: Sight::new(p, record, tile, first_row).diagonal,
+            };
+            poison::add_back::<T, CHUNKS>(&mut output, &softmax, scale_log2, &tile);
         }
         tile = next;
     }
@@ -135,7 +133,7 @@ impl Sight {
     #[inline(always)]
     fn new(p: &SparseFlashParams, record: Record, tile: KeyTile, first_row: u32) -> Self {
         let own_start = record.query_block() * BLOCK;
-        let own = p.sizes.is_causal() && !tile.loose && tile.start >= own_start;
+        let own = p.sizes.is_causal() && !tile.is_loose() && tile.start >= own_start;
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {

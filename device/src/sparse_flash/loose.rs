@@ -20,19 +20,18 @@ pub(super) struct LooseKeys {
 }
 
 impl LooseKeys {
-    /// The loose keys of a query block. All threads of the block call it, having written their warp's
-    /// record: the bitmap of listed blocks, those before `end_block`, is made here.
+    /// No loose keys.
+    pub const NONE: Self = Self {
+        next: 0,
+        ahead: u32::MAX,
+        queued: 0,
+    };
+
+    /// The loose keys of the record's query block, whose bitmap is made.
     #[inline(always)]
-    pub fn new(p: &SparseFlashParams, memory: WarpMemory, end_block: u32) -> Self {
-        let mut keys = Self {
-            next: 0,
-            ahead: u32::MAX,
-            queued: 0,
-        };
-        if memory.record.candidates() != 0 {
-            mark_listed(memory, end_block);
-            keys.look_ahead(p, memory);
-        }
+    pub fn new(p: &SparseFlashParams, memory: WarpMemory) -> Self {
+        let mut keys = Self::NONE;
+        keys.look_ahead(p, memory);
         keys
     }
 
@@ -93,7 +92,7 @@ impl LooseKeys {
 
 /// Makes the bitmap of the listed blocks before `end_block`. All threads of the block call it.
 #[inline(always)]
-fn mark_listed(memory: WarpMemory, end_block: u32) {
+pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
     let WarpMemory { record, listed, .. } = memory;
     let mut word = gpu::tid_x();
     while word < end_block.div_ceil(32) {

@@ -51,11 +51,13 @@ fn is_finite<T: Float16>(bits: u32) -> bool {
 
 /// What [`add_back`] reads again.
 pub(super) struct Tile<const CHUNKS: usize> {
-    /// The warp's rows of Q, and K.
+    /// The warp's rows of Q.
     pub q_rows: LaneRows<CHUNKS>,
-    pub k_rows: LaneRows<CHUNKS>,
-    /// V in global memory, from the tile's first key on.
-    pub values: Tokens,
+    /// K and V in global memory. K's place in shared memory may be the next tile's already.
+    pub k: Tokens,
+    pub v: Tokens,
+    /// The tile's first key.
+    pub start: u32,
     /// This thread's lane.
     pub lane: u32,
     /// Keys of the tile. Row `r` of the warp sees those up to `diagonal + r`.
@@ -81,11 +83,10 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
         // The bound is not a constant, so that the loop stays one.
         let mut first_key = 0;
         while first_key < tile.keys {
-            let mut weights = Accumulator::<1, 2>::zero();
-            weights.add_rows_by_rows::<T, CHUNKS>(q_rows, tile.k_rows.moved(first_key));
+            let mut weights = scores::<T, CHUNKS>(q_rows, tile, first_key);
             softmax.weigh_again(&mut weights, s, scale_log2);
             for key in first_key..tile.keys.min(first_key + 16) {
-                let token = tile.values.first.add(u64::from(key) * tile.values.stride);
+                let token = tile.v.token(tile.start + key);
                 // Two neighbouring elements in each of the token's 32 or 64 words.
                 let word = |first: u64| -> u32 {
                     gpu::ld_global(token.add(first + u64::from(2 * lane)).cast())
@@ -125,4 +126,26 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
             first_key += 16;
         }
     }
+}
+
+/// The scores of 16 rows of Q and 16 keys, from `first_key` of the tile on; repeats of the last key
+/// after it.
+#[inline(always)]
+fn scores<T: Float16, const CHUNKS: usize>(
+    q_rows: LaneRows<CHUNKS>,
+    tile: &Tile<CHUNKS>,
+    first_key: u32,
+) -> Accumulator<1, 2> {
+    let mut scores = Accumulator::<1, 2>::zero();
+    for (t, c) in scores.elements[0].iter_mut().enumerate() {
+        let key = first_key + 8 * t as u32 + tile.lane / 4;
+        let key = tile.k.token(tile.start + key.min(tile.keys - 1));
+        let key = key.add(u64::from(tile.lane % 4 * 2));
+        for step in 0..CHUNKS / 2 {
+            let a = gpu::ldmatrix_x4(q_rows.block(0, step as u32));
+            let b = [0, 8].map(|half| gpu::ld_global(key.add(16 * step as u64 + half).cast()));
+            *c = T::mma(a, b, *c);
+        }
+    }
+    scores
 }

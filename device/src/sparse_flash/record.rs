@@ -14,7 +14,7 @@ pub(super) struct Contents {
     /// The head's keys and values.
     pub k: Tokens,
     pub v: Tokens,
-    /// The query block's list of key blocks.
+    /// The query block's list of key blocks. Null: all of them, in order.
     pub list: Global<u32>,
     /// The head's stripes.
     pub stripes: Global<u32>,
@@ -34,6 +34,14 @@ pub(super) struct Tokens {
     pub first: Global<u16>,
     /// Elements from a token to the next.
     pub stride: u64,
+}
+
+impl Tokens {
+    /// A token's first element.
+    #[inline(always)]
+    pub const fn token(self, token: u32) -> Global<u16> {
+        self.first.add(token as u64 * self.stride)
+    }
 }
 
 /// Where one query block of one head is.

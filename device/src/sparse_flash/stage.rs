@@ -119,7 +119,7 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
     ) {
         let to = to.chunk(self.first_row, self.chunk);
         let rows = (tile.keys as i32) - self.first_row as i32;
-        if tile.loose {
+        if tile.is_loose() {
             let first = tokens.first.add(u64::from(self.chunk * 8));
             for step in 0..TILE_KEYS / Self::STEP {
                 let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
