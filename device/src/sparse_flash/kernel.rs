@@ -9,9 +9,6 @@ use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
 
-/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
-const LEAST_SCALE_LOG2: f32 = 1.0e-30;
-
 /// See the module's documentation. `CHUNKS` is head_dim / 8: the chunks of 16 bytes of a row, and the
 /// column tiles of the output.
 #[inline(always)]
@@ -27,8 +24,6 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         head: gpu::ctaid_y(),
         query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
     };
-    // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
-    let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
 
     let place = Place::of_this_thread();
     let stage = Stage::<CHUNKS>::of(place);
@@ -73,7 +68,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         }
 
         if attends {
-            let rescale = softmax.weigh(&mut scores, scale_log2);
+            let rescale = softmax.weigh(&mut scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -102,7 +97,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 keys: tile.keys,
                 diagonal: Sight::new(p, record, tile, first_row).diagonal,
             };
-            poison::add_back::<T, CHUNKS>(&mut output, &softmax, scale_log2, &tile);
+            poison::add_back::<T, CHUNKS>(&mut output, &softmax, record.scale_log2(), &tile);
         }
         tile = next;
     }
@@ -111,7 +106,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     if has_rows {
         let place = Place::of_this_thread();
         let first_row = place.warp * WARP_ROWS;
-        let task = Stage::<CHUNKS>::of(place).warp.record.task();
+        let record = Stage::<CHUNKS>::of(place).warp.record;
+        let (task, scale_log2) = (record.task(), record.scale_log2());
         let rows = QueryRows::new(p, task.query_block);
         rows.write::<T, CHUNKS>(p, task, first_row, &mut output, &softmax, scale_log2);
     }

@@ -19,8 +19,9 @@
 //! ```
 //!
 //! # Who does what
-//! Four warps, each with 32 query rows (two strips of m16n8k16): S and O live in its registers, Q
-//! stays in shared memory. All 128 threads copy tiles, 16 bytes at a time with `cp.async`; rows past
+//! Four warps, each with 32 query rows (two strips of m16n8k16): S and O live in its registers, which
+//! they all but fill (192 of 255), so Q stays in shared memory, and so does what a warp needs only
+//! once a tile (its *record*). All 128 threads copy tiles, 16 bytes at a time with `cp.async`; rows past
 //! the end are zero-filled. Each warp filters the head's stripes by itself, 32 at a time with a
 //! ballot, into its own queue of packed keys, so that loose keys need no barrier of the block. A
 //! warp whose rows see nothing of a tile, or that has no rows, only copies.
@@ -36,7 +37,7 @@
 //! masked keys: with NaN or infinity in V it would reach rows that do not see the key. It can only
 //! happen in the own key block, whose tiles rows see in part. There each thread looks through the
 //! chunks of V that it copied, sets such elements to zero, and if there was one, its products are
-//! added separately to the rows that do see it, from global memory ([`poison`]).
+//! added separately to the rows that do see it, from global memory.
 //!
 //! # Shape contract
 //! [`SparseFlashParams`] says what each address must hold; [`SparseFlashParams::launch_shape`] the

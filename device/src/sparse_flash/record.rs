@@ -26,6 +26,8 @@ pub(super) struct Contents {
     /// Keys from this one on are not loose: the own block's, and what no row sees.
     pub end_key: u32,
     pub task: Task,
+    /// softmax_scale · log2(e), made positive.
+    pub scale_log2: f32,
 }
 
 /// The tokens of one head of K or V.
@@ -82,7 +84,9 @@ impl Record {
                 head,
                 query_block,
             } = contents.task;
-            gpu::st_shared_v4(self.numbers().add(4), [batch, head, query_block, 0]);
+            let scale_bits = contents.scale_log2.to_bits();
+            let task = [batch, head, query_block, scale_bits];
+            gpu::st_shared_v4(self.numbers().add(4), task);
         }
         gpu::bar_warp_sync(WARP);
     }
@@ -139,6 +143,11 @@ impl Record {
     #[inline(always)]
     pub fn end_key(self) -> u32 {
         gpu::ld_shared(self.numbers().add(3))
+    }
+
+    #[inline(always)]
+    pub fn scale_log2(self) -> f32 {
+        f32::from_bits(gpu::ld_shared(self.numbers().add(7)))
     }
 
     #[inline(always)]

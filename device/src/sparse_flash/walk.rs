@@ -7,6 +7,9 @@ use super::{SparseFlashParams, TILE_KEYS};
 use crate::gpu::{self, Global};
 use crate::params::{BLOCK, TensorArg};
 
+/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
+const LEAST_SCALE_LOG2: f32 = 1.0e-30;
+
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyTile {
@@ -138,6 +141,8 @@ impl Contents {
             sink_candidates: 0,
             end_key: sizes.k_len.min(end_block * BLOCK),
             task,
+            // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
+            scale_log2: gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2),
         };
         let mut dense = p.lists.is_null();
         if !dense && !p.dense.is_null() {
