@@ -16,6 +16,9 @@
 //! * A 16-bit float is its bits in a `u16`; two of them in a `u32`, the lower index in the low half.
 //! * An instruction that PTX marks `.aligned` must be reached by all 32 lanes at the same call site.
 //!
+//! Helpers that wrap intrinsics should be `#[track_caller]` and `#[inline(always)]`: diagnoses then
+//! name the line that called the helper, and registers stay registers.
+//!
 //! # Architectures
 //! Intrinsics whose documentation says `sm_90a` may only be called by kernels that are published
 //! for it: nothing of them reaches the sm_80 PTX unless an sm_80 entry calls them.

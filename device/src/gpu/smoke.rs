@@ -47,9 +47,7 @@ impl Sum {
 
     #[inline(always)]
     fn all<const N: usize>(&mut self, values: [impl Word; N]) {
-        for value in values {
-            self.add(value);
-        }
+        let _ = values.map(|value| self.add(value));
     }
 }
 

@@ -38,17 +38,18 @@ pub fn bar_warp_sync(mask: u32) {
 #[inline(always)]
 pub fn shfl_sync_idx<T: Word32>(mask: u32, value: T, lane: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32;
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    let result: u32 = cfg_select! {
+        target_arch = "nvptx64" => {{
+            let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
                 core::arch::asm!("shfl.sync.idx.b32 {d}, {v}, {o}, 0x1f, {m};", d = out(reg32) result, v = in(reg32) bits,
                     o = in(reg32) lane, m = in(reg32) mask, options(nomem, nostack));
             }
-        }
-        _ => { result = emu::shfl("shfl.sync.idx.b32", mask, bits, emu::Source::Index(lane)); }
-    }
+            result
+        }}
+        _ => { emu::shfl("shfl.sync.idx.b32", mask, bits, emu::Source::Index(lane)) }
+    };
     T::from_bits64(u64::from(result))
 }
 
@@ -62,17 +63,18 @@ pub fn shfl_sync_idx<T: Word32>(mask: u32, value: T, lane: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_bfly<T: Word32>(mask: u32, value: T, lane_mask: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32;
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    let result: u32 = cfg_select! {
+        target_arch = "nvptx64" => {{
+            let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
                 core::arch::asm!("shfl.sync.bfly.b32 {d}, {v}, {o}, 0x1f, {m};", d = out(reg32) result, v = in(reg32) bits,
                     o = in(reg32) lane_mask, m = in(reg32) mask, options(nomem, nostack));
             }
-        }
-        _ => { result = emu::shfl("shfl.sync.bfly.b32", mask, bits, emu::Source::Xor(lane_mask)); }
-    }
+            result
+        }}
+        _ => { emu::shfl("shfl.sync.bfly.b32", mask, bits, emu::Source::Xor(lane_mask)) }
+    };
     T::from_bits64(u64::from(result))
 }
 
@@ -86,17 +88,18 @@ pub fn shfl_sync_bfly<T: Word32>(mask: u32, value: T, lane_mask: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_up<T: Word32>(mask: u32, value: T, delta: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32;
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    let result: u32 = cfg_select! {
+        target_arch = "nvptx64" => {{
+            let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
                 core::arch::asm!("shfl.sync.up.b32 {d}, {v}, {o}, 0, {m};", d = out(reg32) result, v = in(reg32) bits,
                     o = in(reg32) delta, m = in(reg32) mask, options(nomem, nostack));
             }
-        }
-        _ => { result = emu::shfl("shfl.sync.up.b32", mask, bits, emu::Source::Up(delta)); }
-    }
+            result
+        }}
+        _ => { emu::shfl("shfl.sync.up.b32", mask, bits, emu::Source::Up(delta)) }
+    };
     T::from_bits64(u64::from(result))
 }
 
@@ -110,17 +113,18 @@ pub fn shfl_sync_up<T: Word32>(mask: u32, value: T, delta: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_down<T: Word32>(mask: u32, value: T, delta: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32;
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    let result: u32 = cfg_select! {
+        target_arch = "nvptx64" => {{
+            let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
                 core::arch::asm!("shfl.sync.down.b32 {d}, {v}, {o}, 0x1f, {m};", d = out(reg32) result, v = in(reg32) bits,
                     o = in(reg32) delta, m = in(reg32) mask, options(nomem, nostack));
             }
-        }
-        _ => { result = emu::shfl("shfl.sync.down.b32", mask, bits, emu::Source::Down(delta)); }
-    }
+            result
+        }}
+        _ => { emu::shfl("shfl.sync.down.b32", mask, bits, emu::Source::Down(delta)) }
+    };
     T::from_bits64(u64::from(result))
 }
 

@@ -1,4 +1,6 @@
-//! Inputs and references for the worked examples.
+//! Inputs and references that tests share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 /// `len` numbers in [-1, 1) as `bf16` bits.
 pub fn random_bf16(len: usize, seed: u64) -> Vec<u16> {

@@ -107,7 +107,7 @@ impl Block {
         let block_warps = self.warps.len() as u32;
         let all = block_warps * 32;
         let count = threads.unwrap_or(all);
-        if id >= BARRIERS || count == 0 || count % 32 != 0 || count > all {
+        if id >= BARRIERS || count == 0 || !count.is_multiple_of(32) || count > all {
             self.fail(
                 FaultKind::Barrier,
                 at,

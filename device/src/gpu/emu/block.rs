@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt::Write;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 
 use corosensei::stack::DefaultStack;
@@ -13,10 +12,10 @@ use super::barrier::Barriers;
 use super::bulk::{Loads, StoreQueue};
 use super::collective::Warp;
 use super::cp_async::CopyQueue;
-use super::diagnosis::{Fault, FaultKind, ThreadName, ranges};
+use super::diagnosis::{Fault, FaultKind, ThreadName};
 use super::launch::Mode;
 use super::mbarrier::Mbarrier;
-use super::memory::{GlobalMemory, SHARED_BASE, SharedMemory};
+use super::memory::{GlobalMemory, SharedMemory};
 use super::race::Races;
 use super::rng::Rng;
 use super::wgmma::Warpgroup;
@@ -181,7 +180,7 @@ impl Block {
         resume_unwind(Box::new(Abort))
     }
 
-    fn describe(
+    pub(super) fn describe(
         &self,
         kind: FaultKind,
         thread: Option<u32>,
@@ -230,48 +229,6 @@ impl Block {
             return self.ready.swap_remove_back(pick);
         }
         self.ready.pop_front()
-    }
-
-    /// Every thread waits: says for what.
-    fn deadlock(&self) -> Fault {
-        let mut message =
-            String::from("deadlock: every thread that has not exited waits, and none can go on.");
-        let mut groups: Vec<(String, Vec<u32>)> = Vec::new();
-        for (index, thread) in self.threads.iter().enumerate() {
-            let what = match thread.state {
-                State::Ready => unreachable!("a ready thread is not deadlocked"),
-                State::Exited => "exited".to_owned(),
-                State::Collective { op, mask, at } => format!(
-                    "wait in `{op}` at {at} for lanes {} of their warp",
-                    super::diagnosis::lanes(mask)
-                ),
-                State::Barrier { id, at } => format!("wait at barrier {id}, at {at}"),
-                State::Mbarrier {
-                    address,
-                    parity,
-                    at,
-                } => format!(
-                    "wait for parity {parity} of the mbarrier at byte {} of shared memory, at {at}",
-                    address - SHARED_BASE
-                ),
-                State::Warpgroup { op, at } => {
-                    format!("wait in `{op}` at {at} for the other warps of their warpgroup")
-                }
-            };
-            match groups.iter_mut().find(|(text, _)| *text == what) {
-                Some((_, threads)) => threads.push(index as u32),
-                None => groups.push((what, vec![index as u32])),
-            }
-        }
-        for (what, threads) in groups {
-            let threads = ranges(threads);
-            let _ = write!(message, "\nthreads {threads} {what}");
-        }
-        message.push_str(&self.barriers.who_is_missing(self));
-        for mbarrier in self.mbarriers.iter().filter(|mb| mb.has_waiters()) {
-            let _ = write!(message, "\n{}", mbarrier.lacks());
-        }
-        self.describe(FaultKind::Deadlock, None, None, message)
     }
 }
 

@@ -220,14 +220,15 @@ impl Block {
         };
         let round = &mut warp.rounds[slot];
         let same_site = !round.aligned || std::ptr::eq(round.at, at) || round.at == at;
-        if round.op != op.name || round.operand != op.operand || !same_site {
+        let same_op = std::ptr::eq(round.op, op.name) || round.op == op.name;
+        if !same_op || round.operand != op.operand || !same_site {
             let (other, other_at, others) = (round.op, round.at, lanes(round.arrived));
             let rule = if round.aligned && op.aligned {
                 "all lanes of a warp must execute an `.aligned` instruction together, at one call site"
             } else {
                 "lanes that name the same mask must execute the same instruction with the same operands"
             };
-            let operands = if other == op.name && same_site {
+            let operands = if same_op && same_site {
                 format!(
                     " with other operands ({:#x}, here {:#x})",
                     round.operand, op.operand

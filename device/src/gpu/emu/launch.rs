@@ -185,7 +185,7 @@ impl Gpu {
     /// # Errors
     /// The first [`Fault`] that a thread ran into. The device stays usable; buffers keep what was
     /// written until then.
-    pub fn launch<P>(
+    pub fn launch<P: Sync>(
         &mut self,
         kernel: Kernel<P>,
         launch: &Launch,

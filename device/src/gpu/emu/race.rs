@@ -14,32 +14,32 @@
 
 use std::collections::HashMap;
 
-use super::block::{At, Block};
-use super::diagnosis::{FaultKind, ThreadName};
+use super::block::At;
+use super::diagnosis::ThreadName;
 use super::memory::{Access, SHARED_BASE};
 
 /// mbarriers that have a clock of their own; any further ones share the last.
 const MBARRIER_CLOCKS: usize = 64;
 
 /// Index of a clock: threads first, then the kinds of asynchronous work.
-type Agent = usize;
+pub(super) type Agent = usize;
 
 /// How far someone has seen every clock, and how much of it is published to the async proxy.
 #[derive(Clone)]
 pub(super) struct Knowledge {
-    seen: Box<[u32]>,
-    published: Box<[u32]>,
+    pub(super) seen: Box<[u32]>,
+    pub(super) published: Box<[u32]>,
 }
 
 impl Knowledge {
-    fn nothing(agents: usize) -> Self {
+    pub(super) fn nothing(agents: usize) -> Self {
         Self {
             seen: vec![0; agents].into(),
             published: vec![0; agents].into(),
         }
     }
 
-    fn join(&mut self, other: &Self) {
+    pub(super) fn join(&mut self, other: &Self) {
         for (mine, theirs) in self.seen.iter_mut().zip(&other.seen) {
             *mine = (*mine).max(*theirs);
         }
@@ -51,11 +51,11 @@ impl Knowledge {
 
 /// One access: who, when on their clock, and where in the source.
 #[derive(Clone, Copy)]
-struct Epoch {
-    agent: u16,
-    site: u16,
+pub(super) struct Epoch {
+    pub(super) agent: u16,
+    pub(super) site: u16,
     /// Zero for "never": clocks start at one.
-    time: u32,
+    pub(super) time: u32,
 }
 
 const NEVER: Epoch = Epoch {
@@ -76,27 +76,27 @@ struct Cell {
 
 /// How an access of asynchronous work sees earlier generic writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Proxy {
+pub(super) enum Proxy {
     Generic,
     Async,
 }
 
 /// A conflict: the earlier access, and whether only publication is missing.
-struct Conflict {
-    earlier: Epoch,
-    earlier_is_write: bool,
-    unpublished: bool,
-    byte: u32,
+pub(super) struct Conflict {
+    pub(super) earlier: Epoch,
+    pub(super) earlier_is_write: bool,
+    pub(super) unpublished: bool,
+    pub(super) byte: u32,
 }
 
 pub(super) struct Races {
     threads: usize,
-    agents: usize,
-    known: Vec<Knowledge>,
-    barriers: HashMap<u32, Knowledge>,
+    pub(super) agents: usize,
+    pub(super) known: Vec<Knowledge>,
+    pub(super) barriers: HashMap<u32, Knowledge>,
     cells: Vec<Cell>,
     readers: HashMap<u32, Vec<Epoch>>,
-    sites: Vec<(&'static str, At)>,
+    pub(super) sites: Vec<(&'static str, At)>,
     site_numbers: HashMap<(usize, usize), u16>,
     mbarrier_clocks: Vec<u32>,
 }
@@ -128,19 +128,19 @@ impl Races {
         }
     }
 
-    fn copy_agent(&self, thread: u32) -> Agent {
+    pub(super) fn copy_agent(&self, thread: u32) -> Agent {
         self.threads + thread as usize
     }
 
-    fn bulk_store_agent(&self, thread: u32) -> Agent {
+    pub(super) fn bulk_store_agent(&self, thread: u32) -> Agent {
         2 * self.threads + thread as usize
     }
 
-    fn wgmma_agent(&self, warpgroup: u32) -> Agent {
+    pub(super) fn wgmma_agent(&self, warpgroup: u32) -> Agent {
         3 * self.threads + warpgroup as usize
     }
 
-    fn mbarrier_agent(&mut self, address: u32) -> Agent {
+    pub(super) fn mbarrier_agent(&mut self, address: u32) -> Agent {
         let slot = match self.mbarrier_clocks.iter().position(|&a| a == address) {
             Some(slot) => slot,
             None => {
@@ -152,7 +152,7 @@ impl Races {
     }
 
     /// Who an epoch belongs to, in words.
-    fn name(&self, agent: Agent) -> String {
+    pub(super) fn name(&self, agent: Agent) -> String {
         let thread = |n: usize| ThreadName(n as u32);
         match agent / self.threads {
             0 => thread(agent).to_string(),
@@ -179,7 +179,7 @@ impl Races {
         }
     }
 
-    fn site(&mut self, op: &'static str, at: At) -> u16 {
+    pub(super) fn site(&mut self, op: &'static str, at: At) -> u16 {
         let key = (op.as_ptr() as usize, std::ptr::from_ref(at) as usize);
         let sites = &mut self.sites;
         *self.site_numbers.entry(key).or_insert_with(|| {
@@ -189,7 +189,7 @@ impl Races {
     }
 
     /// Checks one access to `bytes` bytes at `offset` and records it under `epoch`.
-    fn access(
+    pub(super) fn access(
         &mut self,
         offset: u32,
         bytes: u32,
@@ -259,7 +259,7 @@ impl Races {
         Ok(())
     }
 
-    fn join_of(&self, threads: impl Iterator<Item = u32>) -> Knowledge {
+    pub(super) fn join_of(&self, threads: impl Iterator<Item = u32>) -> Knowledge {
         let mut all = Knowledge::nothing(self.agents);
         for thread in threads {
             all.join(&self.known[thread as usize]);
@@ -267,336 +267,7 @@ impl Races {
         all
     }
 
-    fn tick(&mut self, thread: u32) {
+    pub(super) fn tick(&mut self, thread: u32) {
         self.known[thread as usize].seen[thread as usize] += 1;
-    }
-}
-
-/// The epoch and the knowledge under which work is checked.
-struct Work {
-    agent: Agent,
-    time: u32,
-    proxy: Proxy,
-}
-
-impl Block {
-    fn note(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        access: Access,
-        work: Work,
-        knowledge: &Knowledge,
-        op: &'static str,
-        at: At,
-    ) {
-        let Some(races) = &mut self.races else { return };
-        let epoch = Epoch {
-            agent: work.agent as u16,
-            site: races.site(op, at),
-            time: work.time,
-        };
-        let offset = address - SHARED_BASE;
-        let Err(conflict) = races.access(offset, bytes, access, epoch, knowledge, work.proxy)
-        else {
-            return;
-        };
-        let (earlier_op, earlier_at) = races.sites[usize::from(conflict.earlier.site)];
-        let who = races.name(usize::from(conflict.earlier.agent));
-        let did = if conflict.earlier_is_write {
-            "wrote"
-        } else {
-            "read"
-        };
-        let does = match access {
-            Access::Read => "reads",
-            Access::Write => "writes",
-            Access::Atomic => "modifies",
-        };
-        let byte = conflict.byte;
-        let why = if conflict.unpublished {
-            "that write is ordered before, but only for ordinary accesses: the writer needs `fence.proxy.async` \
-             before the barrier that hands the data to bulk copies or wgmma"
-        } else {
-            "nothing orders the two: a barrier, or a wait for the asynchronous work, is missing between them"
-        };
-        self.fail(
-            FaultKind::Race,
-            at,
-            format!(
-                "data race on byte {byte} of shared memory: `{op}` {does} it here; {who} {did} it in `{earlier_op}` \
-                 at {earlier_at}; {why}"
-            ),
-        );
-    }
-
-    /// An access by a thread.
-    fn note_thread(
-        &mut self,
-        thread: u32,
-        address: u32,
-        bytes: u32,
-        access: Access,
-        op: &'static str,
-        at: At,
-    ) {
-        let Some(races) = &mut self.races else { return };
-        let index = thread as usize;
-        // Taken out for the call, which needs the rest of the detector too.
-        let known = std::mem::replace(
-            &mut races.known[index],
-            Knowledge {
-                seen: Box::default(),
-                published: Box::default(),
-            },
-        );
-        let work = Work {
-            agent: index,
-            time: known.seen[index],
-            proxy: Proxy::Generic,
-        };
-        self.note(address, bytes, access, work, &known, op, at);
-        if let Some(races) = &mut self.races {
-            races.known[index] = known;
-        }
-    }
-
-    /// An access by the running thread.
-    #[inline(always)]
-    pub(super) fn note_access(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        access: Access,
-        op: &'static str,
-        at: At,
-    ) {
-        if self.races.is_some() {
-            self.refuse_live_mbarrier(address, bytes, op, at);
-            self.note_thread(self.current, address, bytes, access, op, at);
-        }
-    }
-
-    /// An access by lane `lane` of the running warp.
-    pub(super) fn note_lane_access(
-        &mut self,
-        lane: u32,
-        address: u32,
-        bytes: u32,
-        access: Access,
-        op: &'static str,
-        at: At,
-    ) {
-        if self.races.is_some() {
-            self.refuse_live_mbarrier(address, bytes, op, at);
-            self.note_thread(self.warp() * 32 + lane, address, bytes, access, op, at);
-        }
-    }
-
-    /// An operation of the running thread on an mbarrier: ordered after its initialisation.
-    pub(super) fn note_mbarrier_access(
-        &mut self,
-        address: u32,
-        access: Access,
-        op: &'static str,
-        at: At,
-    ) {
-        self.note_thread(self.current, address, 8, access, op, at);
-    }
-
-    /// The running thread issued a `cp.async` of its group `group`.
-    pub(super) fn note_copy_issued(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        group: u32,
-        op: &'static str,
-        at: At,
-    ) {
-        let thread = self.current;
-        let Some(races) = &self.races else { return };
-        let knowledge = races.known[thread as usize].clone();
-        let mut knowledge = knowledge;
-        let agent = races.copy_agent(thread);
-        // The thread's own accesses come before what it issues.
-        knowledge.seen[thread as usize] = u32::MAX;
-        let work = Work {
-            agent,
-            time: group + 1,
-            proxy: Proxy::Generic,
-        };
-        self.refuse_live_mbarrier(address, bytes, op, at);
-        self.note(address, bytes, Access::Write, work, &knowledge, op, at);
-    }
-
-    /// The `cp.async` groups of the running thread below `groups` have landed.
-    pub(super) fn note_copies_landed(&mut self, groups: u32) {
-        let thread = self.current;
-        let Some(races) = &mut self.races else { return };
-        let agent = races.copy_agent(thread);
-        let seen = &mut races.known[thread as usize].seen[agent];
-        *seen = (*seen).max(groups);
-    }
-
-    /// The lanes of `mask` of the running warp order their memory accesses.
-    pub(super) fn note_warp_sync(&mut self, mask: u32) {
-        let first = self.warp() * 32;
-        let Some(races) = &mut self.races else { return };
-        let lanes = || {
-            (0..32)
-                .filter(|lane| mask >> lane & 1 == 1)
-                .map(|lane| first + lane)
-        };
-        let all = races.join_of(lanes());
-        for thread in lanes() {
-            races.known[thread as usize].join(&all);
-            races.tick(thread);
-        }
-    }
-
-    /// The lanes of `mask` of warp `warp` arrive at the barrier.
-    pub(super) fn note_barrier_arrival(&mut self, id: u32, warp: u32, mask: u32) {
-        let Some(races) = &mut self.races else { return };
-        let lanes = (0..32).filter(|lane| mask >> lane & 1 == 1);
-        let threads: Vec<u32> = lanes.map(|lane| warp * 32 + lane).collect();
-        let all = races.join_of(threads.iter().copied());
-        let agents = races.agents;
-        races
-            .barriers
-            .entry(id)
-            .or_insert_with(|| Knowledge::nothing(agents))
-            .join(&all);
-        for thread in threads {
-            races.tick(thread);
-        }
-    }
-
-    /// The barrier has completed, and `threads` waited for it.
-    pub(super) fn note_barrier_completion(&mut self, id: u32, threads: impl Iterator<Item = u32>) {
-        let Some(races) = &mut self.races else { return };
-        let Some(all) = races.barriers.remove(&id) else {
-            return;
-        };
-        for thread in threads {
-            races.known[thread as usize].join(&all);
-        }
-    }
-
-    /// What the running thread hands to whoever waits for its arrival.
-    pub(super) fn release(&mut self, into: &mut Option<Knowledge>) {
-        let thread = self.current;
-        let Some(races) = &mut self.races else { return };
-        let agents = races.agents;
-        into.get_or_insert_with(|| Knowledge::nothing(agents))
-            .join(&races.known[thread as usize]);
-        races.tick(thread);
-    }
-
-    /// Thread `thread` has waited for what `from` holds.
-    pub(super) fn acquire(&mut self, thread: u32, from: &Option<Knowledge>) {
-        if let (Some(races), Some(from)) = (&mut self.races, from) {
-            races.known[thread as usize].join(from);
-        }
-    }
-
-    /// The running thread publishes all that it has seen to the async proxy.
-    pub(super) fn note_proxy_fence(&mut self) {
-        let thread = self.current as usize;
-        let Some(races) = &mut self.races else { return };
-        let known = &mut races.known[thread];
-        known.published.copy_from_slice(&known.seen);
-    }
-
-    /// The running thread issued a bulk copy into shared memory that completes phase `phase` of an
-    /// mbarrier.
-    pub(super) fn note_bulk_load(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        mbarrier: u32,
-        phase: u64,
-        op: &'static str,
-        at: At,
-    ) {
-        let thread = self.current as usize;
-        let Some(races) = &mut self.races else { return };
-        let work = Work {
-            agent: races.mbarrier_agent(mbarrier),
-            time: phase as u32 + 1,
-            proxy: Proxy::Async,
-        };
-        let knowledge = races.known[thread].clone();
-        self.refuse_live_mbarrier(address, bytes, op, at);
-        self.note(address, bytes, Access::Write, work, &knowledge, op, at);
-    }
-
-    /// Phase `phase` of an mbarrier has completed, and with it the copies into it.
-    pub(super) fn note_phase(&mut self, mbarrier: u32, phase: u64, into: &mut Option<Knowledge>) {
-        let Some(races) = &mut self.races else { return };
-        let agent = races.mbarrier_agent(mbarrier);
-        let agents = races.agents;
-        into.get_or_insert_with(|| Knowledge::nothing(agents)).seen[agent] = phase as u32 + 1;
-    }
-
-    /// The running thread issued a bulk store of its group `group`, which reads shared memory.
-    pub(super) fn note_bulk_store(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        group: u32,
-        op: &'static str,
-        at: At,
-    ) {
-        let thread = self.current;
-        let Some(races) = &self.races else { return };
-        let work = Work {
-            agent: races.bulk_store_agent(thread),
-            time: group + 1,
-            proxy: Proxy::Async,
-        };
-        let knowledge = races.known[thread as usize].clone();
-        self.note(address, bytes, Access::Read, work, &knowledge, op, at);
-    }
-
-    /// The bulk-store groups of the running thread below `groups` have read their source.
-    pub(super) fn note_bulk_stores_read(&mut self, groups: u32) {
-        let thread = self.current;
-        let Some(races) = &mut self.races else { return };
-        let agent = races.bulk_store_agent(thread);
-        let seen = &mut races.known[thread as usize].seen[agent];
-        *seen = (*seen).max(groups);
-    }
-
-    /// A warpgroup issued a `wgmma` of its group `group` that reads these ranges.
-    pub(super) fn note_wgmma(
-        &mut self,
-        warpgroup: u32,
-        group: u32,
-        ranges: impl Iterator<Item = (u32, u32)>,
-        op: &'static str,
-        at: At,
-    ) {
-        let Some(races) = &self.races else { return };
-        let agent = races.wgmma_agent(warpgroup);
-        let knowledge = races.join_of(warpgroup * 128..warpgroup * 128 + 128);
-        for (address, bytes) in ranges {
-            let work = Work {
-                agent,
-                time: group + 1,
-                proxy: Proxy::Async,
-            };
-            self.note(address, bytes, Access::Read, work, &knowledge, op, at);
-        }
-    }
-
-    /// The lanes of the running warp have waited for the `wgmma` groups below `groups`.
-    pub(super) fn note_wgmma_waited(&mut self, groups: u32) {
-        let warp = self.warp();
-        let Some(races) = &mut self.races else { return };
-        let agent = races.wgmma_agent(warp / 4);
-        for thread in warp * 32..warp * 32 + 32 {
-            let seen = &mut races.known[thread as usize].seen[agent];
-            *seen = (*seen).max(groups);
-        }
     }
 }

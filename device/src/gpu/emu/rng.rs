@@ -17,6 +17,6 @@ impl Rng {
 
     /// A number below `bound`, which is positive and far below 2^32.
     pub(super) fn below(&mut self, bound: usize) -> usize {
-        ((self.next() >> 32) as usize * bound) >> 32
+        (((self.next() >> 32) * bound as u64) >> 32) as usize
     }
 }

@@ -9,9 +9,10 @@ use std::panic::Location;
 
 use super::block::{At, Block, State};
 use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
+use super::descriptor::Matrix;
+pub(in super::super) use super::descriptor::Operand;
 use super::diagnosis::FaultKind;
 use super::matrix::Half;
-use crate::gpu::Swizzle;
 use crate::gpu::fragment::WgmmaM64K16;
 
 /// Quiet NaNs with this prefix and a nonzero payload mark accumulators in flight.
@@ -24,15 +25,6 @@ fn token_of(value: f32) -> Option<u32> {
     let token = value.to_bits() ^ IN_FLIGHT;
     // All ones is uninitialised memory, no token.
     (1..1 << 21).contains(&token).then_some(token)
-}
-
-/// One operand in shared memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) struct Operand {
-    pub(in super::super) descriptor: u64,
-    pub(in super::super) mn_major: bool,
-    /// What each k-step adds to the descriptor.
-    pub(in super::super) offsets: [u64; 8],
 }
 
 /// Where A comes from.
@@ -58,77 +50,6 @@ pub(in super::super) struct Product<'a> {
 struct Arguments<'a> {
     product: Product<'a>,
     accumulators: *mut [f32],
-}
-
-/// A decoded matrix descriptor (PTX ISA, "Matrix Descriptor Format").
-struct Matrix {
-    start: u32,
-    leading_bytes: u32,
-    stride_bytes: u32,
-    swizzle: Swizzle,
-    mn_major: bool,
-}
-
-impl Matrix {
-    /// # Errors
-    /// What the descriptor breaks.
-    fn decode(operand: Operand, step: usize) -> Result<Self, String> {
-        let bits = operand.descriptor.wrapping_add(operand.offsets[step]);
-        let field = |shift: u32| ((bits >> shift & 0x3fff) << 4) as u32;
-        let swizzle = match bits >> 62 {
-            0 => Swizzle::None,
-            1 => Swizzle::Bytes128,
-            2 => Swizzle::Bytes64,
-            _ => Swizzle::Bytes32,
-        };
-        let start = field(0);
-        let row = swizzle.row_bytes();
-        if bits >> 49 & 7 != 0 {
-            return Err("its base offset is not 0".into());
-        }
-        if swizzle != Swizzle::None && start % (8 * row) >= row {
-            return Err(format!(
-                "it starts at shared address {start:#x}, which is not in the first row of a {}-byte swizzle pattern",
-                8 * row
-            ));
-        }
-        Ok(Self {
-            start,
-            leading_bytes: field(16),
-            stride_bytes: field(32),
-            swizzle,
-            mn_major: operand.mn_major,
-        })
-    }
-
-    /// The address of 8 elements: along k at (`outer` = m or n, `inner` = k / 8) when K-major,
-    /// along m or n at (`outer` = k, `inner` = m or n / 8) when MN-major.
-    fn chunk(&self, outer: u32, inner: u32) -> u32 {
-        let row = self.swizzle.row_bytes();
-        let chunks = row / 16;
-        let (leading, stride) = (self.leading_bytes, self.stride_bytes);
-        let within = outer / 8 * stride + outer % 8 * row;
-        let linear = match (self.swizzle, self.mn_major) {
-            // Unswizzled, the two strides change roles with the major dimension.
-            (Swizzle::None, false) => outer / 8 * stride + outer % 8 * 16 + inner * leading,
-            (Swizzle::None, true) => outer / 8 * leading + outer % 8 * 16 + inner * stride,
-            (_, false) => within + inner * 16,
-            (_, true) => within + inner / chunks * leading + inner % chunks * 16,
-        };
-        self.swizzle.apply(self.start + linear)
-    }
-
-    /// All chunks of 16 k by `size` m or n: address, outer, inner.
-    fn chunks(&self, size: u32) -> impl Iterator<Item = (u32, u32, u32)> {
-        let (outers, inners) = if self.mn_major {
-            (16, size / 8)
-        } else {
-            (size, 2)
-        };
-        (0..outers).flat_map(move |outer| {
-            (0..inners).map(move |inner| (self.chunk(outer, inner), outer, inner))
-        })
-    }
 }
 
 /// A product that has been issued and not executed.
@@ -203,7 +124,7 @@ pub(in super::super) fn set_max_registers(op: &'static str, count: u32) {
     let aligned = Op::aligned(op).operand(count.into());
     collective(aligned, at, &mut (), |block, lanes| {
         block.need_warpgroup(op, lanes.mask, at);
-        if !(24..=256).contains(&count) || count % 8 != 0 {
+        if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
             block.fail(
                 FaultKind::Registers,
                 at,
@@ -309,7 +230,14 @@ impl Block {
         self.check_operands(group, first, columns, at);
         let warpgroup = &mut self.warpgroups[group];
         let token = match token {
-            Some(token) if warpgroup.tiles.contains_key(&token) => token,
+            Some(token)
+                if warpgroup
+                    .tiles
+                    .get(&token)
+                    .is_some_and(|tile| tile.columns == columns) =>
+            {
+                token
+            }
             _ => {
                 warpgroup.tokens = warpgroup.tokens % ((1 << 21) - 2) + 1;
                 let mut values = vec![0.0; ROWS * columns];
@@ -473,7 +401,10 @@ impl Block {
             return;
         };
         let tiles = &mut self.warpgroups[(warp / 4) as usize].tiles;
-        let Some(tile) = tiles.get_mut(&token).filter(|tile| tile.pending == 0) else {
+        let Some(tile) = tiles
+            .get_mut(&token)
+            .filter(|tile| tile.pending == 0 && tile.columns == 2 * accumulators.len())
+        else {
             return;
         };
         for (i, value) in accumulators.iter_mut().enumerate() {
