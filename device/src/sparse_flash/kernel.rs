@@ -68,7 +68,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         }
 
         if attends {
-            let rescale = softmax.weigh(&mut scores, record.scale_log2());
+            let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -77,7 +77,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 output.scale_rows(&rescale);
             }
             output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(
-                &scores,
+                &weights,
                 stage.v.columns_first(0, place.lane),
             );
         }

@@ -109,10 +109,10 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
                     } else {
                         pair[2 * half + 1]
                     };
-                    *weight = gpu::shfl_sync_idx(WARP, mine, lane & !3 | key % 8 / 2);
+                    *weight = gpu::shfl_sync_idx(WARP, mine, (lane & !3) + key % 8 / 2);
                 }
                 for (t, elements) in output.iter_mut().enumerate() {
-                    let owner = (t % 8 * 4) as u32 | lane % 4;
+                    let owner = (t % 8 * 4) as u32 + lane % 4;
                     let pair = gpu::shfl_sync_idx(WARP, if t < 8 { near } else { far }, owner);
                     for (i, x) in elements.iter_mut().enumerate() {
                         let bits = pair >> (16 * (i % 2));

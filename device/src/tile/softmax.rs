@@ -4,7 +4,8 @@
 //! 2. Maxima are kept in raw units, which spares a multiplication per score.
 
 use super::WARP;
-use super::product::Accumulator;
+use super::float16::Float16;
+use super::product::{Accumulator, Packed};
 use crate::gpu;
 
 /// The running statistics of a warp's rows: by strip, and upper or lower half of the strip.
@@ -23,16 +24,17 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
         sum: [[0.0; 2]; STRIPS],
     };
 
-    /// Turns a tile of scores, −∞ where masked, into weights relative to the new maxima, and returns
-    /// by what earlier weights must be multiplied.
+    /// The weights of a tile of scores, −∞ where masked, relative to the new maxima, and by what earlier
+    /// weights must be multiplied. Sums take the weights before they are rounded.
     #[inline(always)]
-    pub fn weigh<const TILES: usize>(
+    pub fn weigh<T: Float16, const TILES: usize>(
         &mut self,
-        scores: &mut Accumulator<STRIPS, TILES>,
+        scores: &Accumulator<STRIPS, TILES>,
         scale_log2: f32,
-    ) -> [[f32; 2]; STRIPS] {
+    ) -> (Packed<STRIPS, TILES>, [[f32; 2]; STRIPS]) {
+        let mut weights = Packed::zero();
         let mut rescale = [[1.0; 2]; STRIPS];
-        for (s, scores) in scores.elements.iter_mut().enumerate() {
+        for (s, scores) in scores.elements.iter().enumerate() {
             for (half, rescale) in rescale[s].iter_mut().enumerate() {
                 let old = self.maximum[s][half];
                 let mut maximum = old;
@@ -46,17 +48,18 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 let offset = offset(maximum, scale_log2);
                 *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
                 let mut sum = self.sum[s][half] * *rescale;
-                for tile in scores.iter_mut() {
-                    for weight in &mut tile[2 * half..2 * half + 2] {
-                        let exponent = gpu::fma_rn_f32(*weight, scale_log2, offset);
-                        *weight = gpu::ex2_approx_ftz_f32(exponent);
-                        sum += *weight;
-                    }
+                for (t, tile) in scores.iter().enumerate() {
+                    let weight =
+                        |score| gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale_log2, offset));
+                    let (even, odd) = (weight(tile[2 * half]), weight(tile[2 * half + 1]));
+                    sum += even;
+                    sum += odd;
+                    weights.pairs[s][t][half] = T::pack(even, odd);
                 }
                 self.sum[s][half] = sum;
             }
         }
-        rescale
+        (weights, rescale)
     }
 
     /// Turns scores of strip `strip` that [`weigh`](Self::weigh) has seen into the weights that it made
