@@ -109,20 +109,20 @@ pub struct SparseFlashParams {
     pub o: TensorArg,
     /// `f32` [batch, q_heads, q_len]: natural logarithms.
     pub lse: Global<f32>,
-    /// [bh, query block, list_capacity]: ascending key blocks, without repeats. Null: every head is
+    /// `u32` (bh, query block, list_capacity): ascending key blocks, without repeats. Null: every head is
     /// dense, and nothing below is read.
     pub lists: Global<u32>,
-    /// [bh, query block]: how many key blocks are listed.
+    /// `u32` (bh, query block): how many key blocks are listed.
     pub list_count: Global<u32>,
     /// Entries from a list to the next.
     pub list_capacity: u32,
     /// Entries from a head's stripes to the next head's.
     pub stripe_capacity: u32,
-    /// [bh, stripe_capacity]: ascending keys, without repeats. Null: none.
+    /// `u32` (bh, stripe_capacity): ascending keys, without repeats. Null: none.
     pub stripes: Global<u32>,
-    /// [bh]: how many stripes the head has. Null if and only if `stripes` is.
+    /// Of each `bh`: how many stripes the head has. Null if and only if `stripes` is.
     pub stripe_count: Global<u32>,
-    /// [bh]: 1 where the head is dense, and its lists, stripes and sinks do not count. Null: none is.
+    /// Of each `bh`: 1 where the head is dense, and its lists, stripes and sinks do not count. Null: none is.
     pub dense: Global<u32>,
 }
 
