@@ -1,7 +1,7 @@
 //! The tiles of keys that a query block attends to, in order: own block, listed blocks, loose keys.
 
 use super::loose::LooseKeys;
-use super::record::{Contents, Record};
+use super::record::{Contents, Record, Task, Tokens};
 use super::stage::WarpMemory;
 use super::{SparseFlashParams, TILE_KEYS};
 use crate::gpu;
@@ -40,20 +40,11 @@ impl KeyTile {
 /// The way through a query block's tiles. The same in every thread, but for the loose keys' lanes.
 /// What does not change is in the warp's [`Record`](super::record::Record).
 pub(super) struct KeyWalk {
-    record: Record,
     dense: bool,
     /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
     entry: u32,
     upcoming: u32,
     loose: LooseKeys,
-}
-
-/// Where one query block of one head is.
-#[derive(Clone, Copy)]
-pub(super) struct Task {
-    pub batch: u32,
-    pub head: u32,
-    pub query_block: u32,
 }
 
 impl KeyWalk {
@@ -67,16 +58,23 @@ impl KeyWalk {
         if !dense && !p.dense.is_null() {
             dense = gpu::ld_global_nc(p.dense.add(head)) != 0;
         }
-        let end_block = end_block(p, task);
+        let end_block = end_block(p, task.query_block);
         let mut contents = Contents {
-            k: p.k.head(task.batch, kv_head),
-            v: p.v.head(task.batch, kv_head),
+            k: Tokens {
+                first: p.k.head(task.batch, kv_head),
+                stride: p.k.stride_token,
+            },
+            v: Tokens {
+                first: p.v.head(task.batch, kv_head),
+                stride: p.v.stride_token,
+            },
             list: p.lists,
             stripes: p.stripes.add(head * u64::from(p.stripe_capacity)),
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
             end_key: sizes.k_len.min(end_block * BLOCK),
+            task,
         };
         if !dense {
             let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
@@ -90,66 +88,59 @@ impl KeyWalk {
         }
         memory.record.write(&contents);
         let mut walk = Self {
-            record: memory.record,
             dense,
             entry: 0,
             upcoming: u32::MAX,
             loose: LooseKeys::new(p, memory, end_block),
         };
-        walk.look_ahead();
+        walk.look_ahead(memory.record);
         let first = if sizes.is_causal() {
             KeyTile::contiguous(task.query_block * BLOCK, sizes.k_len)
         } else {
-            walk.next(p, task, KeyTile::END)
+            walk.next(p, memory, KeyTile::END)
         };
         (walk, first)
     }
 
     #[inline(always)]
-    fn look_ahead(&mut self) {
-        self.upcoming = if self.entry >= self.record.entries() {
+    fn look_ahead(&mut self, record: Record) {
+        self.upcoming = if self.entry >= record.entries() {
             u32::MAX
         } else if self.dense {
             self.entry
         } else {
-            gpu::ld_global_nc(self.record.list().add(self.entry.into()))
+            gpu::ld_global_nc(record.list().add(self.entry.into()))
         };
         self.entry += 1;
     }
 
     /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
     #[inline(always)]
-    pub fn next(&mut self, p: &SparseFlashParams, task: Task, tile: KeyTile) -> KeyTile {
+    pub fn next(&mut self, p: &SparseFlashParams, memory: WarpMemory, tile: KeyTile) -> KeyTile {
         let k_len = p.sizes.k_len;
         let other_half = tile.start + TILE_KEYS;
         if !tile.loose && tile.start.is_multiple_of(BLOCK) && other_half < k_len {
             return KeyTile::contiguous(other_half, k_len);
         }
         // The list is ascending: the first block that is out of range ends it.
-        if self.upcoming < end_block(p, task) {
+        if self.upcoming < end_block(p, memory.record.query_block()) {
             let start = self.upcoming * BLOCK;
-            self.look_ahead();
+            self.look_ahead(memory.record);
             return KeyTile::contiguous(start, k_len);
         }
         KeyTile {
             start: 0,
-            keys: self.loose.pack(p),
+            keys: self.loose.pack(p, memory),
             loose: true,
         }
-    }
-
-    /// The key at `row` of a loose tile.
-    #[inline(always)]
-    pub fn loose_key(&self, row: u32) -> u32 {
-        self.loose.key(row)
     }
 }
 
 /// Key blocks from this one on are not walked: the own block, which comes first, or the end.
 #[inline(always)]
-const fn end_block(p: &SparseFlashParams, task: Task) -> u32 {
+const fn end_block(p: &SparseFlashParams, query_block: u32) -> u32 {
     if p.sizes.is_causal() {
-        task.query_block
+        query_block
     } else {
         p.sizes.key_blocks()
     }

@@ -43,12 +43,7 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
                 self.maximum[s][half] = maximum;
-                // Rows that have seen nothing have weights 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
-                let offset = if maximum == f32::NEG_INFINITY {
-                    0.0
-                } else {
-                    -maximum * scale_log2
-                };
+                let offset = offset(maximum, scale_log2);
                 *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
                 let mut sum = self.sum[s][half] * *rescale;
                 for tile in scores.iter_mut() {
@@ -62,6 +57,23 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
             }
         }
         rescale
+    }
+
+    /// Turns scores of strip `strip` that [`weigh`](Self::weigh) has seen into the weights that it made
+    /// of them, if they were in its last tile.
+    #[inline(always)]
+    pub fn weigh_again<const TILES: usize>(
+        &self,
+        scores: &mut Accumulator<1, TILES>,
+        strip: usize,
+        scale_log2: f32,
+    ) {
+        for tile in &mut scores.elements[0] {
+            for (i, weight) in tile.iter_mut().enumerate() {
+                let offset = offset(self.maximum[strip][i / 2], scale_log2);
+                *weight = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(*weight, scale_log2, offset));
+            }
+        }
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw
@@ -84,5 +96,16 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
             }
         }
         rows
+    }
+}
+
+/// What is added to a row's scaled scores, so that the greatest becomes 0. Rows that have seen nothing
+/// have weights 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
+#[inline(always)]
+fn offset(maximum: f32, scale_log2: f32) -> f32 {
+    if maximum == f32::NEG_INFINITY {
+        0.0
+    } else {
+        -maximum * scale_log2
     }
 }
