@@ -82,7 +82,7 @@ impl Emulator {
         }
     }
 
-    /// Selects and attends.
+    /// Selects and attends. A plan of [`GpuPlan::given`] has no lists here: see [`Emulator::attend`].
     ///
     /// # Errors
     /// Tensors that do not fit the problem, and [`Error::KernelFault`]; nothing has been written then.

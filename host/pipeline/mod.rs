@@ -16,6 +16,8 @@
 mod kernels;
 mod lists;
 mod plan;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 pub use kernels::Call;
