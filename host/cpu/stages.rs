@@ -148,7 +148,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        self.times.sampling += started.elapsed();
+        self.times.add(Stage::Sampling, started.elapsed());
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        self.times.reduction += started.elapsed();
+        self.times.add(Stage::Reduction, started.elapsed());
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl<'a> Stages<'a> {
         if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
             choose_dense_heads(units.geometry, &mut selecting.selection);
         }
-        self.times.top_k += started.elapsed();
+        self.times.add(Stage::TopK, started.elapsed());
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             self.progress,
         )?;
-        self.times.sparse_flash += started.elapsed();
+        self.times.add(Stage::SparseFlash, started.elapsed());
         Ok(())
     }
 
