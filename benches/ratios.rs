@@ -25,7 +25,7 @@ fn main() {
     println!(
         "{}, {}, {} threads. Medians of {ROUNDS} alternating rounds; two query heads share one key/value head of 128.\n",
         cpu_model(),
-        sample_attention::cpu::instruction_set(),
+        sample_attention::cpu::InstructionSet::widest(),
         rayon::current_num_threads(),
     );
     dense_against_gemm();

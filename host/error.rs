@@ -1,5 +1,6 @@
 //! Everything that can be wrong with a call, each with its remedy.
 
+use crate::cpu::InstructionSet;
 use crate::problem::{Dtype, MAX_HEAD_DIM};
 
 /// The crate's result type.
@@ -87,6 +88,14 @@ pub enum Error {
     /// A plan for no threads.
     #[error("a plan needs at least 1 thread")]
     NoThreads,
+    /// The machine lacks the vector instructions.
+    #[error(
+        "this machine has no {instruction_set} instructions; InstructionSet::available lists what it has"
+    )]
+    NoSuchInstructionSet {
+        /// The given set.
+        instruction_set: InstructionSet,
+    },
     /// A tensor does not have the shape that the problem says.
     #[error(
         "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)"

@@ -1,6 +1,6 @@
 //! A problem and a policy, validated once.
 
-use crate::cpu::{self, Stages, Units};
+use crate::cpu::{self, InstructionSet, Stages, Units};
 use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
 use crate::problem::Problem;
@@ -40,6 +40,7 @@ pub struct Plan {
     policy: Option<Policy>,
     path: Path,
     threads: usize,
+    instruction_set: InstructionSet,
     units: Option<Units>,
 }
 
@@ -85,7 +86,26 @@ impl Plan {
     /// # Errors
     /// [`Error::NoThreads`].
     pub fn with_threads(self, threads: usize) -> Result<Self> {
-        Plan::on_threads(self.problem, self.policy, self.path, threads)
+        let instruction_set = self.instruction_set;
+        let plan = Plan::on_threads(self.problem, self.policy, self.path, threads)?;
+        Ok(Plan {
+            instruction_set,
+            ..plan
+        })
+    }
+
+    /// The same plan on another instruction set than the machine's widest: for the same bits on different machines.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchInstructionSet`].
+    pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Result<Self> {
+        if !instruction_set.is_available() {
+            return Err(Error::NoSuchInstructionSet { instruction_set });
+        }
+        Ok(Plan {
+            instruction_set,
+            ..self
+        })
     }
 
     fn on_threads(
@@ -106,6 +126,7 @@ impl Plan {
             policy,
             path,
             threads,
+            instruction_set: InstructionSet::widest(),
             units,
         })
     }
@@ -196,8 +217,9 @@ impl Plan {
         self.units.as_ref()
     }
 
-    pub(crate) fn threads(&self) -> usize {
-        self.threads
+    /// Tasks at a time, and what each is compiled for.
+    pub(crate) fn workers(&self) -> (usize, InstructionSet) {
+        (self.threads, self.instruction_set)
     }
 
     pub(crate) fn path(&self) -> Path {

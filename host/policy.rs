@@ -34,8 +34,8 @@ pub enum Fallback {
 }
 
 /// Problems with fewer keys than this run dense under [`Fallback::Auto`]: the selection costs more than it saves.
-/// Measured with `cargo bench --bench break_even`; see `benches/record/`.
-pub const BREAK_EVEN_TOKENS: usize = 1536;
+/// Measured with `cargo bench --bench ratios` (`benches/record/cpu.md`): no gain at 768 tokens, a third at 1024.
+pub const BREAK_EVEN_TOKENS: usize = 1024;
 
 /// The selection policy. The defaults were chosen by measurement (README, "Quality").
 ///

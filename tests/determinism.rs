@@ -46,6 +46,7 @@ fn thread_counts_and_workspace_contents_do_not_change_a_bit() {
             threads: 1,
             workspace_fill: 0,
             coverage: true,
+            ..Cpu::default()
         };
         let expected = run_with(&one, &case, &case.inputs());
         for threads in [1, 2, 5] {
@@ -54,6 +55,7 @@ fn thread_counts_and_workspace_contents_do_not_change_a_bit() {
                     threads,
                     workspace_fill,
                     coverage: true,
+                    ..Cpu::default()
                 };
                 let outcome = run_with(&backend, &case, &case.inputs());
                 assert_same(&expected, &outcome, &format!("{backend:?}, {case:?}"));

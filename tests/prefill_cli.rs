@@ -762,7 +762,7 @@ fn values_at_the_edge_are_accepted() {
         format!("--window {most}"),
         "--window-ratio 1e-40".to_owned(),
         "--coverage 1e-45".to_owned(),
-        format!("--budget residual --coverage 1 --row-stride 1 --sinks 0 --window 1"),
+        "--budget residual --coverage 1 --row-stride 1 --sinks 0 --window 1".to_owned(),
         format!("--budget paper --sinks {most} --row-stride {most}"),
     ] {
         let small = "--synthetic 200 --head-dim 8 --fallback never --compare-dense --picture p.png";

@@ -137,8 +137,8 @@ proptest! {
         let contiguous = case(problem, Attend::Policy(policy), (Layout::Bhsd, circumstances.1, circumstances.2, circumstances.3));
         let strided = Case { layout: circumstances.0, ..contiguous.clone() };
         let qkv = contiguous.inputs();
-        let one = run_with(&Cpu { threads: 1, workspace_fill: 0, coverage: true }, &contiguous, &qkv);
-        let many = run_with(&Cpu { threads, workspace_fill: 0xff, coverage: true }, &strided, &qkv);
+        let one = run_with(&Cpu { threads: 1, workspace_fill: 0, coverage: true, ..Cpu::default() }, &contiguous, &qkv);
+        let many = run_with(&Cpu { threads, workspace_fill: 0xff, coverage: true, ..Cpu::default() }, &strided, &qkv);
         prop_assert_eq!(one.bits(), many.bits());
         prop_assert_eq!(one.found.units, many.found.units);
         prop_assert_eq!(one.found.selection, many.found.selection);

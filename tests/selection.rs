@@ -1,6 +1,6 @@
 //! Sampling, reduction and top-k: each policy selects exactly what the definition says.
 
-use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use sample_attention::{BREAK_EVEN_TOKENS, Budget, Dtype, Fallback, Policy, Problem, Window};
 use testkit::oracle::Mask;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check};
 
@@ -308,7 +308,12 @@ fn short_problems_are_dense_outright_unless_told_never() {
         fallback: Fallback::Auto,
         ..never(Budget::Blocks)
     };
-    let outcome = check(&backend(), &structured(problem(1535, 1535), policy));
+    let below = BREAK_EVEN_TOKENS - 1;
+    let outcome = check(&backend(), &structured(problem(below, below), policy));
     assert_eq!(outcome.mask, Mask::Dense);
     assert!(outcome.found.units.is_empty());
+
+    let long = problem(BREAK_EVEN_TOKENS, BREAK_EVEN_TOKENS);
+    let outcome = check(&backend(), &structured(long, policy));
+    assert!(!outcome.found.units.is_empty());
 }

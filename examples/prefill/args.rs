@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
+use sample_attention::cpu::InstructionSet;
 use sample_attention::{Dtype, Plan, Policy, Problem, Window};
 use testkit::synthetic::Structure;
 
@@ -168,10 +169,10 @@ impl Backend {
     }
 
     /// The instructions that it computes with.
-    pub fn instruction_set(self) -> &'static str {
+    pub fn instruction_set(self) -> String {
         match self {
-            Backend::Cpu => sample_attention::cpu::instruction_set(),
-            Backend::Emulator => "emulated mma.sync",
+            Backend::Cpu => InstructionSet::widest().to_string(),
+            Backend::Emulator => "emulated mma.sync".to_owned(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rows::HeadRows;
 use super::scratch::Scratch;
-use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, KEY_GROUP, Stats};
 use super::workers::for_each_task;
 use crate::geometry::{BLOCK, Geometry};
@@ -33,7 +33,7 @@ pub(super) fn true_coverage(
         tasks,
         |scratch, (head, first_row, shares, kept_lse)| {
             let (batch, head) = (head / problem.q_heads, head % problem.q_heads);
-            dispatch(DenseLse {
+            scratch.instruction_set.run(DenseLse {
                 geometry,
                 head_dim: problem.head_dim,
                 scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,

@@ -20,6 +20,7 @@ mod workers;
 mod workspace;
 
 pub use reduction::MASS_ONE;
+pub use simd::InstructionSet;
 pub use stages::{SampledRow, Stages, UnitMass};
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;
@@ -74,14 +75,7 @@ fn scratches<'a>(plan: &Plan, workspace: &'a mut [u8]) -> Result<Vec<Scratch<'a>
     if given < needed {
         return Err(too_small);
     }
-    Workspace::carve(workspace, plan.problem(), None, plan.threads())
+    Workspace::carve(workspace, plan.problem(), None, plan.workers())
         .map(|workspace| workspace.scratches)
         .ok_or(too_small)
-}
-
-/// The vector instruction set that the CPU backend uses on this machine.
-///
-/// Results are the same bits on every machine with the same set; between sets they differ by rounding.
-pub fn instruction_set() -> &'static str {
-    simd::name()
 }

@@ -10,7 +10,7 @@
 use super::rows::HeadRows;
 use super::sampling::{BlockStats, PanelRows};
 use super::scratch::Scratch;
-use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile;
 use super::units::{Unit, Units};
 use super::workers::{for_each_task, take};
@@ -83,11 +83,11 @@ pub(super) fn reduction(
     });
     for_each_task(scratches, tasks, |scratch, task| {
         match units.budget {
-            Budget::Blocks => dispatch(ReduceBlocks { task, sampled }),
+            Budget::Blocks => scratch.instruction_set.run(ReduceBlocks { task, sampled }),
             Budget::Residual | Budget::Paper => {
                 let batch = task.unit.head / problem.q_heads;
                 let kv_head = task.unit.head % problem.q_heads / problem.group_size();
-                dispatch(ReduceKeys {
+                scratch.instruction_set.run(ReduceKeys {
                     task,
                     sampled,
                     k: HeadRows::new(k, batch, kv_head),

@@ -15,7 +15,7 @@
 
 use super::rows::HeadRows;
 use super::scratch::Scratch;
-use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, KEY_GROUP, Stats};
 use super::units::{Unit, Units};
 use super::workers::{for_each_task, take};
@@ -97,7 +97,7 @@ pub(super) fn sampling(
         of_unit.into_iter().rev()
     });
     for_each_task(scratches, tasks, |scratch, group| {
-        dispatch(Sample { group, scratch });
+        scratch.instruction_set.run(Sample { group, scratch });
         ended();
     });
 }

@@ -1,12 +1,14 @@
 //! What one worker works in.
 
 use super::arena::{Arena, Footprint};
-use super::simd::{Lanes, PANEL};
+use super::simd::{InstructionSet, Lanes, PANEL};
 use crate::geometry::BLOCK;
 use crate::problem::Problem;
 
 /// Buffers of one worker, reused by every task of every stage.
 pub(super) struct Scratch<'a> {
+    /// What the worker's kernels are compiled for.
+    pub(super) instruction_set: InstructionSet,
     /// Qᵀ of a query block: head_dim lanes a panel.
     pub(super) queries: &'a mut [Lanes],
     /// Oᵀ of a query block, or two sums for each key of a tile.
@@ -41,9 +43,14 @@ impl Sizes {
 }
 
 impl<'a> Scratch<'a> {
-    pub(super) fn carve(arena: &mut Arena<'a>, problem: &Problem) -> Option<Self> {
+    pub(super) fn carve(
+        arena: &mut Arena<'a>,
+        problem: &Problem,
+        instruction_set: InstructionSet,
+    ) -> Option<Self> {
         let sizes = Sizes::new(problem);
         Some(Scratch {
+            instruction_set,
             queries: arena.take(sizes.queries)?,
             output: arena.take(sizes.output)?,
             scores: arena.take(BLOCK)?,

@@ -15,7 +15,7 @@
 
 use super::rows::{HeadRows, OutputRows};
 use super::scratch::Scratch;
-use super::simd::{Kernel, Lanes, PANEL, Simd, dispatch};
+use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, KEY_GROUP, Rows, Stats};
 use super::workers::for_each_task;
 use crate::geometry::{BLOCK, Geometry};
@@ -48,7 +48,7 @@ pub(super) fn sparse_flash(
     let tasks = heads.flat_map(|head| geometry.query_blocks().rev().map(move |qb| (head, qb)));
     for_each_task(scratches, tasks, |scratch, ((batch, head), query_block)| {
         let kv_head = head / problem.group_size();
-        dispatch(QueryBlock {
+        scratch.instruction_set.run(QueryBlock {
             geometry,
             head_dim: problem.head_dim,
             scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
@@ -122,6 +122,7 @@ impl Kernel for QueryBlock<'_, '_> {
             values: value_tile,
             row,
             loose,
+            ..
         } = self.scratch;
         let queries = &mut queries[..panels * head_dim];
         let output = &mut output[..panels * head_dim];

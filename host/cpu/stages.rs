@@ -102,7 +102,7 @@ impl<'a> Stages<'a> {
             return Err(too_small);
         }
         let mut workspace =
-            Workspace::carve(workspace, problem, plan.units(), plan.threads()).ok_or(too_small)?;
+            Workspace::carve(workspace, problem, plan.units(), plan.workers()).ok_or(too_small)?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
             selecting.totals.fill(HeadTotals::default());

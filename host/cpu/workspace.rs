@@ -3,7 +3,7 @@
 use super::arena::{Arena, Footprint};
 use super::sampling::BlockStats;
 use super::scratch::Scratch;
-use super::simd::Lanes;
+use super::simd::{InstructionSet, Lanes};
 use super::units::Units;
 use crate::policy::Budget;
 use crate::problem::Problem;
@@ -51,11 +51,11 @@ impl<'a> Workspace<'a> {
         bytes: &'a mut [u8],
         problem: &Problem,
         units: Option<&Units>,
-        threads: usize,
+        (threads, instruction_set): (usize, InstructionSet),
     ) -> Option<Self> {
         let mut arena = Arena::new(bytes);
         let scratches = (0..threads)
-            .map(|_| Scratch::carve(&mut arena, problem))
+            .map(|_| Scratch::carve(&mut arena, problem, instruction_set))
             .collect::<Option<_>>()?;
         let selecting = match units {
             Some(units) => Some(Selecting::carve(&mut arena, problem, units)?),
@@ -128,6 +128,7 @@ mod tests {
             q_heads: 3,
             ..Problem::causal(1000, 64, Dtype::F32)
         };
+        let workers = (2, InstructionSet::widest());
         for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
             let policy = Policy {
                 budget,
@@ -139,10 +140,10 @@ mod tests {
                 let mut memory = vec![0u8; needed + 64];
                 for start in 0..64 {
                     let memory = &mut memory[start..start + needed];
-                    assert!(Workspace::carve(memory, &problem, units, 2).is_some());
+                    assert!(Workspace::carve(memory, &problem, units, workers).is_some());
                 }
                 let memory = &mut memory[..needed - 64];
-                assert!(Workspace::carve(memory, &problem, units, 2).is_none());
+                assert!(Workspace::carve(memory, &problem, units, workers).is_none());
             }
         }
     }

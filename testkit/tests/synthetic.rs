@@ -81,9 +81,9 @@ fn select(capture: &Capture) -> Report {
     let inputs = capture.inputs().unwrap();
     let mut stages = plan.stages(&inputs, &mut workspace).unwrap();
     for wave in 0..stages.waves() {
-        stages.sampling(wave);
-        stages.reduction(wave);
-        stages.top_k(wave);
+        stages.sampling(wave).unwrap();
+        stages.reduction(wave).unwrap();
+        stages.top_k(wave).unwrap();
     }
     stages.report()
 }

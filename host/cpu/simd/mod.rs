@@ -1,5 +1,5 @@
-//! The instruction sets behind one tiny trait. The algorithms above are written once over [`Simd`]; [`dispatch`] picks the
-//! widest set that the machine has and compiles them for it.
+//! The instruction sets behind one tiny trait. The algorithms above are written once over [`Simd`], and [`InstructionSet::run`]
+//! compiles them for each set.
 //!
 //! The unit of data is a [`Lanes`]: one f32 for each of the [`PANEL`] queries that are worked on together. Softmax
 //! statistics are then per lane, and no operation ever goes across lanes.
@@ -82,59 +82,92 @@ const EXP2_COEFFICIENTS: [f32; 7] = [
     1.0,
 ];
 
-/// Something to run on the widest instruction set of the machine. Everything in `run` must be `#[inline(always)]` to be
-/// compiled for that set.
+/// Something to run on one of the instruction sets. Everything in `run` must be `#[inline(always)]` to be compiled for
+/// that set.
 pub(crate) trait Kernel {
     type Output;
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Runs `kernel` on the widest instruction set that this machine has.
-#[inline]
-pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = avx512::Avx512::new() {
-            return simd.vectorize(kernel);
-        }
-        if let Some(simd) = avx2::Avx2::new() {
-            return simd.vectorize(kernel);
-        }
-    }
-    portable::Portable.vectorize(kernel)
+/// A vector instruction set of the CPU backend.
+///
+/// The same call gives the same bits on every machine and with any number of threads, as long as the set is the same;
+/// between sets results differ by rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InstructionSet {
+    /// AVX-512F: 16 lanes.
+    Avx512,
+    /// AVX2 with FMA: 8 lanes.
+    Avx2,
+    /// Plain Rust, for the compiler to vectorise with the target's baseline (NEON on aarch64).
+    Portable,
 }
 
-/// The name of the instruction set that [`dispatch`] picks here.
-pub(crate) fn name() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if avx512::Avx512::new().is_some() {
-            return "AVX-512";
-        }
-        if avx2::Avx2::new().is_some() {
-            return "AVX2";
+impl InstructionSet {
+    /// The sets that this machine has, the widest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [Self::Avx512, Self::Avx2, Self::Portable]
+            .into_iter()
+            .filter(|set| set.is_available())
+    }
+
+    /// The widest set that this machine has.
+    pub fn widest() -> Self {
+        Self::available().next().unwrap_or(Self::Portable)
+    }
+
+    /// Whether this machine has the set.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::new().is_some(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 | Self::Avx2 => false,
+            Self::Portable => true,
         }
     }
-    "portable"
+
+    /// Runs `kernel` compiled for this set; in portable code where the machine does not have it.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if self == Self::Avx512
+                && let Some(simd) = avx512::Avx512::new()
+            {
+                return simd.vectorize(kernel);
+            }
+            if self == Self::Avx2
+                && let Some(simd) = avx2::Avx2::new()
+            {
+                return simd.vectorize(kernel);
+            }
+        }
+        portable::Portable.vectorize(kernel)
+    }
 }
 
-/// Runs a kernel on every instruction set that this machine has, the widest and all others, and hands each result to
-/// `check` with the set's name.
+impl std::fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Avx512 => "AVX-512",
+            Self::Avx2 => "AVX2",
+            Self::Portable => "portable",
+        })
+    }
+}
+
+/// Runs a kernel on every instruction set that this machine has, and hands each result to `check` with the set's name.
 #[cfg(test)]
 pub(crate) fn on_every_set<K: Kernel>(
     kernel: impl Fn() -> K,
     mut check: impl FnMut(&str, K::Output),
 ) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = avx512::Avx512::new() {
-            check("avx512", simd.vectorize(kernel()));
-        }
-        if let Some(simd) = avx2::Avx2::new() {
-            check("avx2", simd.vectorize(kernel()));
-        }
+    for set in InstructionSet::available() {
+        check(&set.to_string(), set.run(kernel()));
     }
-    check("portable", portable::Portable.vectorize(kernel()));
 }
 
 #[cfg(test)]
@@ -154,17 +187,10 @@ mod tests {
         }
     }
 
-    fn on_every_set(check: impl Fn(&str, &dyn Fn(&mut Lanes))) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if let Some(simd) = avx512::Avx512::new() {
-                check("avx512", &|x| simd.vectorize(Exp2(x)));
-            }
-            if let Some(simd) = avx2::Avx2::new() {
-                check("avx2", &|x| simd.vectorize(Exp2(x)));
-            }
+    fn on_every_set(check: impl Fn(InstructionSet, &dyn Fn(&mut Lanes))) {
+        for set in InstructionSet::available() {
+            check(set, &|x| set.run(Exp2(x)));
         }
-        check("portable", &|x| portable::Portable.vectorize(Exp2(x)));
     }
 
     #[test]

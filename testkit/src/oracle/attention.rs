@@ -6,7 +6,7 @@ use sample_attention::{Dtype, Problem};
 use super::{Mask, log_sum_exp, score};
 use crate::tensor::{Qkv, round};
 
-/// One row of attention: O[i] = Σ_j P[i,j] V[j] over kept keys, P[i,j] = exp(s[i,j] − LSE[i]).
+/// One row of attention: `O[i] = Σ_j P[i,j] V[j]` over kept keys, `P[i,j] = exp(s[i,j] − LSE[i])`.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// Which (batch · q_heads + query head).
@@ -24,7 +24,7 @@ pub struct Row {
     pub kept: usize,
     /// Largest scale · Σ|q_d k_d| over kept keys: what relative rounding errors of products act on.
     pub score_magnitude: f64,
-    /// Σ_j P[i,j] |V[j]|.
+    /// `Σ_j P[i,j] |V[j]|`.
     pub o_magnitude: Vec<f64>,
 }
 

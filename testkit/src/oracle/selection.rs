@@ -21,7 +21,7 @@ pub struct Unit {
     pub covered: f64,
     /// Mass that the selected set has to reach.
     pub need: f64,
-    /// What candidates are ranked by: [query block of the unit, key block], or [key].
+    /// What candidates are ranked by: `[query block of the unit, key block]`, or `[key]`.
     pub mass: Vec<f64>,
     /// The part of it outside window and sinks.
     pub beyond: Vec<f64>,

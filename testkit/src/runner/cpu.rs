@@ -1,16 +1,19 @@
 //! The native backend, driven stage by stage so that every intermediate result is seen.
 
+use sample_attention::cpu::InstructionSet;
 use sample_attention::{Inputs, Outputs, Plan, Problem, Result};
 
 use super::{Attend, Backend, Found, UnitFound};
 
-/// The CPU backend under given circumstances, none of which may change a result.
+/// The CPU backend under given circumstances, none of which may change a result (the instruction set: beyond rounding).
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
     /// Tasks at a time.
     pub threads: usize,
     /// What every byte of the workspace holds before the run.
     pub workspace_fill: u8,
+    /// What the tiles are compiled for.
+    pub instruction_set: InstructionSet,
     /// Whether to ask for the true coverage too.
     pub coverage: bool,
 }
@@ -20,6 +23,7 @@ impl Default for Cpu {
         Cpu {
             threads: 2,
             workspace_fill: 0xff,
+            instruction_set: InstructionSet::widest(),
             coverage: false,
         }
     }
@@ -50,16 +54,14 @@ impl Cpu {
             Attend::Policy(policy) => Plan::new(*problem, *policy),
             Attend::Dense | Attend::Own(_) => Plan::dense(*problem),
         }?
-        .with_threads(self.threads)
+        .with_threads(self.threads)?
+        .with_instruction_set(self.instruction_set)
     }
 }
 
 impl Backend for Cpu {
     fn name(&self) -> String {
-        format!(
-            "cpu ({}), {self:?}",
-            sample_attention::cpu::instruction_set()
-        )
+        format!("cpu, {self:?}")
     }
 
     fn keeps_f32(&self) -> bool {
