@@ -208,6 +208,40 @@ pub enum Error {
         /// The one after it.
         next: u32,
     },
+    /// The GPU kernels have no entry for this element type.
+    #[error(
+        "the GPU kernels take f16 and bf16, but the problem says {dtype}: convert q, k and v, or use the CPU backend"
+    )]
+    KernelDtype {
+        /// Element type of the problem.
+        dtype: Dtype,
+    },
+    /// The GPU kernels have no entry for this head dimension.
+    #[error(
+        "head_dim {head_dim} has no GPU kernel, only 64 and 128: pad q, k and v with zeros, or use the CPU backend"
+    )]
+    KernelHeadDim {
+        /// The given head_dim.
+        head_dim: usize,
+    },
+    /// More heads than one launch of the GPU kernels takes.
+    #[error(
+        "batch x q_heads is {heads}; the GPU kernels take at most {max} at once, so split the batch"
+    )]
+    KernelHeads {
+        /// Sequences times query heads.
+        heads: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A kernel broke a rule of the hardware, as the emulator found.
+    #[error(
+        "{fault} (a mistake in a kernel of sample-attention, not in the call: please report it)"
+    )]
+    KernelFault {
+        /// The emulator's diagnosis.
+        fault: String,
+    },
     /// A wave was asked for that the run does not have.
     #[error(
         "there is no wave {wave}: this run selects in {waves} (a dense plan in none; Plan::new with Fallback::Never always selects)"

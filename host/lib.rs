@@ -21,13 +21,20 @@
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
 //! The same call gives the same bits, whatever the number of threads.
 //!
+//! With the feature `emulator`, the module `pipeline` states the same four stages as launches of GPU kernels, and `emulator`
+//! runs those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
+//!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
 pub mod cpu;
+#[cfg(feature = "emulator")]
+pub mod emulator;
 mod error;
 mod geometry;
+#[cfg(feature = "emulator")]
+pub mod pipeline;
 mod plan;
 mod policy;
 mod problem;

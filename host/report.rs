@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::plan::{Path, Plan};
+use crate::selection::HeadSelection;
+
 /// A stage of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
@@ -59,6 +62,15 @@ impl StageTimes {
         }
     }
 
+    pub(crate) fn add(&mut self, stage: Stage, time: Duration) {
+        *match stage {
+            Stage::Sampling => &mut self.sampling,
+            Stage::Reduction => &mut self.reduction,
+            Stage::TopK => &mut self.top_k,
+            Stage::SparseFlash => &mut self.sparse_flash,
+        } += time;
+    }
+
     /// Time of sampling, reduction and top-k together.
     pub fn selection(&self) -> Duration {
         self.sampling + self.reduction + self.top_k
@@ -111,7 +123,55 @@ pub struct Report {
     pub times: StageTimes,
 }
 
+/// What a backend knows of one head's selection.
+pub(crate) struct SelectedHead<'a> {
+    pub(crate) mask: HeadSelection<'a>,
+    /// Share of the sampled rows' mass; `None` where no row was sampled.
+    pub(crate) sampled_coverage: Option<f64>,
+}
+
 impl Report {
+    /// The report of a plan's run; `selected` gives what was selected for a head, `None` where the plan runs dense.
+    pub(crate) fn new<'a>(
+        plan: &Plan,
+        times: StageTimes,
+        selected: impl Fn(usize) -> Option<SelectedHead<'a>>,
+    ) -> Self {
+        let problem = plan.problem();
+        let heads = (0..problem.batch * problem.q_heads)
+            .map(|head| {
+                let mut report = HeadReport {
+                    batch: head / problem.q_heads,
+                    q_head: head % problem.q_heads,
+                    path: match plan.path() {
+                        Path::Dense => HeadPath::Dense,
+                        Path::BelowBreakEven => HeadPath::BelowBreakEven,
+                        Path::Select => HeadPath::Sparse,
+                    },
+                    stripes: 0,
+                    blocks_kept: 0,
+                    density: 1.0,
+                    sampled_coverage: None,
+                };
+                if let Some(SelectedHead {
+                    mask,
+                    sampled_coverage,
+                }) = selected(head)
+                {
+                    if mask.is_dense() {
+                        report.path = HeadPath::Fallback;
+                    }
+                    report.stripes = mask.stripes().len();
+                    report.blocks_kept = mask.blocks_kept();
+                    report.density = mask.density();
+                    report.sampled_coverage = sampled_coverage;
+                }
+                report
+            })
+            .collect();
+        Report { heads, times }
+    }
+
     /// Mean density over all heads.
     pub fn mean_density(&self) -> f64 {
         self.heads.iter().map(|head| head.density).sum::<f64>() / self.heads.len() as f64

@@ -560,6 +560,59 @@ fn poisoned_values_are_computed_with() {
 }
 
 #[test]
+fn the_emulator_writes_what_the_cpu_writes() {
+    let folder = Folder::new();
+    for budget in ["blocks", "paper"] {
+        let options = format!(
+            "--synthetic 500 --q-heads 2 --kv-heads 1 --head-dim 64 --fallback never --coverage 0.6 \
+             --window 50 --budget {budget} --compare-dense"
+        );
+        for backend in ["cpu", "emulator"] {
+            let files = format!(
+                "--output {backend}.safetensors --report {backend}.json --picture {backend}.png"
+            );
+            let table = succeeds(&folder, &format!("{options} --backend {backend} {files}"));
+            assert!(table.contains(&format!("backend  {backend}, ")), "{table}");
+        }
+        let [cpu, emulator] = ["cpu", "emulator"]
+            .map(|backend| std::fs::read(folder.file(&format!("{backend}.safetensors"))).unwrap());
+        let [cpu, emulator] =
+            [&cpu, &emulator].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+        for name in ["stripes", "stripe_count", "blocks"] {
+            let [cpu, emulator] = [&cpu, &emulator].map(|file| file.tensor(name).unwrap());
+            assert_eq!(cpu, emulator, "{budget} {name}");
+        }
+        for (name, tolerance) in [("o", 0.02), ("lse", 1e-4)] {
+            let [cpu, emulator] =
+                [&cpu, &emulator].map(|file| numbers(file, name, f32::from_le_bytes));
+            assert_eq!(cpu.len(), emulator.len());
+            for (cpu, emulator) in cpu.iter().zip(&emulator) {
+                let error = (cpu - emulator).abs();
+                assert!(
+                    error <= tolerance * (1.0 + cpu.abs()),
+                    "{budget} {name}: {cpu} {emulator}"
+                );
+            }
+        }
+        let [cpu, emulator] = ["cpu", "emulator"].map(|backend| -> Value {
+            let text = std::fs::read(folder.file(&format!("{backend}.json"))).unwrap();
+            serde_json::from_slice(&text).unwrap()
+        });
+        assert_eq!(emulator["backend"], "emulator");
+        assert_eq!(cpu["mean_density"], emulator["mean_density"]);
+        let mean = |report: &Value| {
+            report["heads"][1]["true_coverage"]["mean"]
+                .as_f64()
+                .unwrap()
+        };
+        assert!((mean(&cpu) - mean(&emulator)).abs() < 1e-4);
+        assert!(mean(&emulator) < 0.999, "{budget}: nothing was left out");
+        assert!(emulator["relative_error"].as_f64().unwrap() > 0.0);
+        pixels(&folder.file("emulator.png"));
+    }
+}
+
+#[test]
 fn help_and_version_are_printed() {
     let folder = Folder::new();
     let help = succeeds(&folder, "--help");
@@ -638,8 +691,8 @@ fn bad_options_are_named_and_leave_no_file() {
         ("--budget", "--budget"),
         ("--fallback always", "--fallback"),
         (
-            "--backend emulator",
-            "--backend emulator: not in this build yet",
+            "--backend emulator --head-dim 80",
+            "head_dim 80 has no GPU kernel",
         ),
         ("--backend cuda", "--backend cuda: not in this build yet"),
         ("--backend tpu", "--backend"),

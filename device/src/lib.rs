@@ -1,6 +1,18 @@
-//! The GPU kernels of `sample-attention`: one `no_std` source that compiles to PTX and, through an
-//! emulator of the hardware, runs under `cargo test` on any machine.
+//! The GPU kernels of `sample-attention`: one source that compiles to PTX and, through an emulator
+//! of the hardware, runs under `cargo test` on any machine.
 //!
-//! Empty for now: the algorithm runs on the CPU backend of the `sample-attention` crate, whose
-//! stages (sampling, reduction, top-k key selection, block-sparse FlashAttention) the kernels will mirror.
-#![no_std]
+//! [`gpu`] is the only module that knows the target. Kernels are written against its intrinsics,
+//! are plain functions of one `#[repr(C)]` parameter struct, and are published with
+//! [`entry!`](crate::entry). On a host, [`gpu::emu`] launches them.
+#![cfg_attr(target_arch = "nvptx64", no_std)]
+#![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
+
+pub mod geometry;
+pub mod gpu;
+pub mod launch;
+pub mod params;
+pub mod reduction;
+pub mod sampling;
+pub mod sparse_flash;
+pub mod tile;
+pub mod top_k;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
+use sample_attention::cpu::InstructionSet;
 use sample_attention::{Dtype, Plan, Policy, Problem, Window};
 use testkit::synthetic::Structure;
 
@@ -22,8 +23,8 @@ struct CommandLine {
     #[command(flatten)]
     synthetic: SyntheticOptions,
     /// Where to compute.
-    #[arg(long, value_enum, default_value_t = Backend::Cpu)]
-    backend: Backend,
+    #[arg(long, value_enum, default_value_t = Backends::Cpu)]
+    backend: Backends,
     /// Threads to compute with [default: all cores].
     #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
     threads: Option<u64>,
@@ -110,9 +111,12 @@ struct PolicyOptions {
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Backend {
+enum Backends {
+    /// Natively on this CPU.
     Cpu,
+    /// The GPU kernels, emulated on this CPU: for short inputs in bf16 or f16.
     Emulator,
+    /// The GPU kernels on a GPU.
     Cuda,
 }
 
@@ -148,9 +152,35 @@ pub enum Asked {
     Text(String),
 }
 
+/// Where to compute.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Cpu,
+    Emulator,
+}
+
+impl Backend {
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Emulator => "emulator",
+        }
+    }
+
+    /// The instructions that it computes with.
+    pub fn instruction_set(self) -> String {
+        match self {
+            Backend::Cpu => InstructionSet::widest().to_string(),
+            Backend::Emulator => "emulated mma.sync".to_owned(),
+        }
+    }
+}
+
 /// A run, with everything checked that can be checked without its input.
 pub struct Request {
     pub source: Source,
+    pub backend: Backend,
     pub policy: Policy,
     pub dense: bool,
     pub compare_dense: bool,
@@ -205,17 +235,18 @@ pub fn parse() -> Result<Asked, Failure> {
         Err(error) if error.use_stderr() => return Err(brief(&error)),
         Err(help) => return Ok(Asked::Text(help.to_string())),
     };
-    match line.backend {
-        Backend::Cpu => {}
-        Backend::Emulator => return Err(Failure::of("--backend emulator", NOT_YET)),
-        Backend::Cuda => return Err(Failure::of("--backend cuda", NOT_YET)),
-    }
     request(line).map(|request| Asked::Run(Box::new(request)))
 }
 
-const NOT_YET: &str = "not in this build yet; use --backend cpu";
-
 fn request(line: CommandLine) -> Result<Request, Failure> {
+    let backend = match line.backend {
+        Backends::Cpu => Backend::Cpu,
+        Backends::Emulator => Backend::Emulator,
+        Backends::Cuda => {
+            let remedy = "not in this build yet; use --backend cpu or --backend emulator";
+            return Err(Failure::of("--backend cuda", remedy));
+        }
+    };
     let policy = policy(&line.policy)?;
     let carried = line.input.is_none() && line.synthetic.synthetic.is_none();
     let source = match (line.input, line.synthetic.synthetic) {
@@ -225,6 +256,7 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
     };
     Ok(Request {
         source,
+        backend,
         policy,
         dense: line.dense,
         compare_dense: line.compare_dense || carried,

@@ -5,6 +5,7 @@
 
 mod args;
 mod compute;
+mod engine;
 mod failure;
 mod files;
 mod input;

@@ -22,8 +22,8 @@ pub fn write(
 ) -> Result<(), Failure> {
     let mut document = json!({
         "input": problem(input),
-        "backend": "cpu",
-        "instruction_set": sample_attention::cpu::InstructionSet::widest().to_string(),
+        "backend": request.backend.name(),
+        "instruction_set": request.backend.instruction_set(),
         "threads": outcome.threads,
         "policy": policy(request),
         "times_ms": times(outcome),

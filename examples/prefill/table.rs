@@ -52,8 +52,9 @@ fn heading(
     writeln!(text, "policy   {policy}")?;
     writeln!(
         text,
-        "backend  cpu, {}, {}",
-        sample_attention::cpu::InstructionSet::widest(),
+        "backend  {}, {}, {}",
+        request.backend.name(),
+        request.backend.instruction_set(),
         counted(outcome.threads, "thread"),
     )
 }

@@ -12,10 +12,10 @@ use super::units::Units;
 use super::workspace::{HeadTotals, Selecting, Workspace};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
-use crate::plan::{Path, Plan};
+use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
-use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
+use crate::report::{Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
@@ -148,7 +148,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        self.times.sampling += started.elapsed();
+        self.times.add(Stage::Sampling, started.elapsed());
         Ok(())
     }
 
@@ -186,7 +186,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        self.times.reduction += started.elapsed();
+        self.times.add(Stage::Reduction, started.elapsed());
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl<'a> Stages<'a> {
         if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
             choose_dense_heads(units.geometry, &mut selecting.selection);
         }
-        self.times.top_k += started.elapsed();
+        self.times.add(Stage::TopK, started.elapsed());
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl<'a> Stages<'a> {
             &mut self.workspace.scratches,
             self.progress,
         )?;
-        self.times.sparse_flash += started.elapsed();
+        self.times.add(Stage::SparseFlash, started.elapsed());
         Ok(())
     }
 
@@ -323,41 +323,15 @@ impl<'a> Stages<'a> {
 
     /// What was selected so far, and how long each stage has taken.
     pub fn report(&self) -> Report {
-        let problem = self.plan.problem();
-        let heads = (0..problem.batch * problem.q_heads)
-            .map(|head| {
-                let mut report = HeadReport {
-                    batch: head / problem.q_heads,
-                    q_head: head % problem.q_heads,
-                    path: match self.plan.path() {
-                        Path::Dense => HeadPath::Dense,
-                        Path::BelowBreakEven => HeadPath::BelowBreakEven,
-                        Path::Select => HeadPath::Sparse,
-                    },
-                    stripes: 0,
-                    blocks_kept: 0,
-                    density: 1.0,
-                    sampled_coverage: None,
-                };
-                if let Some(selecting) = &self.workspace.selecting {
-                    let mask = selecting.selection.as_ref().head(head);
-                    let totals = selecting.totals[head];
-                    if mask.is_dense() {
-                        report.path = HeadPath::Fallback;
-                    }
-                    report.stripes = mask.stripes().len();
-                    report.blocks_kept = mask.blocks_kept();
-                    report.density = mask.density();
-                    report.sampled_coverage = (totals.rows > 0)
-                        .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64));
-                }
-                report
+        Report::new(self.plan, self.times, |head| {
+            let selecting = self.workspace.selecting.as_ref()?;
+            let totals = selecting.totals[head];
+            Some(SelectedHead {
+                mask: selecting.selection.as_ref().head(head),
+                sampled_coverage: (totals.rows > 0)
+                    .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
             })
-            .collect();
-        Report {
-            heads,
-            times: self.times,
-        }
+        })
     }
 }
 

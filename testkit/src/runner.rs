@@ -18,6 +18,7 @@ mod backend;
 mod buffers;
 mod case;
 mod cpu;
+mod emulator;
 mod report_checks;
 mod selection_checks;
 
@@ -25,6 +26,7 @@ pub use backend::{Backend, Found, UnitFound};
 pub use buffers::{Buffer, Layout};
 pub use case::{Attend, Case, Data};
 pub use cpu::Cpu;
+pub use emulator::Emulator;
 
 use sample_attention::{Inputs, Outputs, Result};
 

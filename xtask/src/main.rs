@@ -1,5 +1,6 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod ptx;
 mod quality;
 
 use std::process::ExitCode;
@@ -15,12 +16,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build, check and lint the shipped PTX.
+    #[command(subcommand)]
+    Ptx(ptx::Command),
     /// Measure how close a language model stays to dense with every layer's attention replaced.
     Quality(quality::Options),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Ptx(command) => ptx::run(command),
         Command::Quality(options) => quality::run(options),
     }
 }

@@ -17,17 +17,20 @@ pub enum Layout {
     Bshd,
     /// A slice of a larger tensor: gaps after every row, every head and every sequence, and rows at odd addresses.
     Sliced,
+    /// A slice of a larger tensor whose rows are at multiples of 16 bytes, as GPU kernels take them without a copy.
+    Aligned,
     /// [length, batch, heads, head_dim] with gaps: the outermost stride is the tokens'.
     TokensOutermost,
 }
 
 impl Layout {
     /// All of them.
-    pub const ALL: [Layout; 4] = [
+    pub const ALL: [Layout; 5] = [
         Layout::Bhsd,
         Layout::Bshd,
         Layout::Sliced,
         Layout::TokensOutermost,
+        Layout::Aligned,
     ];
 
     /// Strides in elements.
@@ -39,6 +42,11 @@ impl Layout {
                 let token = dim + 5;
                 let head = len * token + 3;
                 [heads * head + 17, head, token, 1]
+            }
+            Layout::Aligned => {
+                let token = dim + 8;
+                let head = len * token + 16;
+                [heads * head + 24, head, token, 1]
             }
             Layout::TokensOutermost => {
                 let head = dim + 1;

@@ -1,0 +1,285 @@
+//! Emulated devices, their buffers, and launches.
+
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use super::block::{self, Grid};
+use super::diagnosis::{Fault, FaultKind};
+use super::memory::GlobalMemory;
+use super::rng::Rng;
+use super::tensor;
+use crate::gpu::{Global, TensorMap, TensorMapLayout, Word};
+
+/// Shared memory that a block can have on sm_90.
+const MAX_SHARED_BYTES: u32 = 227 * 1024;
+
+/// A kernel by name: what [`entry!`](crate::entry) publishes and [`Gpu::launch`] runs.
+pub struct Kernel<P> {
+    name: &'static str,
+    body: fn(&P),
+}
+
+impl<P> Clone for Kernel<P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Kernel<P> {}
+
+impl<P> std::fmt::Debug for Kernel<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl<P> Kernel<P> {
+    /// The kernel `body` under the name of its PTX entry.
+    pub const fn new(name: &'static str, body: fn(&P)) -> Self {
+        Self { name, body }
+    }
+
+    /// The name of the PTX entry.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// How a launch is emulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Natural thread order, blocks in parallel, no race detection.
+    Fast,
+    /// Race detection in shared memory; threads and blocks in an order drawn from `seed`, one
+    /// block after another.
+    Checked {
+        /// Names the order: the same seed replays it.
+        seed: u64,
+    },
+}
+
+/// The shape of a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared_bytes: u32,
+    mode: Mode,
+}
+
+impl Launch {
+    /// `grid` blocks of `block` threads, without shared memory, in fast mode.
+    pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
+        Self {
+            grid,
+            block,
+            shared_bytes: 0,
+            mode: Mode::Fast,
+        }
+    }
+
+    /// With `bytes` of dynamic shared memory.
+    pub const fn shared_bytes(self, bytes: u32) -> Self {
+        Self {
+            shared_bytes: bytes,
+            ..self
+        }
+    }
+
+    /// In another mode.
+    pub const fn mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+}
+
+/// A buffer in the global memory of a [`Gpu`].
+#[derive(Debug)]
+pub struct Buffer<T> {
+    base: u64,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Buffer<T> {}
+
+impl<T> Buffer<T> {
+    /// The address of the first element, for a kernel's parameters.
+    pub fn address(&self) -> Global<T> {
+        Global::from_address(self.base)
+    }
+
+    /// How many elements it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no element.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// `len` elements of another type, from `offset_bytes` bytes on: how a host reads and writes its own regions of one
+    /// allocation. Kernels are held to the whole allocation.
+    ///
+    /// # Panics
+    /// If they do not lie inside the buffer, or are not aligned there.
+    pub fn part<U>(&self, offset_bytes: u64, len: usize) -> Buffer<U> {
+        let end = offset_bytes + (len * size_of::<U>()) as u64;
+        assert!(
+            end <= (self.len * size_of::<T>()) as u64,
+            "the part ends at byte {end}, after the buffer"
+        );
+        assert!(
+            (self.base + offset_bytes).is_multiple_of(align_of::<U>() as u64),
+            "the part is not aligned"
+        );
+        Buffer {
+            base: self.base + offset_bytes,
+            len,
+            element: PhantomData,
+        }
+    }
+}
+
+/// An emulated device: its global memory, and launches on it.
+#[derive(Default)]
+pub struct Gpu {
+    memory: GlobalMemory,
+}
+
+impl Gpu {
+    /// A device with empty memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A buffer of `len` elements that nothing has written: every bit is one, so that floats read
+    /// as NaN. `name` is what diagnoses call it.
+    pub fn alloc<T: Word>(&mut self, name: &str, len: usize) -> Buffer<T> {
+        Buffer {
+            base: self.memory.allocate(name, len * size_of::<T>()),
+            len,
+            element: PhantomData,
+        }
+    }
+
+    /// A buffer that holds a copy of `data`.
+    pub fn upload<T: Word>(&mut self, name: &str, data: &[T]) -> Buffer<T> {
+        let buffer = self.alloc(name, data.len());
+        self.write(&buffer, data);
+        buffer
+    }
+
+    /// A tensor map for bulk tensor copies, in memory of its own.
+    ///
+    /// # Errors
+    /// The rule of tensor maps that the layout breaks.
+    pub fn upload_tensor_map(
+        &mut self,
+        name: &str,
+        layout: &TensorMapLayout,
+    ) -> Result<Global<TensorMap>, &'static str> {
+        layout.check()?;
+        let words = *tensor::encode(layout).words();
+        Ok(self.upload(name, &words).address().cast())
+    }
+
+    /// Overwrites the whole buffer.
+    ///
+    /// # Panics
+    /// If `data` is not as long as the buffer, or the buffer is of another device.
+    pub fn write<T: Word>(&mut self, buffer: &Buffer<T>, data: &[T]) {
+        assert_eq!(data.len(), buffer.len, "a write covers the whole buffer");
+        self.memory.write(buffer.base, data);
+    }
+
+    /// A copy of the buffer.
+    ///
+    /// # Panics
+    /// If the buffer is of another device.
+    pub fn read<T: Word>(&self, buffer: &Buffer<T>) -> Vec<T> {
+        self.memory.read(buffer.base, buffer.len)
+    }
+
+    /// Runs the kernel to its end.
+    ///
+    /// # Errors
+    /// The first [`Fault`] that a thread ran into. The device stays usable; buffers keep what was
+    /// written until then.
+    pub fn launch<P: Sync>(
+        &mut self,
+        kernel: Kernel<P>,
+        launch: &Launch,
+        params: &P,
+    ) -> Result<(), Fault> {
+        let malformed = |message: String| Fault {
+            kind: FaultKind::Launch,
+            message,
+            kernel: kernel.name,
+            block: None,
+            thread: None,
+            at: None,
+            mode: launch.mode,
+        };
+        let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
+        if !(1..=1024).contains(&threads) {
+            return Err(malformed(format!(
+                "a block of {:?} has {threads} threads; it may have 1 to 1024",
+                launch.block
+            )));
+        }
+        if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 {
+            return Err(malformed(format!(
+                "a grid of {:?} blocks: each dimension is at least 1, the second and third at most 65535",
+                launch.grid
+            )));
+        }
+        if launch.shared_bytes > MAX_SHARED_BYTES {
+            return Err(malformed(format!(
+                "{} bytes of shared memory; a block may have {MAX_SHARED_BYTES}",
+                launch.shared_bytes
+            )));
+        }
+        let body = |params: *const ()| {
+            // SAFETY: the pointer is `params` below, which outlives the launch.
+            (kernel.body)(unsafe { &*params.cast::<P>() });
+        };
+        let grid = Grid {
+            kernel: kernel.name,
+            body: &body,
+            params: std::ptr::from_ref(params).cast(),
+            memory: &self.memory,
+            nctaid: launch.grid,
+            ntid: launch.block,
+            shared_bytes: launch.shared_bytes,
+            mode: launch.mode,
+        };
+        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        let ctaid = |linear: u64| {
+            let [x, y, _] = launch.grid.map(u64::from);
+            [linear % x, linear / x % y, linear / (x * y)].map(|n| n as u32)
+        };
+        match launch.mode {
+            Mode::Fast => (0..blocks)
+                .into_par_iter()
+                .try_for_each(|linear| block::run(&grid, ctaid(linear))),
+            Mode::Checked { seed } => {
+                let mut rng = Rng::new(seed);
+                let mut order: Vec<u64> = (0..blocks).collect();
+                for last in (1..order.len()).rev() {
+                    order.swap(last, rng.below(last + 1));
+                }
+                order
+                    .into_iter()
+                    .try_for_each(|linear| block::run(&grid, ctaid(linear)))
+            }
+        }
+    }
+}

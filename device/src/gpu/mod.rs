@@ -1,0 +1,102 @@
+//! The hardware, one file a concept: PTX instructions as functions, with their mnemonics as names.
+//!
+//! Every intrinsic has two bodies side by side: inline PTX on `nvptx64`, and on any other target a
+//! call into the emulator, `emu`. `#[cfg(target_arch)]` appears nowhere else in the crate, so a kernel
+//! is one source for both.
+//!
+//! # Contract
+//! The intrinsics are safe functions, although a wrong address is as fatal on a GPU as anywhere:
+//! the unsafe boundary is the *launch* (an [`entry!`](crate::entry) is an `unsafe` function), and
+//! the addresses that a launch hands over are the caller's promise. Inside a kernel each access is
+//! proved by the emulator, not by the type system.
+//!
+//! # What a kernel may rely on
+//! * Blocks have at most 1024 threads; all shared memory is dynamic, starts at
+//!   [`dynamic_shared`], and is 1024-byte aligned there.
+//! * A 16-bit float is its bits in a `u16`; two of them in a `u32`, the lower index in the low half.
+//! * An instruction that PTX marks `.aligned` must be reached by all 32 lanes at the same call site.
+//!
+//! Helpers that wrap intrinsics should be `#[track_caller]` and `#[inline(always)]`: diagnoses then
+//! name the line that called the helper, and registers stay registers.
+//!
+//! # Architectures
+//! Intrinsics whose documentation says `sm_90a` may only be called by kernels that are published
+//! for it: nothing of them reaches the sm_80 PTX unless an sm_80 entry calls them.
+
+mod address;
+mod barrier;
+mod bulk;
+mod cp_async;
+mod fence;
+pub mod fragment;
+mod global;
+mod ldmatrix;
+mod math;
+mod mbarrier;
+mod mma;
+mod registers;
+mod shared;
+#[cfg(any(test, feature = "smoke"))]
+pub mod smoke;
+mod tensor_map;
+mod thread;
+mod trap;
+mod warp;
+mod wgmma;
+
+pub use address::{Global, Shared, Word, Word32};
+pub use barrier::*;
+pub use bulk::*;
+pub use cp_async::*;
+pub use fence::*;
+pub use global::*;
+pub use ldmatrix::*;
+pub use math::*;
+pub use mbarrier::*;
+pub use mma::*;
+pub use registers::*;
+pub use shared::*;
+pub use tensor_map::{Swizzle, TensorMap, TensorMapLayout};
+pub use thread::*;
+pub use trap::trap;
+pub use warp::*;
+pub use wgmma::*;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod emu;
+
+/// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or
+/// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a.
+///
+/// The kernel is a plain function `fn(&Params)`. On `nvptx64` this makes the `.entry ptx_name`,
+/// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.
+/// On a host it makes `pub const NAME: emu::Kernel<Params>`, which the emulator launches and whose
+/// `name` a CUDA executor looks up.
+#[macro_export]
+macro_rules! entry {
+    ($(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
+        $crate::entry!(@ $(#[$meta])* target_arch = "nvptx64", $constant, $name, $kernel, $params);
+    };
+    (sm_90a: $(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
+        $crate::entry!(@ $(#[$meta])* all(target_arch = "nvptx64", target_feature = "sm_90a"),
+            $constant, $name, $kernel, $params);
+    };
+    (@ $(#[$meta:meta])* $(all($($feature:tt)*))? $(target_arch = $arch:literal)?,
+        $constant:ident, $name:ident, $kernel:path, $params:ty) => {
+        $(#[$meta])*
+        #[cfg(not(target_arch = "nvptx64"))]
+        pub const $constant: $crate::gpu::emu::Kernel<$params> =
+            $crate::gpu::emu::Kernel::new(stringify!($name), $kernel);
+
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// Every address in the parameters must be valid for the accesses that the kernel
+        /// documents, and the launch must follow its shape contract.
+        #[cfg(all($($($feature)*)? $(target_arch = $arch)?))]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "ptx-kernel" fn $name(params: $params) {
+            $kernel(&params)
+        }
+    };
+}

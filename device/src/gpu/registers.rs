@@ -1,0 +1,38 @@
+//! Moving registers between warpgroups.
+
+/// Raises the warpgroup's registers a thread to `COUNT`, a multiple of 8 from 24 to 256; waits until
+/// they are free.
+///
+/// # PTX
+/// `setmaxnreg.inc.sync.aligned.u32 COUNT;`
+/// # Hardware support
+/// sm_90a. The kernel needs a register cap at launch, or the instruction is ignored.
+#[track_caller]
+#[inline(always)]
+pub fn setmaxnreg_inc<const COUNT: u32>() {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            // SAFETY: changes how many registers exist; the compiler keeps within the lower count.
+            unsafe { core::arch::asm!("setmaxnreg.inc.sync.aligned.u32 {n};", n = const COUNT, options(nostack)) }
+        }
+        _ => { super::emu::wgmma::set_max_registers("setmaxnreg.inc", COUNT) }
+    }
+}
+
+/// Lowers the warpgroup's registers a thread to `COUNT`, a multiple of 8 from 24 to 256.
+///
+/// # PTX
+/// `setmaxnreg.dec.sync.aligned.u32 COUNT;`
+/// # Hardware support
+/// sm_90a. The kernel needs a register cap at launch, or the instruction is ignored.
+#[track_caller]
+#[inline(always)]
+pub fn setmaxnreg_dec<const COUNT: u32>() {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            // SAFETY: as in `setmaxnreg_inc`.
+            unsafe { core::arch::asm!("setmaxnreg.dec.sync.aligned.u32 {n};", n = const COUNT, options(nostack)) }
+        }
+        _ => { super::emu::wgmma::set_max_registers("setmaxnreg.dec", COUNT) }
+    }
+}

@@ -1,0 +1,25 @@
+//! The end of a kernel that cannot go on.
+
+/// Stops the launch with an error.
+///
+/// # PTX
+/// `trap;`
+/// # Hardware support
+/// All.
+#[track_caller]
+#[inline(always)]
+pub fn trap() -> ! {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            // SAFETY: `trap` does not return, as `noreturn` says.
+            unsafe { core::arch::asm!("trap;", options(noreturn, nostack)) }
+        }
+        _ => { super::emu::trap() }
+    }
+}
+
+#[cfg(target_arch = "nvptx64")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    trap()
+}

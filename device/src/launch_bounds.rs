@@ -1,0 +1,119 @@
+//! The one table of launch bounds: how many threads each kernel runs with, and where it is shipped.
+//!
+//! rustc has no attribute for launch bounds, so `cargo xtask ptx build` writes them into the PTX from
+//! this table (`.maxntid`, `.minnctapersm`); the host and the emulator take their block sizes from the
+//! same rows. The file uses nothing but `core`, because `xtask` includes it by path: the chores keep
+//! working while the rest of this crate does not compile.
+
+/// An architecture that has a PTX file of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Ampere and everything after it: `mma.sync`, `ldmatrix`, `cp.async`.
+    Sm80,
+    /// Hopper alone: `wgmma`, bulk copies, `setmaxnreg`. PTX for `sm_90a` runs on no other architecture.
+    Sm90a,
+}
+
+impl Target {
+    /// Every target, in the order in which they are built.
+    pub const ALL: [Self; 2] = [Self::Sm80, Self::Sm90a];
+
+    /// The name that rustc's `target-cpu`, `ptxas -arch` and `--cfg arch="…"` all use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sm80 => "sm_80",
+            Self::Sm90a => "sm_90a",
+        }
+    }
+}
+
+/// What is promised about every launch of one kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchBounds {
+    /// The entry's name in the PTX, which is the function's name.
+    pub kernel: &'static str,
+    /// The PTX files that hold it.
+    pub targets: &'static [Target],
+    /// Threads of a block, all in x. At run time the block may be smaller, never larger.
+    pub threads: u32,
+    /// Blocks that must fit on one multiprocessor together; with `threads` this caps the registers.
+    pub min_blocks_per_sm: u32,
+    /// Local memory and stack frames are errors in a hot kernel. Spills are errors in all of them.
+    pub hot: bool,
+}
+
+/// Every kernel, a row each.
+pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[];
+
+/// The row of `kernel`, for constants: `const THREADS: u32 = launch_bounds("top_k").threads;`.
+///
+/// # Panics
+/// Where the table has no such row; in a constant that is a compile error.
+pub const fn launch_bounds(kernel: &str) -> &'static LaunchBounds {
+    match find(LAUNCH_BOUNDS, kernel) {
+        Some(row) => row,
+        None => panic!("the launch bounds table has no row for this kernel"),
+    }
+}
+
+const fn find(table: &'static [LaunchBounds], kernel: &str) -> Option<&'static LaunchBounds> {
+    let mut at = 0;
+    while at < table.len() {
+        if same(table[at].kernel, kernel) {
+            return Some(&table[at]);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// `==` of strings, which is not `const`.
+const fn same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn row(kernel: &'static str) -> LaunchBounds {
+        LaunchBounds {
+            kernel,
+            targets: &Target::ALL,
+            threads: 32,
+            min_blocks_per_sm: 1,
+            hot: true,
+        }
+    }
+
+    const TABLE: &[LaunchBounds] = &[row("top_k"), row("top_m"), row("top")];
+
+    #[test]
+    fn a_row_is_found_by_its_whole_name() {
+        for row in TABLE {
+            assert_eq!(find(TABLE, row.kernel).map(|r| r.kernel), Some(row.kernel));
+        }
+        for absent in ["", "t", "top_", "top_kk", "Top"] {
+            assert!(find(TABLE, absent).is_none(), "{absent}");
+        }
+    }
+
+    #[test]
+    fn no_kernel_has_two_rows() {
+        for (at, row) in LAUNCH_BOUNDS.iter().enumerate() {
+            let twin = LAUNCH_BOUNDS[..at].iter().find(|r| r.kernel == row.kernel);
+            assert!(twin.is_none(), "{}", row.kernel);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The mass that all sampled rows of a head give each key: a second pass over QKᵀ, now that the normalisers are known.
+//!
+//! ```text
+//! a block of threads: the 128 keys of one key block of one head, 32 a warp, against the sampled rows that see any of them
+//!
+//! the keys as fragments in registers
+//! near = far = 0
+//! for the rows whose window reaches the key block, in tiles of 64; then for the later ones:
+//!     scores = keys · rowsᵀ
+//!     share[key] = Σ over the tile's rows that see the key of 2^(score·softmax_scale·log2 e − row_lse)
+//!     near or far += share[key] in fixed point
+//! whole = near + far; outside = far, or 0 for sinks; covered += whole − outside
+//! ```
+//!
+//! Which rows are near does not depend on the key, so no tile mixes the two.
+//!
+//! # Synchronisation
+//! That of [`Panel`]; the normalisers of a tile's rows travel with the tile. Lanes add f32 over the 16 rows of a tile that are
+//! theirs, in a fixed order; everything beyond is integers. Each key has one writer.
+//!
+//! # Shape contract
+//! [`launch_shape`]; heavy key blocks come first. bf16 or f16, head_dim 64 or 128 as the entry says. The problem is causal.
+//! All of `mass`, `covered` and, if given, `outside` is written; zero for keys after the last.
+
+use super::fixed_point;
+use crate::geometry::Units;
+use crate::gpu::{self, Global, Shared};
+use crate::launch::{LaunchShape, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
+use crate::params::{BLOCK, TensorArg};
+use crate::sampling::finite_or_zero;
+use crate::tile::panel::{self, Panel, Scores};
+use crate::tile::sum::{sum_across, sum_in_block};
+use crate::tile::{Bf16, F16, Float16};
+
+/// What the reduction to keys reads and writes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ReductionKeysParams {
+    /// Which rows; a unit is a head.
+    pub units: Units,
+    /// softmax_scale · log2 e.
+    pub scale_log2: f32,
+    /// Queries.
+    pub q: TensorArg,
+    /// Keys.
+    pub k: TensorArg,
+    /// From sampling.
+    pub row_lse: Global<f32>,
+    /// \[unit, key\]: what keys are ranked by: all their mass if `outside` is given, else the mass outside window and sinks.
+    pub mass: Global<u64>,
+    /// \[unit, key\]: mass outside window and sinks; or null.
+    pub outside: Global<u64>,
+    /// \[unit, key block\]: mass in window and sinks.
+    pub covered: Global<u64>,
+}
+
+/// Elements of `mass`, and of `outside` where it is given.
+pub const fn mass_len(units: &Units) -> u64 {
+    units.count as u64 * units.key_capacity() as u64
+}
+
+/// Elements of `covered`.
+pub const fn covered_len(units: &Units) -> u64 {
+    units.count as u64 * units.sizes.key_blocks() as u64
+}
+
+/// The launch of a reduction to keys.
+pub const fn launch_shape(units: &Units) -> LaunchShape {
+    let head_dim = units.sizes.head_dim;
+    LaunchShape::linear(
+        units.count * units.sizes.key_blocks(),
+        PANEL_THREADS,
+        lse_offset(head_dim) + STAGES * LSE_BYTES,
+    )
+}
+
+/// The normalisers of a tile's rows.
+const LSE_BYTES: u32 = TILE * 4;
+
+/// Where they lie in shared memory, stage after stage.
+const fn lse_offset(head_dim: u32) -> u32 {
+    panel::shared_bytes(head_dim)
+}
+
+/// Ranks of a tile's rows.
+#[derive(Clone, Copy)]
+struct RowTile {
+    first: u32,
+    end: u32,
+    is_near: bool,
+}
+
+#[inline(always)]
+fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
+    let units = &p.units;
+    let sizes = &units.sizes;
+    let blocks = sizes.key_blocks();
+    // Early keys are seen by more rows.
+    let (slot, key_block) = (gpu::ctaid_x() / blocks, gpu::ctaid_x() % blocks);
+    let unit = units.unit(units.first + slot);
+    let rows = units.rows(unit);
+    let first_key = key_block * BLOCK;
+    let first_rank = rows.rank_at(first_key);
+    let first_far_rank = rows.rank_at((key_block + units.window_blocks) * BLOCK);
+    let near_steps = (first_far_rank - first_rank).div_ceil(TILE);
+    let steps = near_steps + (rows.len() - first_far_rank).div_ceil(TILE);
+    let row_tile = |step: u32| {
+        let is_near = step < near_steps;
+        RowTile {
+            first: if is_near {
+                first_rank + step * TILE
+            } else {
+                first_far_rank + (step - near_steps) * TILE
+            },
+            end: if is_near { first_far_rank } else { rows.len() },
+            is_near,
+        }
+    };
+
+    let (batch, q_head) = (unit.head / sizes.q_heads, unit.head % sizes.q_heads);
+    let queries = p.q.head::<u16>(batch, q_head);
+    let keys = p.k.head::<u16>(batch, sizes.kv_head(q_head));
+    let shared = gpu::dynamic_shared();
+    let panel = Panel::<T, CHUNKS>::load(shared, |key| {
+        // Keys after the last repeat it: no row sees them.
+        let key = (first_key + key).min(sizes.k_len - 1);
+        keys.add(u64::from(key) * p.k.stride_token)
+    });
+
+    let lse_tiles: Shared<f32> = shared.byte_add(lse_offset(CHUNKS as u32 * 8)).cast();
+    let lse = p
+        .row_lse
+        .add(u64::from(slot) * u64::from(units.row_capacity));
+    let warp_key = first_key + panel::warp() * WARP_ROWS;
+    let key = |half: usize, pair: usize| warp_key + panel::row_in_warp(half as u32, pair as u32);
+    let mut near = [[0; 2]; 2];
+    let mut far = [[0; 2]; 2];
+    panel.stream(
+        steps,
+        |step, row| {
+            let tile = row_tile(step);
+            let position = rows.position((tile.first + row).min(tile.end - 1));
+            let row = position + sizes.q_len - sizes.k_len;
+            queries.add(u64::from(row) * p.q.stride_token)
+        },
+        |step, stage| {
+            let tile = row_tile(step);
+            if gpu::tid_x() < TILE {
+                let rank = (tile.first + gpu::tid_x()).min(tile.end - 1);
+                let to = lse_tiles.add(stage * TILE + gpu::tid_x());
+                gpu::cp_async_ca_4(to, lse.add(rank.into()));
+            }
+        },
+        |step| {
+            let tile = row_tile(step);
+            rows.position(tile.end.min(tile.first + TILE) - 1) >= warp_key
+        },
+        |step, stage, mut scores| {
+            let tile = row_tile(step);
+            to_shares(&mut scores, p.scale_log2, lse_tiles.add(stage * TILE));
+            let all_seen = tile.first + TILE <= tile.end
+                && rows.position(tile.first) + 1 >= warp_key + WARP_ROWS;
+            if !all_seen {
+                mask(&mut scores, &tile, |rank| rows.position(rank), warp_key);
+            }
+            for half in 0..2 {
+                for pair in 0..2 {
+                    let mut sum = 0.0;
+                    for columns in &scores.elements[half] {
+                        sum += columns[2 * pair];
+                        sum += columns[2 * pair + 1];
+                    }
+                    let sum = fixed_point(sum, LANE_ROWS);
+                    near[half][pair] += if tile.is_near { sum } else { 0 };
+                    far[half][pair] += if tile.is_near { 0 } else { sum };
+                }
+            }
+        },
+    );
+
+    let mut covered = 0;
+    for half in 0..2 {
+        for pair in 0..2 {
+            let key = key(half, pair);
+            let near = sum_across::<4>(near[half][pair]);
+            let far = sum_across::<4>(far[half][pair]);
+            let outside = if key < units.sinks { 0 } else { far };
+            if gpu::laneid().is_multiple_of(4) {
+                let at = u64::from(slot) * u64::from(units.key_capacity()) + u64::from(key);
+                if p.outside.is_null() {
+                    gpu::st_global(p.mass.add(at), outside);
+                } else {
+                    gpu::st_global(p.mass.add(at), near + far);
+                    gpu::st_global(p.outside.add(at), outside);
+                }
+                covered += near + far - outside;
+            }
+        }
+    }
+    // No copy is in flight, but a slower warp may still read its last tile.
+    gpu::bar_sync(0);
+    let covered = sum_in_block(covered, shared.cast());
+    if gpu::tid_x() == 0 {
+        gpu::st_global(p.covered.add(gpu::ctaid_x().into()), covered);
+    }
+}
+
+/// Rows of a tile that one lane adds up.
+const LANE_ROWS: f32 = (TILE / 4) as f32;
+
+/// Each score as a share of its row's mass; 0 for what is NaN, so that it spoils no sum.
+#[inline(always)]
+fn to_shares(scores: &mut Scores, scale_log2: f32, lse: Shared<f32>) {
+    let lse = lse.add(panel::first_column());
+    for tile in 0..8 {
+        let lse = gpu::ld_shared_v2(lse.add(8 * tile as u32)).map(finite_or_zero);
+        for rows in &mut scores.elements {
+            for (i, score) in rows[tile].iter_mut().enumerate() {
+                let exponent = gpu::fma_rn_f32(*score, scale_log2, -lse[i % 2]);
+                *score = gpu::ex2_approx_ftz_f32(gpu::max_f32(exponent, f32::NEG_INFINITY));
+            }
+        }
+    }
+}
+
+/// Takes out shares of rows that are not of the tile or do not see the key, whatever they are.
+#[inline(always)]
+fn mask(shares: &mut Scores, tile: &RowTile, position: impl Fn(u32) -> u32, warp_key: u32) {
+    for column in 0..16 {
+        let rank = tile.first + panel::first_column() + column / 2 * 8 + column % 2;
+        // The last of the lane's keys that the row sees, counted from the lane's first; −1 or less for none.
+        let last = if rank < tile.end {
+            position(rank) as i32 - (warp_key + panel::row_in_warp(0, 0)) as i32
+        } else {
+            -1
+        };
+        for (half, rows) in shares.elements.iter_mut().enumerate() {
+            for pair in 0..2 {
+                let key = (half * 16 + pair * 8) as i32;
+                if key > last {
+                    rows[column as usize / 2][2 * pair + column as usize % 2] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+crate::entry! {
+    /// The reduction to keys of `bf16`, head_dim 64.
+    BF16_D64, reduction_keys_bf16_d64 = reduce::<Bf16, 8>, ReductionKeysParams
+}
+crate::entry! {
+    /// The reduction to keys of `bf16`, head_dim 128.
+    BF16_D128, reduction_keys_bf16_d128 = reduce::<Bf16, 16>, ReductionKeysParams
+}
+crate::entry! {
+    /// The reduction to keys of `f16`, head_dim 64.
+    F16_D64, reduction_keys_f16_d64 = reduce::<F16, 8>, ReductionKeysParams
+}
+crate::entry! {
+    /// The reduction to keys of `f16`, head_dim 128.
+    F16_D128, reduction_keys_f16_d128 = reduce::<F16, 16>, ReductionKeysParams
+}

@@ -1,0 +1,183 @@
+//! Shared memory: where everything lies, and the copies that fill it.
+//!
+//! ```text
+//! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
+//! ```
+
+use super::record::{Record, Tokens};
+use super::walk::KeyTile;
+use super::{QUEUE_KEYS, THREADS, TILE_KEYS};
+use crate::gpu::{self, Global, Shared};
+use crate::params::{BLOCK, ProblemSizes};
+use crate::tile::{SwizzledTile, WARP};
+
+const WARP_BYTES: u32 = Record::BYTES + QUEUE_KEYS * 4;
+const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
+
+/// Swizzled tiles start at multiples of their rows' size, which is at most 256 bytes.
+const _: () = assert!(WARPS_BYTES.is_multiple_of(256));
+
+/// Which thread this is.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub warp: u32,
+    pub lane: u32,
+}
+
+impl Place {
+    /// Asks anew each time. Through shuffles, which the compiler cannot look through: it would take
+    /// every address that follows from the lane out of the loop over the tiles, and there are dozens.
+    #[inline(always)]
+    pub fn of_this_thread() -> Self {
+        let lane = gpu::laneid();
+        Self {
+            warp: gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0),
+            lane: gpu::shfl_sync_idx(WARP, lane, lane),
+        }
+    }
+}
+
+/// What a warp has for finding its way through the keys.
+#[derive(Clone, Copy)]
+pub(super) struct WarpMemory {
+    pub place: Place,
+    pub record: Record,
+    /// [`QUEUE_KEYS`] loose keys.
+    pub queue: Shared<u32>,
+    /// The block's: a bit for each key block, whether it is listed.
+    pub listed: Shared<u32>,
+}
+
+/// Dynamic shared memory of a launch.
+pub(super) const fn shared_bytes(sizes: &ProblemSizes) -> u32 {
+    let row_bytes = sizes.head_dim * 2;
+    let bitmap_bytes = sizes.key_blocks().div_ceil(32) * 4;
+    WARPS_BYTES + (2 * TILE_KEYS + BLOCK) * row_bytes + bitmap_bytes
+}
+
+/// The tiles in shared memory, for rows of `CHUNKS` chunks of 16 bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<const CHUNKS: usize> {
+    pub k: SwizzledTile<CHUNKS>,
+    pub v: SwizzledTile<CHUNKS>,
+    pub q: SwizzledTile<CHUNKS>,
+    pub warp: WarpMemory,
+}
+
+impl<const CHUNKS: usize> Stage<CHUNKS> {
+    const TILE_BYTES: u32 = TILE_KEYS * SwizzledTile::<CHUNKS>::ROW_BYTES;
+
+    #[inline(always)]
+    pub fn of(place: Place) -> Self {
+        let base = gpu::dynamic_shared();
+        let own = base.byte_add(place.warp * WARP_BYTES);
+        let tiles = base.byte_add(WARPS_BYTES);
+        Self {
+            k: SwizzledTile::new(tiles),
+            v: SwizzledTile::new(tiles.byte_add(Self::TILE_BYTES)),
+            q: SwizzledTile::new(tiles.byte_add(2 * Self::TILE_BYTES)),
+            warp: WarpMemory {
+                place,
+                record: Record::new(own),
+                queue: own.byte_add(Record::BYTES).cast(),
+                listed: tiles
+                    .byte_add(2 * Self::TILE_BYTES + BLOCK * SwizzledTile::<CHUNKS>::ROW_BYTES)
+                    .cast(),
+            },
+        }
+    }
+}
+
+/// The chunks of a tile that this thread copies: the same column of every `STEP`th row.
+#[derive(Clone, Copy)]
+pub(super) struct ThreadChunks<const CHUNKS: usize> {
+    pub chunk: u32,
+    pub first_row: u32,
+}
+
+impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
+    /// Rows that the block copies at once.
+    pub const STEP: u32 = THREADS / CHUNKS as u32;
+
+    #[inline(always)]
+    pub fn of(place: Place) -> Self {
+        let thread = place.warp * 32 + place.lane;
+        Self {
+            chunk: thread % CHUNKS as u32,
+            first_row: thread / CHUNKS as u32,
+        }
+    }
+
+    /// Copies a tile of `tokens`, in a group of its own: asynchronously, zero after its keys.
+    #[inline(always)]
+    pub fn copy_keys(
+        self,
+        to: SwizzledTile<CHUNKS>,
+        tokens: Tokens,
+        tile: KeyTile,
+        memory: WarpMemory,
+    ) {
+        let to = to.chunk(self.first_row, self.chunk);
+        let rows = (tile.keys as i32) - self.first_row as i32;
+        if tile.is_loose() {
+            let first = tokens.first.add(u64::from(self.chunk * 8));
+            for step in 0..TILE_KEYS / Self::STEP {
+                let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
+                let from = first.add(u64::from(key) * tokens.stride);
+                Self::copy(to, step, from, rows);
+            }
+        } else {
+            let first = u64::from(tile.start + self.first_row) * tokens.stride;
+            let mut from = tokens.first.add(first + u64::from(self.chunk * 8));
+            for step in 0..TILE_KEYS / Self::STEP {
+                Self::copy(to, step, from, rows);
+                from = from.add(u64::from(Self::STEP) * tokens.stride);
+            }
+        }
+        gpu::cp_async_commit_group();
+    }
+
+    /// Copies the thread's chunk of its `step`th row, or zeros if that is not before `rows` rows.
+    #[inline(always)]
+    fn copy(to: Shared<u8>, step: u32, from: Global<u16>, rows: i32) {
+        // Whole groups of 8 rows: the chunk's place in its row is the same in all of them.
+        let to = to.byte_add(step * Self::STEP * SwizzledTile::<CHUNKS>::ROW_BYTES);
+        let bytes = if (step * Self::STEP) as i32 >= rows {
+            0
+        } else {
+            16
+        };
+        gpu::cp_async_cg_16_zfill(to.cast(), from, bytes);
+    }
+
+    /// Copies the rows of a query block, whose row 0 is token `first_token` (perhaps negative) of the
+    /// head at `head`: asynchronously, zero where there is no token.
+    #[inline(always)]
+    pub fn copy_queries(
+        self,
+        to: SwizzledTile<CHUNKS>,
+        head: Global<u16>,
+        stride_token: u64,
+        first_token: i32,
+        q_len: u32,
+    ) {
+        for step in 0..BLOCK / Self::STEP {
+            let row = self.first_row + step * Self::STEP;
+            let token = (first_token + row as i32) as u32;
+            let from = head.add(u64::from(token) * stride_token + u64::from(self.chunk * 8));
+            let bytes = if token < q_len { 16 } else { 0 };
+            gpu::cp_async_cg_16_zfill(to.chunk(row, self.chunk).cast(), from, bytes);
+        }
+    }
+
+    /// Flips the signs of this thread's chunks, of `rows` rows.
+    #[inline(always)]
+    pub fn negate(self, tile: SwizzledTile<CHUNKS>, rows: u32) {
+        for step in 0..rows / Self::STEP {
+            let row = self.first_row + step * Self::STEP;
+            let chunk = tile.chunk(row, self.chunk).cast::<u32>();
+            let bits = gpu::ld_shared_v4(chunk);
+            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ 0x8000_8000));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Attention problems for the tests: a case, its data in the emulator's memory, and the check of what
+//! comes back against [`oracle`].
+
+pub mod case;
+pub mod oracle;
+pub mod run;
+
+pub use case::{Case, Dtype, HeadMask, Layout};
+pub use run::{check, launch};

@@ -1,0 +1,219 @@
+//! A case in the emulator.
+
+use sample_attention_device::gpu::{Global, emu};
+use sample_attention_device::params::TensorArg;
+use sample_attention_device::sparse_flash::{
+    SPARSE_FLASH_BF16_D64, SPARSE_FLASH_BF16_D128, SPARSE_FLASH_F16_D64, SPARSE_FLASH_F16_D128,
+    SparseFlashParams,
+};
+
+use super::case::{Case, Dtype};
+use super::oracle::{self, Inputs};
+
+/// What the kernel wrote, as [batch, head, row, head_dim] and [batch, head, row]: as numbers and as
+/// bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub o: Vec<u32>,
+    pub lse: Vec<u32>,
+}
+
+const UNTOUCHED: u32 = u32::MAX;
+
+/// Runs the case on random inputs.
+pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
+    let mut device = emu::Gpu::new();
+    let dim = case.head_dim;
+    let mut upload = |name, data: &[f32], heads, tokens| {
+        let [batch, head, token, len] = case.layout.strides(heads, tokens, dim, case.batch);
+        let mut bits = vec![0xffff; len];
+        for (i, row) in data.chunks_exact(dim).enumerate() {
+            let at = i / tokens / heads * batch + i / tokens % heads * head + i % tokens * token;
+            for (bits, &x) in bits[at..at + dim].iter_mut().zip(row) {
+                *bits = case.dtype.round(x);
+            }
+        }
+        TensorArg {
+            address: device.upload(name, &bits).address().cast(),
+            stride_batch: batch as u64,
+            stride_head: head as u64,
+            stride_token: token as u64,
+        }
+    };
+    let q = upload("q", &inputs.q, case.q_heads, case.q_len);
+    let k = upload("k", &inputs.k, case.kv_heads, case.k_len);
+    let v = upload("v", &inputs.v, case.kv_heads, case.k_len);
+
+    let [batch, head, token, len] = case
+        .layout
+        .strides(case.q_heads, case.q_len, dim, case.batch);
+    let wide = device.alloc::<u32>("o", if case.output_f32 { len } else { 0 });
+    let narrow = device.alloc::<u16>("o", if case.output_f32 { 0 } else { len });
+    let heads = case.batch * case.q_heads;
+    let lse = device.alloc::<f32>("lse", heads * case.q_len);
+    let mut params = SparseFlashParams {
+        sizes: case.sizes(),
+        scale_log2: case.softmax_scale * std::f32::consts::LOG2_E,
+        sinks: case.sinks as u32,
+        output_f32: case.output_f32.into(),
+        q,
+        k,
+        v,
+        o: TensorArg {
+            address: if case.output_f32 {
+                wide.address().cast()
+            } else {
+                narrow.address().cast()
+            },
+            stride_batch: batch as u64,
+            stride_head: head as u64,
+            stride_token: token as u64,
+        },
+        lse: lse.address(),
+        lists: Global::NULL,
+        list_count: Global::NULL,
+        list_capacity: 0,
+        stripe_capacity: 0,
+        stripes: Global::NULL,
+        stripe_count: Global::NULL,
+        dense: Global::NULL,
+    };
+    if let Some(masks) = &case.masks {
+        upload_masks(&mut device, &mut params, masks);
+    }
+    let shape = params.launch_shape();
+    let kernel = match (case.dtype, dim) {
+        (Dtype::Bf16, 64) => SPARSE_FLASH_BF16_D64,
+        (Dtype::Bf16, 128) => SPARSE_FLASH_BF16_D128,
+        (Dtype::F16, 64) => SPARSE_FLASH_F16_D64,
+        (Dtype::F16, 128) => SPARSE_FLASH_F16_D128,
+        _ => panic!("no entry for head_dim {dim}"),
+    };
+    let shape = emu::Launch::new(shape.grid, shape.block)
+        .shared_bytes(shape.shared_bytes)
+        .mode(mode);
+    device
+        .launch(kernel, &shape, &params)
+        .unwrap_or_else(|fault| panic!("{fault}\n{case:?}"));
+
+    let mut written: Vec<u32> = if case.output_f32 {
+        device.read(&wide)
+    } else {
+        let narrow = device.read(&narrow).into_iter();
+        narrow
+            .map(|bits| {
+                if bits == 0xffff {
+                    UNTOUCHED
+                } else {
+                    bits.into()
+                }
+            })
+            .collect()
+    };
+    let mut o = vec![];
+    for row in 0..heads * case.q_len {
+        let (h, t) = (row / case.q_len, row % case.q_len);
+        let at = h / case.q_heads * batch + h % case.q_heads * head + t * token;
+        for x in &mut written[at..at + dim] {
+            o.push(std::mem::replace(x, UNTOUCHED));
+        }
+    }
+    assert!(!o.contains(&UNTOUCHED), "an element of O was not written");
+    assert!(
+        written.iter().all(|&bits| bits == UNTOUCHED),
+        "something was written between the rows of O"
+    );
+    let lse = device.read(&lse).into_iter().map(f32::to_bits).collect();
+    Outcome { o, lse }
+}
+
+/// Puts the masks in the layout of the selection stages.
+fn upload_masks(device: &mut emu::Gpu, params: &mut SparseFlashParams, masks: &[super::HeadMask]) {
+    let capacity = params.sizes.key_blocks();
+    let query_blocks = params.sizes.query_blocks() as usize;
+    let stripe_capacity = masks.iter().map(|mask| mask.stripes.len()).max().unwrap();
+    let (mut lists, mut counts, mut stripes) = (vec![], vec![], vec![]);
+    for mask in masks {
+        // A dense head's lists are not read: any number will do.
+        for query_block in 0..query_blocks {
+            let list = mask.blocks.get(query_block).map_or(&[][..], Vec::as_slice);
+            let mut row = list.to_vec();
+            counts.push(if mask.dense {
+                u32::MAX
+            } else {
+                row.len() as u32
+            });
+            row.resize(capacity as usize, u32::MAX);
+            lists.extend(row);
+        }
+        let mut row = mask.stripes.clone();
+        row.resize(stripe_capacity, 0);
+        stripes.extend(row);
+    }
+    params.lists = device.upload("lists", &lists).address();
+    params.list_count = device.upload("list_count", &counts).address();
+    params.list_capacity = capacity;
+    if masks.iter().any(|mask| mask.dense) {
+        let dense: Vec<u32> = masks.iter().map(|mask| mask.dense.into()).collect();
+        params.dense = device.upload("dense", &dense).address();
+    }
+    if stripe_capacity != 0 {
+        let counts: Vec<u32> = masks.iter().map(|m| m.stripes.len() as u32).collect();
+        params.stripes = device.upload("stripes", &stripes).address();
+        params.stripe_count = device.upload("stripe_count", &counts).address();
+        params.stripe_capacity = stripe_capacity as u32;
+    }
+}
+
+/// Runs the case and compares with the definition of attention: O within twice the error of a 16-bit
+/// reference, and the log-sum-exp.
+#[track_caller]
+pub fn check(case: &Case, mode: emu::Mode) -> Outcome {
+    let inputs = Inputs::random(case);
+    let outcome = launch(case, &inputs, mode);
+    let (want, error16) = oracle::attention(case, &inputs);
+    let bound = 2.0 * error16 + 1e-5;
+    let widen = |bits: u32| {
+        f64::from(if case.output_f32 {
+            f32::from_bits(bits)
+        } else {
+            case.dtype.widen(bits as u16)
+        })
+    };
+    let mut worst = (0.0, 0);
+    for (i, (&bits, &want)) in outcome.o.iter().zip(&want.o).enumerate() {
+        let got = widen(bits);
+        // Infinities and NaNs must be where the definition has them.
+        let error = if want.is_finite() {
+            (got - want).abs()
+        } else if got.is_nan() == want.is_nan() && (got.is_nan() || got == want) {
+            0.0
+        } else {
+            f64::INFINITY
+        };
+        if error.is_nan() || error > worst.0 {
+            worst = (if error.is_nan() { f64::INFINITY } else { error }, i);
+        }
+    }
+    let (error, i) = worst;
+    let (row, column) = (i / case.head_dim, i % case.head_dim);
+    assert!(
+        error <= bound,
+        "O[head {}, row {}, {column}] is {}, not {} (error {error:.2e}, allowed {bound:.2e})\n{case:?}",
+        row / case.q_len,
+        row % case.q_len,
+        widen(outcome.o[i]),
+        want.o[i],
+    );
+    for (i, (&bits, &want)) in outcome.lse.iter().zip(&want.lse).enumerate() {
+        let got = f64::from(f32::from_bits(bits));
+        let close = (got - want).abs() <= 1e-5 * (1.0 + want.abs());
+        assert!(
+            close || got == want || got.is_nan() && want.is_nan(),
+            "lse[head {}, row {}] is {got}, not {want}\n{case:?}",
+            i / case.q_len,
+            i % case.q_len,
+        );
+    }
+    outcome
+}

@@ -1,0 +1,266 @@
+//! The selection kernels on the emulator, against definitions in `f64`.
+
+mod case;
+mod check;
+mod lists;
+mod pipeline;
+mod reference;
+mod synthetic;
+
+use sample_attention_device::gpu::emu::Mode;
+
+use case::{Case, Format, Inputs, Layout};
+use check::check;
+use pipeline::{Budget, Outcome, run, run_in_waves};
+
+fn run_and_check(case: &Case, budget: Budget, mode: Mode) -> Outcome {
+    let inputs = Inputs::new(case);
+    let outcome = run(case, &inputs, budget, mode);
+    check(case, budget, &inputs, &outcome);
+    outcome
+}
+
+#[test]
+fn every_length_selects_what_the_definition_does() {
+    for (q_len, k_len) in [
+        (1, 1),
+        (1, 128),
+        (127, 127),
+        (128, 128),
+        (129, 129),
+        (257, 257),
+        (65, 65),
+        (640, 640),
+        (113, 203),
+        (128, 217),
+        (1, 700),
+        (300, 500),
+        (500, 300),
+        (203, 113),
+        (799, 3),
+    ] {
+        for budget in Budget::ALL {
+            run_and_check(&Case::new(q_len, k_len), budget, Mode::Fast);
+        }
+    }
+}
+
+#[test]
+fn heads_batches_formats_and_strides_do_not_mix() {
+    for budget in Budget::ALL {
+        for layout in [Layout::HeadMajor, Layout::TokenMajorPadded] {
+            let case = Case {
+                batch: 2,
+                q_heads: 4,
+                kv_heads: 2,
+                layout,
+                ..Case::new(300, 400)
+            };
+            run_and_check(&case, budget, Mode::Fast);
+        }
+        for (format, head_dim) in [(Format::F16, 64), (Format::F16, 128), (Format::Bf16, 128)] {
+            let case = Case {
+                q_heads: 2,
+                head_dim,
+                format,
+                layout: Layout::TokenMajorPadded,
+                ..Case::new(450, 450)
+            };
+            run_and_check(&case, budget, Mode::Fast);
+        }
+    }
+}
+
+#[test]
+fn every_policy_selects_what_the_definition_does() {
+    let base = Case::new(600, 600);
+    let policies = [
+        Case {
+            sinks: 0,
+            ..base.clone()
+        },
+        Case {
+            sinks: 1,
+            ..base.clone()
+        },
+        Case {
+            sinks: 64,
+            ..base.clone()
+        },
+        Case {
+            sinks: 200,
+            ..base.clone()
+        },
+        Case {
+            sinks: 600,
+            ..base.clone()
+        },
+        Case {
+            window: 1,
+            ..base.clone()
+        },
+        Case {
+            window: 257,
+            ..base.clone()
+        },
+        Case {
+            window: 600,
+            ..base.clone()
+        },
+        Case {
+            row_stride: 3,
+            ..base.clone()
+        },
+        Case {
+            row_stride: 20,
+            ..base.clone()
+        },
+        Case {
+            row_stride: 1000,
+            ..base.clone()
+        },
+        Case {
+            coverage: 1e-6,
+            ..base.clone()
+        },
+        Case {
+            coverage: 0.5,
+            ..base.clone()
+        },
+        Case {
+            coverage: 1.0,
+            ..base.clone()
+        },
+        Case {
+            softmax_scale: 0.0,
+            ..base.clone()
+        },
+        Case {
+            softmax_scale: -0.7,
+            ..base
+        },
+    ];
+    for case in policies {
+        for budget in Budget::ALL {
+            run_and_check(&case, budget, Mode::Fast);
+        }
+    }
+}
+
+#[test]
+fn long_prompts_select_segment_by_segment() {
+    let case = Case {
+        row_stride: 700,
+        ..Case::new(9000, 9000)
+    };
+    let outcome = run_and_check(&case, Budget::Blocks, Mode::Fast);
+    assert_eq!(outcome.units.count, 2);
+    for budget in [Budget::Residual, Budget::Paper] {
+        run_and_check(&case, budget, Mode::Fast);
+    }
+    // A chunk of whole segments selects what the whole prompt selects.
+    let inputs = Inputs::new(&case);
+    let chunk = Case {
+        q_len: 9000 - 8192,
+        ..case.clone()
+    };
+    let of_chunk = Inputs {
+        q: inputs.q[8192 * case.head_dim..].to_vec(),
+        ..inputs
+    };
+    let chunked = run(&chunk, &of_chunk, Budget::Blocks, Mode::Fast);
+    assert_eq!(chunked.lists[0][64..], outcome.lists[0][64..]);
+    let selects = chunked.lists[0][64..]
+        .iter()
+        .any(|list| list.len() > case.window_blocks());
+    assert!(selects, "the second segment selects something");
+}
+
+#[test]
+fn waves_of_units_select_what_one_launch_does() {
+    for budget in Budget::ALL {
+        let case = Case {
+            q_heads: 3,
+            row_stride: 900,
+            ..Case::new(8300, 8300)
+        };
+        let inputs = Inputs::new(&case);
+        let whole = run(&case, &inputs, budget, Mode::Fast);
+        let waves = run_in_waves(&case, &inputs, budget, Mode::Fast, 2);
+        assert_eq!(whole.lists, waves.lists, "{budget:?}");
+        assert_eq!(whole.stripes, waves.stripes, "{budget:?}");
+        assert_eq!(whole.mass, waves.mass, "{budget:?}");
+        assert_eq!(whole.kept, waves.kept, "{budget:?}");
+        assert_eq!(whole.dense, waves.dense, "{budget:?}");
+    }
+}
+
+#[test]
+fn any_order_of_threads_gives_the_same_bits() {
+    let cases = [
+        Case {
+            sinks: 140,
+            window: 1,
+            row_stride: 5,
+            ..Case::new(390, 390)
+        },
+        Case {
+            head_dim: 128,
+            q_heads: 2,
+            format: Format::F16,
+            layout: Layout::TokenMajorPadded,
+            window: 1,
+            ..Case::new(150, 300)
+        },
+    ];
+    for case in cases {
+        let inputs = Inputs::new(&case);
+        for budget in Budget::ALL {
+            let fast = run_and_check(&case, budget, Mode::Fast);
+            for seed in 0..3 {
+                let checked = run(&case, &inputs, budget, Mode::Checked { seed });
+                assert_eq!(fast, checked, "{budget:?}, seed {seed}");
+            }
+        }
+    }
+}
+
+/// A key that is not a number spoils the rows that see it, and nothing else.
+#[test]
+fn a_nan_key_leaves_the_rows_that_do_not_see_it_alone() {
+    let case = Case::new(640, 640);
+    let clean = Inputs::new(&case);
+    let spoilt_key = 400;
+    let mut spoilt = Inputs::new(&case);
+    let at = spoilt.k_place.token(0, 0, spoilt_key);
+    spoilt.k[at + 7] = case.format.encode(f32::NAN);
+    for budget in Budget::ALL {
+        let expected = run(&case, &clean, budget, Mode::Fast);
+        let outcome = run(&case, &spoilt, budget, Mode::Fast);
+        let rows = outcome.units.rows(outcome.units.unit(0));
+        for rank in 0..rows.len() {
+            let lse = outcome.row_lse[rank as usize];
+            if rows.position(rank) < spoilt_key as u32 {
+                assert_eq!(lse, expected.row_lse[rank as usize], "rank {rank}");
+            } else {
+                assert!(f32::from_bits(lse).is_nan(), "rank {rank}");
+            }
+        }
+        for (candidate, (&got, &clean)) in outcome.mass.iter().zip(&expected.mass).enumerate() {
+            assert!(got <= clean, "{budget:?}: candidate {candidate}");
+        }
+        match budget {
+            // Query blocks 0 to 2 have no spoilt row, block 4 has no other.
+            Budget::Blocks => {
+                assert_eq!(outcome.mass[..3 * 5], expected.mass[..3 * 5]);
+                assert_eq!(outcome.mass[4 * 5..], [0; 5]);
+                assert!(expected.mass[4 * 5] > 0);
+            }
+            // No row of a number sees the later keys.
+            Budget::Residual | Budget::Paper => {
+                assert!(outcome.mass[spoilt_key..].iter().all(|&mass| mass == 0));
+                assert!(outcome.mass[..128].iter().any(|&mass| mass > 0));
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The kernels by name, and calls of them: a kernel with its parameters.
+
+use std::ffi::c_void;
+
+use sample_attention_device::gpu::emu::{Fault, Gpu, Kernel, Launch};
+use sample_attention_device::reduction::blocks::ReductionBlocksParams;
+use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
+use sample_attention_device::sampling::{self, SamplingParams};
+use sample_attention_device::sparse_flash::{self, SparseFlashParams};
+use sample_attention_device::top_k::blocks::TopKBlocksParams;
+use sample_attention_device::top_k::dense::ChooseDenseParams;
+use sample_attention_device::top_k::keys::TopKKeysParams;
+
+use crate::error::{Error, Result};
+use crate::problem::{Dtype, Problem};
+
+macro_rules! calls {
+    ($($(#[$meta:meta])* $variant:ident($params:ty),)*) => {
+        /// A kernel and the `#[repr(C)]` struct that is its only parameter.
+        #[derive(Clone, Copy, Debug)]
+        #[allow(clippy::large_enum_variant, reason = "a run has a handful of launches")]
+        pub enum Call {
+            $($(#[$meta])* $variant(Kernel<$params>, $params),)*
+        }
+
+        impl Call {
+            /// The name of the kernel's PTX entry.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Call::$variant(kernel, _) => kernel.name(),)*
+                }
+            }
+
+            /// Address and bytes of the parameter, as a driver takes it. Valid as long as the call stays where it is.
+            pub fn params(&self) -> (*const c_void, usize) {
+                match self {
+                    $(Call::$variant(_, params) => {
+                        (std::ptr::from_ref(params).cast(), size_of::<$params>())
+                    })*
+                }
+            }
+
+            /// Runs the kernel on an emulated device.
+            pub(crate) fn emulate(&self, gpu: &mut Gpu, launch: &Launch) -> Result<(), Fault> {
+                match self {
+                    $(Call::$variant(kernel, params) => gpu.launch(*kernel, launch, params),)*
+                }
+            }
+        }
+    };
+}
+
+calls! {
+    /// Softmax normalisers of the sampled rows.
+    Sampling(SamplingParams),
+    /// Sampled mass of pairs of blocks.
+    ReductionBlocks(ReductionBlocksParams),
+    /// Sampled mass of keys.
+    ReductionKeys(ReductionKeysParams),
+    /// Selection of pairs of blocks.
+    TopKBlocks(TopKBlocksParams),
+    /// Selection of keys.
+    TopKKeys(TopKKeysParams),
+    /// Which heads run dense.
+    ChooseDense(ChooseDenseParams),
+    /// Attention.
+    SparseFlash(SparseFlashParams),
+}
+
+/// The kernels of one element type and head_dim, where they depend on these.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernels {
+    pub(super) sampling: Kernel<SamplingParams>,
+    pub(super) reduction_keys: Kernel<ReductionKeysParams>,
+    pub(super) sparse_flash: Kernel<SparseFlashParams>,
+}
+
+impl Kernels {
+    pub(super) fn of(problem: &Problem) -> Result<Self> {
+        let kernels = |sampling, reduction_keys, sparse_flash| Kernels {
+            sampling,
+            reduction_keys,
+            sparse_flash,
+        };
+        match (problem.dtype, problem.head_dim) {
+            (Dtype::Bf16, 64) => Ok(kernels(
+                sampling::BF16_D64,
+                reduction_keys::BF16_D64,
+                sparse_flash::SPARSE_FLASH_BF16_D64,
+            )),
+            (Dtype::Bf16, 128) => Ok(kernels(
+                sampling::BF16_D128,
+                reduction_keys::BF16_D128,
+                sparse_flash::SPARSE_FLASH_BF16_D128,
+            )),
+            (Dtype::F16, 64) => Ok(kernels(
+                sampling::F16_D64,
+                reduction_keys::F16_D64,
+                sparse_flash::SPARSE_FLASH_F16_D64,
+            )),
+            (Dtype::F16, 128) => Ok(kernels(
+                sampling::F16_D128,
+                reduction_keys::F16_D128,
+                sparse_flash::SPARSE_FLASH_F16_D128,
+            )),
+            (dtype @ Dtype::F32, _) => Err(Error::KernelDtype { dtype }),
+            (_, head_dim) => Err(Error::KernelHeadDim { head_dim }),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A selection as the kernels have it: lists, stripes and flags in arrays.
+
+use sample_attention_device::params::{BLOCK, ProblemSizes};
+
+use crate::error::Result;
+use crate::problem::Problem;
+use crate::selection::Selection;
+
+/// The contents of the workspace's regions of the same names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lists {
+    /// \[batch · q_heads, query block, key blocks\]; what follows a list's end says nothing.
+    pub lists: Vec<u32>,
+    /// \[batch · q_heads, query block\].
+    pub list_counts: Vec<u32>,
+    /// \[batch · q_heads, k_len\]; empty where no head has any.
+    pub stripes: Vec<u32>,
+    /// \[batch · q_heads\].
+    pub stripe_counts: Vec<u32>,
+    /// \[batch · q_heads\]; empty where none is dense.
+    pub dense: Vec<u32>,
+}
+
+impl Lists {
+    /// The lists of a selection for a problem of these sizes.
+    pub(crate) fn of(sizes: &ProblemSizes, selection: &Selection) -> Self {
+        let mut lists = Lists {
+            lists: Vec::new(),
+            list_counts: Vec::new(),
+            stripes: Vec::new(),
+            stripe_counts: Vec::new(),
+            dense: Vec::new(),
+        };
+        for head in 0..sizes.heads() {
+            let [batch, q_head] = [head / sizes.q_heads, head % sizes.q_heads].map(|i| i as usize);
+            let mask = selection.head(batch, q_head);
+            for query_block in 0..sizes.query_blocks() {
+                let first = lists.lists.len();
+                let blocks = mask.blocks(query_block as usize);
+                lists.lists.extend(blocks.map(|block| block as u32));
+                lists.list_counts.push((lists.lists.len() - first) as u32);
+                lists
+                    .lists
+                    .resize(first + sizes.key_blocks() as usize, u32::MAX);
+            }
+            let stripes = mask.stripes();
+            lists.stripes.extend(stripes);
+            lists.stripe_counts.push(stripes.len() as u32);
+            let end = (head as usize + 1) * sizes.k_len as usize;
+            lists.stripes.resize(end, u32::MAX);
+            lists.dense.push(u32::from(mask.is_dense()));
+        }
+        lists
+    }
+
+    /// The selection that the lists are.
+    ///
+    /// # Errors
+    /// Those of the problem and of an index out of range: no kernel writes such lists.
+    pub(crate) fn selection(&self, problem: &Problem, sinks: u32) -> Result<Selection> {
+        let mut selection = Selection::new(problem)?;
+        selection.set_sinks(sinks as usize);
+        let heads = problem.batch * problem.q_heads;
+        let query_blocks = self.list_counts.len() / heads;
+        let key_blocks = problem.k_len.div_ceil(BLOCK as usize);
+        for head in 0..heads {
+            let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
+            for query_block in 0..query_blocks {
+                let row = head * query_blocks + query_block;
+                let list = &self.lists[row * key_blocks..][..self.list_counts[row] as usize];
+                let list: Vec<usize> = list.iter().map(|&block| block as usize).collect();
+                selection.set_blocks(batch, q_head, query_block, &list)?;
+            }
+            if let Some(stripes) = self.stripes.get(head * problem.k_len..) {
+                let count = self.stripe_counts[head] as usize;
+                selection.set_stripes(batch, q_head, stripes.get(..count).unwrap_or_default())?;
+            }
+            let is_dense = self.dense.get(head).is_some_and(|&dense| dense != 0);
+            selection.set_dense(batch, q_head, is_dense)?;
+        }
+        Ok(selection)
+    }
+}

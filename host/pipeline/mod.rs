@@ -1,0 +1,70 @@
+//! The four stages as launches of the GPU kernels, written once for every executor of them.
+//!
+//! ```text
+//! for each wave of units that fits the workspace:                    a unit: a segment of a head, or a head
+//!     sampling           q, k                  -> row_lse (and statistics of each key block)
+//!     reduction          those (or q, k)       -> mass, covered
+//!     top_k              mass, covered         -> lists or stripes, kept
+//! choose_dense           lists, stripes        -> dense           with Fallback::Auto
+//! sparse_flash           q, k, v, all of these -> o, lse          alone where the plan is dense
+//! ```
+//!
+//! A [`GpuPlan`] knows every launch before the first runs: sizes and addresses are all that it needs. Launches are data, in the
+//! order in which a stream has to run them; none waits for the host, and none relies on memory that the host cleared.
+//! A [`Device`] runs them; memory, copies and times are the business of whoever owns it.
+
+mod kernels;
+mod lists;
+mod plan;
+#[cfg(test)]
+mod tests;
+mod workspace;
+
+pub use kernels::Call;
+pub use lists::Lists;
+pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, WAVE_BYTES};
+pub use sample_attention_device::geometry::Units;
+pub use sample_attention_device::gpu::Global;
+pub use sample_attention_device::launch::LaunchShape;
+pub use sample_attention_device::params::TensorArg;
+pub use workspace::{Region, Workspace};
+
+use crate::report::Stage;
+use crate::tensor::Layout;
+
+/// One launch of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// The stage that it belongs to.
+    pub stage: Stage,
+    /// Grid, threads and shared memory.
+    pub shape: LaunchShape,
+    /// The kernel and its parameters.
+    pub call: Call,
+}
+
+/// Runs launches one after the other, as a stream does: each sees what the ones before it wrote.
+pub trait Device {
+    /// Why a launch was not made, or failed.
+    type Error;
+
+    /// Runs one launch, or puts it into the stream.
+    ///
+    /// # Errors
+    /// The executor's own.
+    fn launch(&mut self, launch: &Launch) -> Result<(), Self::Error>;
+}
+
+/// Elements between sequences, heads and tokens of a view whose rows the kernels can take where they lie: at multiples of 16
+/// bytes, if the first element is at one. `None` where the rows have to be copied first.
+pub(crate) fn strides_in_place(layout: &Layout) -> Option<[u64; 3]> {
+    let mut strides = [0; 3];
+    for (dimension, to) in strides.iter_mut().enumerate() {
+        // A stride over a single element is never taken.
+        if layout.shape[dimension] > 1 {
+            let stride = layout.strides[dimension];
+            *to = stride.is_multiple_of(8).then_some(stride as u64)?;
+        }
+    }
+    Some(strides)
+}

@@ -1,0 +1,166 @@
+use super::*;
+use crate::policy::{Budget, Fallback, Policy};
+use crate::problem::{Dtype, Problem};
+
+const WORKSPACE: u64 = 1 << 40;
+
+fn arguments() -> Arguments {
+    let tensor = TensorArg {
+        address: Global::from_address(256),
+        stride_batch: 0,
+        stride_head: 0,
+        stride_token: 128,
+    };
+    Arguments {
+        q: tensor,
+        k: tensor,
+        v: tensor,
+        o: tensor,
+        o_dtype: Dtype::Bf16,
+        lse: Global::from_address(256),
+        workspace: Global::from_address(WORKSPACE),
+    }
+}
+
+fn long_problem() -> Problem {
+    Problem {
+        q_heads: 32,
+        kv_heads: 8,
+        ..Problem::causal(1 << 17, 128, Dtype::Bf16)
+    }
+}
+
+fn policy(budget: Budget, fallback: Fallback) -> Policy {
+    Policy {
+        budget,
+        fallback,
+        ..Policy::default()
+    }
+}
+
+/// First and last byte of every region that has any.
+fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
+    macro_rules! bounds {
+        ($($name:ident: $type:ty),*) => {
+            [$((workspace.$name.offset_bytes, workspace.$name.len * size_of::<$type>() as u64)),*]
+        };
+    }
+    let all = bounds!(
+        row_lse: f32, stats: f32, sink_stats: f32, mass: u64, outside: u64, covered: u64, kept: u64,
+        lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32
+    );
+    let mut some: Vec<(u64, u64)> = all
+        .into_iter()
+        .filter(|&(_, bytes)| bytes > 0)
+        .map(|(offset, bytes)| (offset, offset + bytes))
+        .collect();
+    some.sort_unstable();
+    some
+}
+
+#[test]
+fn regions_are_aligned_disjoint_and_fill_the_workspace() {
+    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+        for fallback in [Fallback::Auto, Fallback::Never] {
+            let plan = GpuPlan::new(long_problem(), policy(budget, fallback)).unwrap();
+            let regions = regions(plan.workspace());
+            let mut end = 0;
+            for &(offset, next) in &regions {
+                assert_eq!(offset, end, "{budget:?}");
+                end = next.next_multiple_of(256);
+            }
+            assert_eq!(regions.last().unwrap().1, plan.workspace_bytes());
+        }
+    }
+}
+
+#[test]
+fn waves_bound_the_workspace_and_hold_every_unit_once() {
+    let budget = Budget::Blocks;
+    let plan = GpuPlan::new(long_problem(), policy(budget, Fallback::Auto)).unwrap();
+    let units = *plan.units().unwrap();
+    for plan in [
+        plan.clone(),
+        plan.clone().with_wave_bytes(0),
+        plan.with_wave_bytes(u64::MAX),
+    ] {
+        let launches = plan.launches(&arguments());
+        let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
+        let waves = plan.waves() as usize;
+        let wave = ["sampling_bf16_d128", "reduction_blocks", "top_k_blocks"];
+        let mut expected = wave.repeat(waves);
+        expected.extend(["choose_dense", "sparse_flash_bf16_d128"]);
+        assert_eq!(names, expected);
+        let mut next = 0;
+        for launch in &launches {
+            if let Call::Sampling(_, params) = &launch.call {
+                assert_eq!(params.units.first, next);
+                next += params.units.count;
+            }
+        }
+        assert_eq!(next, units.count);
+    }
+    let plan = GpuPlan::new(long_problem(), policy(budget, Fallback::Auto)).unwrap();
+    let wave_bytes = plan.workspace().kept.offset_bytes;
+    assert!((2..10).contains(&plan.waves()), "{}", plan.waves());
+    // Each of five regions may begin up to 255 bytes after the one before it.
+    assert!(
+        wave_bytes <= WAVE_BYTES + 5 * 256,
+        "{wave_bytes} bytes in a wave"
+    );
+}
+
+#[test]
+fn a_dense_plan_is_one_launch_without_a_workspace() {
+    let short = Problem::causal(1000, 64, Dtype::F16);
+    for plan in [
+        GpuPlan::dense(short).unwrap(),
+        GpuPlan::new(short, Policy::default()).unwrap(),
+    ] {
+        assert_eq!((plan.workspace_bytes(), plan.waves()), (0, 0));
+        let launches = plan.launches(&arguments());
+        let [launch] = &launches[..] else {
+            panic!("{launches:?}")
+        };
+        let Call::SparseFlash(kernel, params) = &launch.call else {
+            panic!("{launch:?}")
+        };
+        assert_eq!(kernel.name(), "sparse_flash_f16_d64");
+        assert!(params.lists.is_null() && params.stripes.is_null() && params.dense.is_null());
+    }
+}
+
+#[test]
+fn the_parameter_is_the_struct_that_the_call_holds() {
+    let plan = GpuPlan::dense(long_problem()).unwrap();
+    let launch = plan.launches(&arguments())[0];
+    let Call::SparseFlash(_, params) = &launch.call else {
+        panic!("{launch:?}")
+    };
+    let address = std::ptr::from_ref(params).cast();
+    assert_eq!(launch.call.params(), (address, size_of_val(params)));
+}
+
+#[test]
+fn budgets_of_keys_hand_the_stripes_from_kernel_to_kernel() {
+    let plan = GpuPlan::new(long_problem(), policy(Budget::Paper, Fallback::Never)).unwrap();
+    let stripes = plan.workspace().stripes.at(arguments().workspace).address();
+    assert!(stripes > WORKSPACE);
+    let mut written = 0;
+    for launch in plan.launches(&arguments()) {
+        match &launch.call {
+            Call::TopKKeys(_, params) => {
+                assert_eq!(params.stripes.address(), stripes);
+                assert!(!params.masses.outside.is_null());
+                written += params.units.count;
+            }
+            Call::SparseFlash(_, params) => {
+                assert_eq!(params.stripes.address(), stripes);
+                assert_eq!(params.stripe_capacity, 1 << 17);
+                assert!(params.dense.is_null());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(written, 32);
+}

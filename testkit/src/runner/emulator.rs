@@ -1,0 +1,89 @@
+//! The GPU kernels on the emulator.
+
+use sample_attention::cpu::{SampledRow, UnitMass};
+use sample_attention::emulator::{self, Watch};
+use sample_attention::pipeline::GpuPlan;
+use sample_attention::{Dtype, Inputs, Outputs, Problem, Result};
+
+use super::{Attend, Backend, Found};
+
+/// The emulator under given circumstances, none of which may change a result.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulator {
+    /// Fast or checked.
+    pub emulator: emulator::Emulator,
+    /// Bytes of the buffers of one wave; few for many waves.
+    pub wave_bytes: Option<u64>,
+}
+
+impl Default for Emulator {
+    fn default() -> Self {
+        Emulator {
+            emulator: emulator::Emulator::FAST,
+            wave_bytes: None,
+        }
+    }
+}
+
+impl Emulator {
+    /// The checked mode, in the order of threads that the seed draws.
+    pub fn checked(seed: u64) -> Self {
+        Emulator {
+            emulator: emulator::Emulator::checked(seed),
+            ..Self::default()
+        }
+    }
+}
+
+impl Watch for Found {
+    fn sampled(&mut self, rows: Vec<SampledRow>) {
+        self.sampled.extend(rows);
+    }
+
+    fn reduced(&mut self, unit: UnitMass<'_>) {
+        self.units.push(unit.into());
+    }
+}
+
+impl Backend for Emulator {
+    fn name(&self) -> String {
+        format!("{self:?}")
+    }
+
+    fn supports(&self, problem: &Problem) -> bool {
+        problem.dtype != Dtype::F32 && [64, 128].contains(&problem.head_dim)
+    }
+
+    fn keeps_f32(&self) -> bool {
+        false
+    }
+
+    fn run(
+        &self,
+        problem: &Problem,
+        attend: &Attend,
+        inputs: &Inputs<'_>,
+        outputs: Outputs<'_>,
+    ) -> Result<Found> {
+        let mut found = Found::default();
+        let plan = match attend {
+            Attend::Policy(policy) => GpuPlan::new(*problem, *policy)?,
+            Attend::Dense => GpuPlan::dense(*problem)?,
+            Attend::Own(selection) => {
+                let plan = GpuPlan::dense(*problem)?;
+                self.emulator.attend(&plan, inputs, selection, outputs)?;
+                return Ok(found);
+            }
+        };
+        let plan = match self.wave_bytes {
+            Some(bytes) => plan.with_wave_bytes(bytes),
+            None => plan,
+        };
+        let run = self
+            .emulator
+            .run_watched(&plan, inputs, outputs, &mut found)?;
+        found.report = Some(run.report);
+        found.selection = run.selection;
+        Ok(found)
+    }
+}

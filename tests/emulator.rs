@@ -1,0 +1,357 @@
+//! The GPU kernels on the emulator, through the one runner and beside the CPU backend.
+
+use sample_attention::pipeline::GpuPlan;
+use sample_attention::{
+    Budget, Dtype, Error, Fallback, HeadPath, Policy, Problem, Selection, Window,
+};
+use testkit::random::Random;
+use testkit::runner::{Attend, Backend, Case, Cpu, Data, Emulator, Layout, check, try_run};
+
+const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+
+fn policy(budget: Budget) -> Policy {
+    Policy {
+        budget,
+        coverage: 0.9,
+        window: Window::Tokens(100),
+        fallback: Fallback::Never,
+        ..Policy::default()
+    }
+}
+
+fn problem(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) -> Problem {
+    Problem {
+        q_len,
+        k_len,
+        ..Problem::causal(1, head_dim, dtype)
+    }
+}
+
+fn selecting(problem: Problem, policy: Policy, seed: u64) -> Case {
+    Case {
+        data: Data::Structured,
+        seed,
+        ..Case::new(problem, Attend::Policy(policy))
+    }
+}
+
+/// Numbers that alternate with the index of a case, so that all of their combinations come up.
+fn varied(index: usize) -> (usize, Dtype, Layout) {
+    (
+        [64, 128][index / 2 % 2],
+        [Dtype::Bf16, Dtype::F16][index % 2],
+        Layout::ALL[index % 5],
+    )
+}
+
+#[test]
+fn dense_agrees_with_the_oracle_on_the_published_shapes() {
+    let shapes = [
+        (113, 203),
+        (128, 217),
+        (113, 211),
+        (108, 256),
+        (256, 512),
+        (512, 256),
+        (1, 1),
+        (64, 128),
+        (239, 1),
+        (799, 3),
+        (65, 65),
+        (129, 129),
+    ];
+    for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
+        let (head_dim, dtype, layout) = varied(index);
+        let problem = Problem {
+            q_heads: 2,
+            causal: index % 3 != 2,
+            ..problem(q_len, k_len, head_dim, dtype)
+        };
+        let case = Case {
+            layout,
+            output: if index % 4 == 3 { Dtype::F32 } else { dtype },
+            ..Case::new(problem, Attend::Dense)
+        };
+        check(&Emulator::default(), &case);
+    }
+}
+
+#[test]
+fn every_budget_selects_as_the_oracle_says() {
+    let shapes = [
+        (1, 1),
+        (65, 65),
+        (129, 129),
+        (113, 203),
+        (512, 256),
+        (799, 3),
+        (239, 1),
+        (1, 700),
+        (640, 640),
+    ];
+    for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
+        for (at, budget) in BUDGETS.into_iter().enumerate() {
+            let (head_dim, dtype, layout) = varied(index + at);
+            let case = Case {
+                layout,
+                ..selecting(
+                    problem(q_len, k_len, head_dim, dtype),
+                    policy(budget),
+                    index as u64,
+                )
+            };
+            check(&Emulator::default(), &case);
+        }
+    }
+}
+
+#[test]
+fn long_published_shapes_pass() {
+    let shapes = [
+        (1024, 1024),
+        (1023, 1024),
+        (1024, 1023),
+        (1023, 2049),
+        (2048, 2048),
+    ];
+    for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
+        let (_, dtype, layout) = varied(index);
+        let case = Case {
+            row_step: 61,
+            layout,
+            ..selecting(
+                problem(q_len, k_len, 64, dtype),
+                policy(BUDGETS[index % 3]),
+                3,
+            )
+        };
+        check(&Emulator::default(), &case);
+    }
+}
+
+#[test]
+fn sequences_and_grouped_heads_keep_apart() {
+    for (index, budget) in BUDGETS.into_iter().enumerate() {
+        let (head_dim, dtype, _) = varied(index);
+        for (q_heads, kv_heads) in [(4, 2), (8, 1)] {
+            let problem = Problem {
+                batch: 2,
+                q_heads,
+                kv_heads,
+                ..problem(150, 300, head_dim, dtype)
+            };
+            let case = Case {
+                layout: Layout::Aligned,
+                ..selecting(problem, policy(budget), 5)
+            };
+            check(&Emulator::default(), &case);
+        }
+    }
+}
+
+#[test]
+fn checked_mode_finds_nothing_and_changes_nothing() {
+    for (seed, budget) in BUDGETS.into_iter().enumerate() {
+        let (head_dim, dtype, layout) = varied(seed);
+        let problem = problem(260, 390, head_dim, dtype);
+        let case = Case {
+            layout,
+            ..selecting(problem, policy(budget), 11)
+        };
+        let fast = check(&Emulator::default(), &case);
+        let checked = check(&Emulator::checked(seed as u64 + 1), &case);
+        assert_eq!(fast.bits(), checked.bits(), "{case:#?}");
+        assert_eq!(fast.mask, checked.mask);
+        assert_eq!(fast.found.units, checked.found.units);
+    }
+}
+
+#[test]
+fn waves_change_nothing() {
+    for budget in BUDGETS {
+        let problem = Problem {
+            batch: 2,
+            q_heads: 2,
+            ..problem(200, 330, 64, Dtype::Bf16)
+        };
+        let case = selecting(problem, policy(budget), 2);
+        let Attend::Policy(policy) = case.attend else {
+            unreachable!()
+        };
+        let plan = GpuPlan::new(problem, policy).unwrap();
+        let in_waves = Emulator {
+            wave_bytes: Some(1),
+            ..Emulator::default()
+        };
+        let small = plan.clone().with_wave_bytes(1);
+        assert_eq!((plan.waves(), small.waves()), (1, 4));
+        assert!(small.workspace_bytes() < plan.workspace_bytes());
+        let whole = check(&Emulator::default(), &case);
+        let waves = check(&in_waves, &case);
+        assert_eq!(whole.bits(), waves.bits());
+        assert_eq!(whole.found.units, waves.found.units);
+        assert_eq!(whole.found.sampled, waves.found.sampled);
+    }
+}
+
+/// How far the backends' roundings may take a mass, or a sum of them, apart.
+fn mass_tolerance(mass: u64) -> f64 {
+    4e-6 * mass as f64 + 4096.0
+}
+
+/// Whether a unit's set depends on rounding: its last member and the first left out weigh nearly the same, or the set just
+/// reaches the need.
+fn is_close(mass: &[u64], need: u64) -> bool {
+    let mut sorted = mass.to_vec();
+    sorted.sort_unstable_by(|a, b| b.cmp(a));
+    let near = |a: u64, b: u64| a.abs_diff(b) as f64 <= mass_tolerance(a);
+    let mut sum = 0;
+    for (index, &heaviest) in sorted.iter().enumerate() {
+        sum += heaviest;
+        if sum >= need {
+            let next = sorted.get(index + 1).copied().unwrap_or(0);
+            return near(heaviest, next) || near(sum, need) || near(sum - heaviest, need);
+        }
+    }
+    false
+}
+
+#[test]
+fn the_selection_is_the_cpu_backends() {
+    let (mut compared, mut close) = (0, 0);
+    for (index, budget) in BUDGETS.into_iter().enumerate() {
+        let (head_dim, dtype, _) = varied(index);
+        let problem = Problem {
+            q_heads: 4,
+            kv_heads: 2,
+            ..problem(700, 700, head_dim, dtype)
+        };
+        let case = selecting(problem, policy(budget), 21);
+        let qkv = case.inputs();
+        let cpu = try_run(&Cpu::default(), &case, &qkv).unwrap();
+        let emulator = try_run(&Emulator::default(), &case, &qkv).unwrap();
+        let selections = [&cpu, &emulator].map(|outcome| outcome.found.selection.as_ref().unwrap());
+        assert_eq!(cpu.found.units.len(), emulator.found.units.len());
+        for (unit, own) in cpu.found.units.iter().zip(&emulator.found.units) {
+            assert_eq!((unit.q_head, unit.rows), (own.q_head, own.rows));
+            for (candidate, (&mass, &own)) in unit.mass.iter().zip(&own.mass).enumerate() {
+                assert!(
+                    mass.abs_diff(own) as f64 <= mass_tolerance(mass),
+                    "{budget:?}, head {}, candidate {candidate}: {mass} on the CPU, {own} here",
+                    unit.q_head
+                );
+            }
+            if is_close(&unit.mass, unit.need) {
+                close += 1;
+                continue;
+            }
+            compared += 1;
+            let [cpu, emulator] = selections.map(|selection| selection.head(0, unit.q_head));
+            assert_eq!(cpu.stripes(), emulator.stripes(), "{budget:?}");
+            for query_block in 0..700usize.div_ceil(128) {
+                let [cpu, emulator] =
+                    [cpu, emulator].map(|head| head.blocks(query_block).collect::<Vec<_>>());
+                assert_eq!(cpu, emulator, "{budget:?}, query block {query_block}");
+            }
+        }
+        let reports = [&cpu, &emulator].map(|outcome| outcome.found.report.as_ref().unwrap());
+        for (cpu, emulator) in reports[0].heads.iter().zip(&reports[1].heads) {
+            let [cpu, emulator] = [cpu, emulator].map(|head| head.sampled_coverage.unwrap());
+            assert!((cpu - emulator).abs() < 1e-3, "{cpu} {emulator}");
+        }
+    }
+    assert!(
+        compared > close,
+        "{compared} of {} compared",
+        compared + close
+    );
+}
+
+#[test]
+fn fallback_is_decided_on_the_device_as_on_the_cpu() {
+    let auto = |coverage| Policy {
+        coverage,
+        row_stride: 64,
+        fallback: Fallback::Auto,
+        ..policy(Budget::Blocks)
+    };
+    // Below the break-even length nothing is selected.
+    let short = selecting(problem(130, 300, 64, Dtype::F16), auto(0.9), 1);
+    let outcome = check(&Emulator::default(), &short);
+    let report = outcome.found.report.unwrap();
+    assert_eq!(report.heads[0].path, HeadPath::BelowBreakEven);
+    assert!(outcome.found.selection.is_none());
+    // Above it: few queries, so that the emulator is soon through.
+    let mut paths = Vec::new();
+    for (data, coverage) in [(Data::Structured, 0.5), (Data::Normal, 1.0)] {
+        let case = Case {
+            data,
+            ..selecting(problem(140, 1600, 64, Dtype::Bf16), auto(coverage), 1)
+        };
+        let outcome = check(&Emulator::default(), &case);
+        let cpu = check(&Cpu::default(), &case);
+        let path = outcome.found.report.unwrap().heads[0].path;
+        assert_eq!(path, cpu.found.report.unwrap().heads[0].path);
+        paths.push(path);
+    }
+    assert_eq!(paths, [HeadPath::Sparse, HeadPath::Fallback]);
+}
+
+#[test]
+fn the_callers_own_lists_are_the_mask() {
+    let mut random = Random::new(7);
+    for (index, causal) in [(0, true), (1, false)] {
+        let (head_dim, dtype, layout) = varied(index);
+        let problem = Problem {
+            q_heads: 2,
+            causal,
+            ..problem(300, 420, head_dim, dtype)
+        };
+        let mut selection = Selection::new(&problem).unwrap();
+        selection.set_sinks(9);
+        let stripes: Vec<u32> = (0..420).filter(|_| random.chance(0.1)).collect();
+        selection.set_stripes(0, 1, &stripes).unwrap();
+        selection.set_dense(0, 0, !causal).unwrap();
+        let query_blocks = if causal { 4 } else { 3 };
+        for query_block in 0..query_blocks {
+            let blocks: Vec<usize> = (0..4).filter(|_| random.chance(0.4)).collect();
+            selection.set_blocks(0, 1, query_block, &blocks).unwrap();
+        }
+        let case = Case {
+            layout,
+            ..Case::new(problem, Attend::Own(selection))
+        };
+        check(&Emulator::default(), &case);
+    }
+}
+
+#[test]
+fn what_has_no_kernel_is_refused_with_the_remedy() {
+    for (problem, words) in [
+        (problem(9, 9, 64, Dtype::F32), "convert q, k and v"),
+        (problem(9, 9, 32, Dtype::F16), "only 64 and 128"),
+        (
+            Problem {
+                batch: 300,
+                q_heads: 300,
+                kv_heads: 300,
+                ..problem(1, 1, 64, Dtype::F16)
+            },
+            "split the batch",
+        ),
+    ] {
+        for plan in [
+            GpuPlan::new(problem, policy(Budget::Blocks)),
+            GpuPlan::dense(problem),
+            GpuPlan::given(problem, 0),
+        ] {
+            let error: Error = plan.unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+    let f32_problem = problem(9, 9, 64, Dtype::F32);
+    assert!(!Emulator::default().supports(&f32_problem));
+    let case = Case::new(f32_problem, Attend::Dense);
+    // The runner checks that nothing was written.
+    assert!(try_run(&Emulator::default(), &case, &case.inputs()).is_err());
+}
