@@ -16,12 +16,13 @@
 //! [`launch_shape`]. Buffers "a unit" hold `units.count` units; `mass` and `covered` are written whole, zero where a query
 //! block of the last segment does not exist or a key block is not before the window.
 
-use super::{fixed_point, sum_in_block};
+use super::fixed_point;
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
 use crate::launch::LaunchShape;
 use crate::params::BLOCK;
 use crate::sampling::{finite_or_zero, stats_at};
+use crate::tile::sum::sum_in_block;
 
 /// Threads of a block: a query block of a long prompt has a thousand key blocks, that of a short one a handful.
 const THREADS: u32 = 128;

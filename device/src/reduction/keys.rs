@@ -22,13 +22,14 @@
 //! [`launch_shape`]; heavy key blocks come first. bf16 or f16, head_dim 64 or 128 as the entry says. The problem is causal.
 //! All of `mass`, `covered` and, if given, `outside` is written; zero for keys after the last.
 
-use super::{fixed_point, sum_across, sum_in_block};
+use super::fixed_point;
 use crate::geometry::Units;
 use crate::gpu::{self, Global, Shared};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, TensorArg};
 use crate::sampling::finite_or_zero;
 use crate::tile::panel::{self, Panel, STAGES, Scores, THREADS, TILE, WARP_ROWS};
+use crate::tile::sum::{sum_across, sum_in_block};
 use crate::tile::{Bf16, F16, Float16};
 
 /// What the reduction to keys reads and writes.

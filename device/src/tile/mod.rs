@@ -10,6 +10,7 @@ mod mask;
 pub mod panel;
 mod product;
 mod softmax;
+pub mod sum;
 mod swizzled;
 
 pub use float16::{Bf16, F16, Float16};

@@ -24,7 +24,8 @@ use crate::gpu::{self, Global, Shared};
 
 /// Rows of a panel: 4 warps of 32.
 pub const PANEL: u32 = 128;
-/// Rows of a tile. With 64, products and fragments of a 128-wide panel fit 168 registers: three blocks a multiprocessor.
+/// Rows of a tile. Products with 64 rows and the fragments of the panel are 128 registers of a thread at head_dim 128, which
+/// leaves two blocks a multiprocessor; 96 at head_dim 64, and three.
 pub const TILE: u32 = 64;
 /// Tiles in shared memory: one in use, two on their way. The panel passes through the same memory, and fits it.
 pub const STAGES: u32 = 3;
@@ -60,7 +61,7 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
         gpu::cp_async_wait_all();
         gpu::bar_sync(0);
         let first_row = warp() * WARP_ROWS;
-        let lane_rows = SwizzledTile::<CHUNKS>::new(shared).columns_first(first_row);
+        let lane_rows = SwizzledTile::<CHUNKS>::new(shared).columns_first(first_row, gpu::laneid());
         // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that
         // keeps it in local memory.)
         let mut rows: [[[u32; 2]; CHUNKS]; 2] = unsafe { core::mem::zeroed() };
@@ -120,7 +121,7 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
     /// The products of the warp's rows with the rows of a tile.
     #[inline(always)]
     fn scores(&self, tile: Shared<u8>) -> Scores {
-        let lane_rows = SwizzledTile::<CHUNKS>::new(tile).rows_first(0);
+        let lane_rows = SwizzledTile::<CHUNKS>::new(tile).rows_first(0, gpu::laneid());
         let mut scores = Scores::zero();
         for step in 0..CHUNKS / 2 {
             for pair in 0..4 {

@@ -9,11 +9,12 @@
 //! units, and `stripe_counts` of the heads whose first unit it holds.
 
 use super::{BlockLists, MAX_RANGES, Masses, SharedMemory, WARPS};
-use super::{before, count_ranges, sum_in_block, threshold, write_range};
+use super::{before, count_ranges, threshold, write_range};
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
 use crate::params::SEGMENT_BLOCKS;
 use crate::tile::panel;
+use crate::tile::sum::sum_in_block;
 
 const _: () = assert!(SEGMENT_BLOCKS <= MAX_RANGES);
 
@@ -70,7 +71,7 @@ fn select(p: &TopKBlocksParams) {
             .end_with_window(units, unit.head, query_block, written);
         row += WARPS;
     }
-    let selected = sum_in_block(shared.sums(), selected);
+    let selected = sum_in_block(selected, shared.sums());
     if gpu::tid_x() == 0 {
         let index = u64::from(units.first + slot);
         gpu::st_global(p.masses.kept.add(index), covered + selected);

@@ -21,6 +21,7 @@ use crate::geometry::Units;
 use crate::gpu::{self, Global};
 use crate::launch::LaunchShape;
 use crate::params::BLOCK;
+use crate::tile::sum::sum_in_block;
 
 use super::BlockLists;
 
@@ -148,15 +149,9 @@ fn choose(p: &ChooseDenseParams) {
     }
 
     let sums = gpu::dynamic_shared().cast::<u64>();
+    let sparse = sum_in_block(sparse, sums);
+    let dense = sum_in_block(dense, sums.add(1));
     if gpu::tid_x() == 0 {
-        gpu::st_shared_v2(sums, [0, 0]);
-    }
-    gpu::bar_sync(0);
-    gpu::atom_shared_add_u64(sums, sparse);
-    gpu::atom_shared_add_u64(sums.add(1), dense);
-    gpu::bar_sync(0);
-    if gpu::tid_x() == 0 {
-        let [sparse, dense] = gpu::ld_shared_v2(sums);
         gpu::st_global(p.dense.add(head.into()), u32::from(sparse >= dense));
     }
 }

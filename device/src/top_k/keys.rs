@@ -9,10 +9,11 @@
 //! of its units.
 
 use super::{BlockLists, Masses, SharedMemory, WARPS};
-use super::{before, count_ranges, sum_in_block, threshold, write_range};
+use super::{before, count_ranges, threshold, write_range};
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
 use crate::tile::panel;
+use crate::tile::sum::sum_in_block;
 
 /// What the selection of keys reads and writes.
 #[repr(C)]
@@ -86,7 +87,7 @@ fn select(p: &TopKKeysParams) {
         p.lists.end_with_window(units, unit.head, query_block, 0);
         query_block += WARPS;
     }
-    let selected = sum_in_block(shared.sums(), selected);
+    let selected = sum_in_block(selected, shared.sums());
     if gpu::tid_x() == 0 {
         let index = u64::from(units.first + slot);
         gpu::st_global(p.masses.kept.add(index), covered + selected);

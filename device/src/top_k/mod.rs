@@ -21,6 +21,7 @@ mod radix;
 use crate::geometry::Units;
 use crate::gpu::{self, Global, Shared};
 use crate::launch::LaunchShape;
+use crate::tile::sum::sum_in_block;
 use crate::tile::{WARP, panel};
 use radix::{Selected, Threshold};
 
@@ -202,7 +203,7 @@ fn threshold(
         of_thread += gpu::ld_global_nc(covered.add(task.into()));
         task += THREADS;
     }
-    let covered = sum_in_block(shared.sums(), of_thread);
+    let covered = sum_in_block(of_thread, shared.sums());
     let goal = goal(masses.coverage, rows);
     let need = if masses.outside.is_null() {
         goal.saturating_sub(covered)
@@ -210,21 +211,6 @@ fn threshold(
         goal
     };
     (radix::threshold(shared, mass, candidates, need), covered)
-}
-
-/// The sum over the block's threads, in each of them. All threads of the block call it, with a `sum` that no thread reads or
-/// writes since the last barrier.
-#[inline(always)]
-fn sum_in_block(sum: Shared<u64>, of_thread: u64) -> u64 {
-    if gpu::tid_x() == 0 {
-        gpu::st_shared(sum, 0);
-    }
-    gpu::bar_sync(0);
-    if of_thread > 0 {
-        gpu::atom_shared_add_u64(sum, of_thread);
-    }
-    gpu::bar_sync(0);
-    gpu::ld_shared(sum)
 }
 
 /// What precedes a range of candidates.

@@ -18,7 +18,8 @@
 
 use super::{SharedMemory, THREADS, WARPS};
 use crate::gpu::{self, Global, Shared};
-use crate::tile::{WARP, panel};
+use crate::tile::panel;
+use crate::tile::sum::{from_lane, sum_up_to_lane};
 
 /// Bits of a digit: 2048 counters of mass, two a thread.
 const DIGIT_BITS: u32 = 11;
@@ -72,7 +73,8 @@ impl Prefix {
     #[inline(always)]
     fn of_first_digit(digit: u32) -> Self {
         let exponent = digit >> FIRST_FRACTION_BITS;
-        let leading = 1 << FIRST_FRACTION_BITS | digit % (1 << FIRST_FRACTION_BITS);
+        let one = 1 << FIRST_FRACTION_BITS;
+        let leading = one | (digit % one);
         if exponent <= FIRST_FRACTION_BITS {
             // Small numbers have no more bits: the digit is all of them.
             Prefix {
@@ -177,9 +179,17 @@ fn fill_histogram(
     gpu::bar_sync(0);
 }
 
+/// Adds to a counter, half by half: hardware adds 32 bits in shared memory at once, 64 only by trying until nobody comes
+/// between. Whoever makes the low half overflow carries, so that the counter is right when all have added.
 #[inline(always)]
 fn add(histogram: Shared<u64>, digit: u32, x: u64) {
-    gpu::atom_shared_add_u64(histogram.add(digit), x);
+    let low = histogram.add(digit).cast::<u32>();
+    let before = gpu::atom_shared_add_u32(low, x as u32);
+    let carry = before.checked_add(x as u32).is_none();
+    let high = (x >> 32) as u32 + u32::from(carry);
+    if high > 0 {
+        gpu::atom_shared_add_u32(low.add(1), high);
+    }
 }
 
 /// The greatest digit down to which the masses reach `missing`, and what is then missing from its own; or none.
@@ -190,16 +200,14 @@ fn walk(shared: SharedMemory, missing: u64) -> Option<(u32, u64)> {
     let lane = gpu::laneid();
     let warp = panel::warp();
     let own = of_lower + of_upper;
-    let in_warp = scan(own);
+    let in_warp = sum_up_to_lane(own);
     if lane == 31 {
         gpu::st_shared(shared.totals().add(warp), in_warp);
     }
     gpu::bar_sync(0);
-    let totals = scan(gpu::ld_shared(shared.totals().add(lane)));
-    let before_warp = shuffle(totals, |half| {
-        gpu::shfl_sync_idx(WARP, half, warp.saturating_sub(1))
-    });
-    let total = shuffle(totals, |half| gpu::shfl_sync_idx(WARP, half, WARPS - 1));
+    let totals = sum_up_to_lane(gpu::ld_shared(shared.totals().add(lane)));
+    let before_warp = from_lane(totals, warp.saturating_sub(1));
+    let total = from_lane(totals, WARPS - 1);
     let above = in_warp - own + if warp > 0 { before_warp } else { 0 };
     let chosen = shared.sums();
     if above < missing && missing - above <= own {
@@ -215,23 +223,6 @@ fn walk(shared: SharedMemory, missing: u64) -> Option<(u32, u64)> {
         let [digit, still_missing] = gpu::ld_shared_v2(chosen);
         (digit as u32, still_missing)
     })
-}
-
-/// The sum over the lanes up to and including this one.
-#[inline(always)]
-fn scan(mut x: u64) -> u64 {
-    for step in 0..5 {
-        let delta = 1 << step;
-        let below = shuffle(x, |half| gpu::shfl_sync_up(WARP, half, delta));
-        x += if gpu::laneid() >= delta { below } else { 0 };
-    }
-    x
-}
-
-/// Moves both halves.
-#[inline(always)]
-fn shuffle(x: u64, by: impl Fn(u32) -> u32) -> u64 {
-    u64::from(by((x >> 32) as u32)) << 32 | u64::from(by(x as u32))
 }
 
 const _: () = assert!(
