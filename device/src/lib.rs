@@ -10,6 +10,7 @@
 pub mod geometry;
 pub mod gpu;
 pub mod launch;
+pub mod launch_bounds;
 pub mod params;
 pub mod reduction;
 pub mod sampling;
