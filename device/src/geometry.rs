@@ -289,8 +289,8 @@ mod tests {
                     let lens = of_head.iter().map(|&unit| units.rows(unit).len());
                     assert_eq!(lens.clone().sum::<u32>(), whole);
                     assert_eq!(lens.max().unwrap_or(0).max(1), units.row_capacity);
-                    let ends = of_head.iter().map(|unit| unit.end_block);
-                    assert_eq!(ends.last(), Some(sizes.key_blocks()));
+                    let last = of_head.last().map(|unit| unit.end_block);
+                    assert_eq!(last, Some(sizes.key_blocks()));
                 }
             }
         }

@@ -1,4 +1,41 @@
-//! The shape of a launch, as data.
+//! How the selection kernels are launched: the shape of a launch as data, and the table of their sizes.
+//!
+//! | entry | threads | blocks of the grid | dynamic shared memory |
+//! |---|---|---|---|
+//! | `sampling_*` | [`PANEL_THREADS`] | unit × panel of [`PANEL`] sampled rows | [`STAGES`] tiles of [`TILE`] rows |
+//! | `reduction_keys_*` | [`PANEL_THREADS`] | head × key block | the same, and 4 bytes a row of each tile |
+//! | `reduction_blocks` | [`REDUCTION_BLOCKS_THREADS`] | unit × query block | 8 bytes |
+//! | `top_k_blocks`, `top_k_keys` | [`TOP_K_THREADS`] | unit | a histogram of 16 KB, and 784 bytes |
+//! | `choose_dense` | [`CHOOSE_DENSE_THREADS`] | head | 16 bytes |
+//!
+//! `reduction_keys_*_d128` alone asks for more than the 48 KB that a launch has without opting in.
+
+/// Rows that a block of threads holds in registers, 4 warps of [`WARP_ROWS`].
+pub const PANEL: u32 = 128;
+
+/// Rows of a warp. 32, not 16: each fragment of a tile then feeds two products, or reading shared memory would be as slow as
+/// multiplying.
+pub const WARP_ROWS: u32 = 32;
+
+/// Threads that work on a panel. ptxas gives them 159 to 161 registers at head_dim 64, which is three blocks a multiprocessor,
+/// and 197 to 213 at 128, which is two.
+pub const PANEL_THREADS: u32 = PANEL / WARP_ROWS * 32;
+
+/// Rows of a tile that streams past a panel. The products with 64 rows are 64 registers a thread; with 128 rows, as many again
+/// would leave one block a multiprocessor.
+pub const TILE: u32 = 64;
+
+/// Tiles in shared memory: one in use, two on their way. The panel passes through the same memory, and fits it.
+pub const STAGES: u32 = 3;
+
+/// A query block of a long prompt has a thousand key blocks, that of a short one a handful: a thread each, in a few rounds.
+pub const REDUCTION_BLOCKS_THREADS: u32 = 128;
+
+/// One block reads all candidates of a unit several times, so it wants as many loads in flight as a block can have.
+pub const TOP_K_THREADS: u32 = 1024;
+
+/// A thread for each query block of 32K tokens.
+pub const CHOOSE_DENSE_THREADS: u32 = 256;
 
 /// Blocks, threads and shared memory of one launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,7 @@ fn mixed_masks(case: Case) -> Case {
     let masks = (0..case.batch * case.q_heads)
         .map(|head| {
             let mut mask = listed(&case, |query, key| {
-                key == query || (query + 2 * key + head as u32) % 5 == 0
+                key == query || (query + 2 * key + head as u32).is_multiple_of(5)
             });
             mask.stripes = (0..case.k_len as u32)
                 .filter(|key| key.wrapping_mul(2_654_435_761) >> 28 < 3 + head as u32 % 3)

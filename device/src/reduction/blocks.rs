@@ -19,13 +19,10 @@
 use super::fixed_point;
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
-use crate::launch::LaunchShape;
+use crate::launch::{LaunchShape, REDUCTION_BLOCKS_THREADS as THREADS};
 use crate::params::BLOCK;
 use crate::sampling::{finite_or_zero, stats_at};
 use crate::tile::sum::sum_in_block;
-
-/// Threads of a block: a query block of a long prompt has a thousand key blocks, that of a short one a handful.
-const THREADS: u32 = 128;
 
 /// What the reduction to key blocks reads and writes.
 #[repr(C)]

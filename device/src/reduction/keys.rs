@@ -25,10 +25,10 @@
 use super::fixed_point;
 use crate::geometry::Units;
 use crate::gpu::{self, Global, Shared};
-use crate::launch::LaunchShape;
+use crate::launch::{LaunchShape, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
 use crate::params::{BLOCK, TensorArg};
 use crate::sampling::finite_or_zero;
-use crate::tile::panel::{self, Panel, STAGES, Scores, THREADS, TILE, WARP_ROWS};
+use crate::tile::panel::{self, Panel, Scores};
 use crate::tile::sum::{sum_across, sum_in_block};
 use crate::tile::{Bf16, F16, Float16};
 
@@ -69,7 +69,7 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
     let head_dim = units.sizes.head_dim;
     LaunchShape::linear(
         units.count * units.sizes.key_blocks(),
-        THREADS,
+        PANEL_THREADS,
         lse_offset(head_dim) + STAGES * LSE_BYTES,
     )
 }

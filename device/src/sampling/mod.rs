@@ -33,9 +33,9 @@
 
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
-use crate::launch::LaunchShape;
+use crate::launch::{LaunchShape, PANEL, PANEL_THREADS, TILE, WARP_ROWS};
 use crate::params::{BLOCK, TensorArg};
-use crate::tile::panel::{self, PANEL, Panel, Scores, THREADS, TILE, WARP_ROWS};
+use crate::tile::panel::{self, Panel, Scores};
 use crate::tile::{Bf16, F16, Float16, WARP};
 
 /// What sampling reads and writes.
@@ -77,7 +77,7 @@ pub const fn sink_stats_len(units: &Units) -> u64 {
 pub const fn launch_shape(units: &Units) -> LaunchShape {
     LaunchShape::linear(
         units.count * units.row_capacity.div_ceil(PANEL),
-        THREADS,
+        PANEL_THREADS,
         panel::shared_bytes(units.sizes.head_dim),
     )
 }

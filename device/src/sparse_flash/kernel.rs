@@ -1,15 +1,13 @@
 //! The kernel: one query block of one head.
 
 use super::query::{QueryRows, write_blind_rows};
-use super::stage::{Stage, ThreadChunks};
-use super::walk::{KeyTile, KeyWalk, Task};
+use super::record::{Record, Task};
+use super::stage::{Place, Stage, ThreadChunks};
+use super::walk::{KeyTile, KeyWalk};
 use super::{KEY_TILES, STRIPS, SparseFlashParams, TILE_KEYS, WARP_ROWS, poison, query_tiles};
 use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
-
-/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
-const LEAST_SCALE_LOG2: f32 = 1.0e-30;
 
 /// See the module's documentation. `CHUNKS` is head_dim / 8: the chunks of 16 bytes of a row, and the
 /// column tiles of the output.
@@ -26,36 +24,32 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         head: gpu::ctaid_y(),
         query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
     };
-    // Through a shuffle, so that the compiler sees that it is uniform.
-    let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
-    let first_row = warp * WARP_ROWS;
-    let rows = QueryRows::new(p, task.query_block);
-    let has_rows = rows.any_of_warp(first_row);
-    // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
-    let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
 
-    let stage = Stage::<CHUNKS>::new(warp);
-    let record = stage.warp.record;
-    let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
-
-    rows.copy(p, task, stage);
+    let place = Place::of_this_thread();
+    let stage = Stage::<CHUNKS>::of(place);
+    let has_rows = {
+        let rows = QueryRows::new(p, task.query_block);
+        rows.copy(p, task, stage);
+        rows.any_of_warp(place.warp * WARP_ROWS)
+    };
     let (mut walk, mut tile) = KeyWalk::new(p, task, stage.warp);
-    chunks.copy_keys(stage.k, record.k(), p.k.stride_token, tile, &walk);
-    gpu::cp_async_commit_group();
+    ThreadChunks::of(place).copy_keys(stage.k, stage.warp.record.k(), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
-        chunks.copy_keys(stage.v, record.v(), p.v.stride_token, tile, &walk);
-        gpu::cp_async_commit_group();
+        let place = Place::of_this_thread();
+        let stage = Stage::<CHUNKS>::of(place);
+        let record = stage.warp.record;
+        let chunks = ThreadChunks::<CHUNKS>::of(place);
+        chunks.copy_keys(stage.v, record.v(), tile, stage.warp);
 
-        let lane = gpu::shfl_sync_idx(WARP, gpu::laneid(), gpu::laneid());
-        let q_rows = stage.q.columns_first(first_row, lane);
-        let k_rows = stage.k.rows_first(0, lane);
-        let v_rows = stage.v.columns_first(0, lane);
-        let sight = Sight::new(p, task, tile, first_row);
+        let first_row = place.warp * WARP_ROWS;
+        let q_rows = stage.q.columns_first(first_row, place.lane);
+        let k_rows = stage.k.rows_first(0, place.lane);
+        let sight = Sight::new(p, record, tile, first_row);
         let attends = has_rows && !sight.nothing;
         let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
         if attends {
@@ -68,14 +62,13 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         gpu::cp_async_wait_group::<0>();
         let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
         let poisoned = gpu::bar_red_or(0, found);
-        let next = walk.next(p, task, tile);
+        let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, record.k(), p.k.stride_token, next, &walk);
-            gpu::cp_async_commit_group();
+            chunks.copy_keys(stage.k, record.k(), next, stage.warp);
         }
 
         if attends {
-            let rescale = softmax.weigh(&mut scores, scale_log2);
+            let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -83,23 +76,39 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             if gpu::vote_sync_any(WARP, moved) {
                 output.scale_rows(&rescale);
             }
-            if poisoned {
-                poison::add_back::<T, CHUNKS>(
-                    &mut output,
-                    &scores,
-                    sight.diagonal,
-                    record.v(),
-                    p.v.stride_token,
-                    tile,
-                );
-            }
-            output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(&scores, v_rows);
+            output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(
+                &weights,
+                stage.v.columns_first(0, place.lane),
+            );
+        }
+        if poisoned && attends {
+            // Asked anew: it is too rare to keep anything for it.
+            let place = Place::of_this_thread();
+            let stage = Stage::<CHUNKS>::of(place);
+            let record = stage.warp.record;
+            let first_row = place.warp * WARP_ROWS;
+            let tile = KeyTile::contiguous(tile.start, sizes.k_len);
+            let tile = poison::Tile {
+                q_rows: stage.q.columns_first(first_row, place.lane),
+                k: record.k(),
+                v: record.v(),
+                start: tile.start,
+                lane: place.lane,
+                keys: tile.keys,
+                diagonal: Sight::new(p, record, tile, first_row).diagonal,
+            };
+            poison::add_back::<T, CHUNKS>(&mut output, &softmax, record.scale_log2(), &tile);
         }
         tile = next;
     }
     // Without any tile, Q and an empty K are still on their way.
     gpu::cp_async_wait_group::<0>();
     if has_rows {
+        let place = Place::of_this_thread();
+        let first_row = place.warp * WARP_ROWS;
+        let record = Stage::<CHUNKS>::of(place).warp.record;
+        let (task, scale_log2) = (record.task(), record.scale_log2());
+        let rows = QueryRows::new(p, task.query_block);
         rows.write::<T, CHUNKS>(p, task, first_row, &mut output, &softmax, scale_log2);
     }
 }
@@ -118,9 +127,9 @@ struct Sight {
 
 impl Sight {
     #[inline(always)]
-    fn new(p: &SparseFlashParams, task: Task, tile: KeyTile, first_row: u32) -> Self {
-        let own_start = task.query_block * BLOCK;
-        let own = p.sizes.is_causal() && !tile.loose && tile.start >= own_start;
+    fn new(p: &SparseFlashParams, record: Record, tile: KeyTile, first_row: u32) -> Self {
+        let own_start = record.query_block() * BLOCK;
+        let own = p.sizes.is_causal() && !tile.is_loose() && tile.start >= own_start;
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {

@@ -12,7 +12,6 @@ use crate::tile::WARP;
 
 /// A warp's way through its query block's candidates. What does not change is in its [`Record`](super::record::Record).
 pub(super) struct LooseKeys {
-    memory: WarpMemory,
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
     next: u32,
     ahead: u32,
@@ -21,50 +20,27 @@ pub(super) struct LooseKeys {
 }
 
 impl LooseKeys {
-    /// The loose keys of a query block. All threads of the block call it, having written their warp's
-    /// record: the bitmap of listed blocks, those before `end_block`, is made here.
-    #[inline(always)]
-    pub fn new(p: &SparseFlashParams, memory: WarpMemory, end_block: u32) -> Self {
-        let mut keys = Self {
-            memory,
-            next: 0,
-            ahead: u32::MAX,
-            queued: 0,
-        };
-        if memory.record.candidates() != 0 {
-            keys.mark_listed(end_block);
-            keys.look_ahead(p);
-        }
-        keys
-    }
+    /// No loose keys.
+    pub const NONE: Self = Self {
+        next: 0,
+        ahead: u32::MAX,
+        queued: 0,
+    };
 
+    /// The loose keys of the record's query block, whose bitmap is made.
     #[inline(always)]
-    fn mark_listed(&self, end_block: u32) {
-        let WarpMemory { record, listed, .. } = self.memory;
-        let mut word = gpu::tid_x();
-        while word < end_block.div_ceil(32) {
-            gpu::st_shared(listed.add(word), 0);
-            word += THREADS;
-        }
-        gpu::bar_sync(0);
-        let (list, entries) = (record.list(), record.entries());
-        let mut entry = gpu::tid_x();
-        while entry < entries {
-            let block = gpu::ld_global_nc(list.add(entry.into()));
-            if block < end_block {
-                gpu::atom_shared_or_b32(listed.add(block / 32), 1 << (block % 32));
-            }
-            entry += THREADS;
-        }
-        gpu::bar_sync(0);
+    pub fn new(p: &SparseFlashParams, memory: WarpMemory) -> Self {
+        let mut keys = Self::NONE;
+        keys.look_ahead(p, memory);
+        keys
     }
 
     /// Loads this lane's candidate of the next 32, or `u32::MAX`.
     #[inline(always)]
-    fn look_ahead(&mut self, p: &SparseFlashParams) {
-        let record = self.memory.record;
+    fn look_ahead(&mut self, p: &SparseFlashParams, memory: WarpMemory) {
+        let record = memory.record;
         let sink_candidates = record.sink_candidates();
-        let candidate = self.next + gpu::laneid();
+        let candidate = self.next + memory.place.lane;
         self.ahead = if candidate < sink_candidates {
             candidate
         } else if candidate < record.candidates() {
@@ -77,56 +53,73 @@ impl LooseKeys {
         };
     }
 
-    #[inline(always)]
-    fn is_loose(&self, key: u32) -> bool {
-        if key >= self.memory.record.end_key() {
-            return false;
-        }
-        let block = key / BLOCK;
-        gpu::ld_shared(self.memory.listed.add(block / 32)) >> (block % 32) & 1 == 0
-    }
-
     /// Replaces the tile at the front of the queue by the next one and returns its keys: fewer than a
     /// full tile only in the last, 0 after it. All lanes of the warp call it.
     #[inline(always)]
-    pub fn pack(&mut self, p: &SparseFlashParams) -> u32 {
-        let candidates = self.memory.record.candidates();
-        let lane = gpu::laneid();
+    pub fn pack(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> u32 {
+        let candidates = memory.record.candidates();
+        let lane = memory.place.lane;
         if self.queued != 0 {
             let left = self.queued.saturating_sub(TILE_KEYS);
             let key = if lane < left {
-                gpu::ld_shared(self.memory.queue.add(TILE_KEYS + lane))
+                gpu::ld_shared(memory.queue.add(TILE_KEYS + lane))
             } else {
                 0
             };
             // All lanes have read what the front of the queue held.
             gpu::bar_warp_sync(WARP);
             if lane < left {
-                gpu::st_shared(self.memory.queue.add(lane), key);
+                gpu::st_shared(memory.queue.add(lane), key);
             }
             self.queued = left;
         }
         while self.queued < TILE_KEYS && self.next < candidates {
             let key = self.ahead;
             self.next += 32;
-            self.look_ahead(p);
-            let loose = self.is_loose(key);
+            self.look_ahead(p, memory);
+            let loose = is_loose(memory, key);
             let lanes = gpu::vote_sync_ballot(WARP, loose);
             if loose {
                 let before = (lanes & ((1 << lane) - 1)).count_ones();
-                gpu::st_shared(self.memory.queue.add(self.queued + before), key);
+                gpu::st_shared(memory.queue.add(self.queued + before), key);
             }
             self.queued += lanes.count_ones();
         }
         gpu::bar_warp_sync(WARP);
         self.queued.min(TILE_KEYS)
     }
+}
 
-    /// The key at `row` of the current tile; anything after its last.
-    #[inline(always)]
-    pub fn key(&self, row: u32) -> u32 {
-        gpu::ld_shared(self.memory.queue.add(row))
+/// Makes the bitmap of the listed blocks before `end_block`. All threads of the block call it.
+#[inline(always)]
+pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
+    let WarpMemory { record, listed, .. } = memory;
+    let mut word = gpu::tid_x();
+    while word < end_block.div_ceil(32) {
+        gpu::st_shared(listed.add(word), 0);
+        word += THREADS;
     }
+    gpu::bar_sync(0);
+    let (list, entries) = (record.list(), record.entries());
+    let mut entry = gpu::tid_x();
+    while entry < entries {
+        let block = gpu::ld_global_nc(list.add(entry.into()));
+        if block < end_block {
+            gpu::atom_shared_or_b32(listed.add(block / 32), 1 << (block % 32));
+        }
+        entry += THREADS;
+    }
+    gpu::bar_sync(0);
+}
+
+/// Whether no row attends to `key` but for its being a candidate.
+#[inline(always)]
+fn is_loose(memory: WarpMemory, key: u32) -> bool {
+    if key >= memory.record.end_key() {
+        return false;
+    }
+    let block = key / BLOCK;
+    gpu::ld_shared(memory.listed.add(block / 32)) >> (block % 32) & 1 == 0
 }
 
 /// A queue never overflows: less than a tile, and 32 candidates more.

@@ -19,8 +19,9 @@
 //! ```
 //!
 //! # Who does what
-//! Four warps, each with 32 query rows (two strips of m16n8k16): S and O live in its registers, Q
-//! stays in shared memory. All 128 threads copy tiles, 16 bytes at a time with `cp.async`; rows past
+//! Four warps, each with 32 query rows (two strips of m16n8k16): S and O live in its registers, which
+//! they all but fill (192 of 255), so Q stays in shared memory, and so does what a warp needs only
+//! once a tile (its *record*). All 128 threads copy tiles, 16 bytes at a time with `cp.async`; rows past
 //! the end are zero-filled. Each warp filters the head's stripes by itself, 32 at a time with a
 //! ballot, into its own queue of packed keys, so that loose keys need no barrier of the block. A
 //! warp whose rows see nothing of a tile, or that has no rows, only copies.
@@ -36,7 +37,7 @@
 //! masked keys: with NaN or infinity in V it would reach rows that do not see the key. It can only
 //! happen in the own key block, whose tiles rows see in part. There each thread looks through the
 //! chunks of V that it copied, sets such elements to zero, and if there was one, its products are
-//! added separately to the rows that do see it, from global memory ([`poison`]).
+//! added separately to the rows that do see it, from global memory.
 //!
 //! # Shape contract
 //! [`SparseFlashParams`] says what each address must hold; [`SparseFlashParams::launch_shape`] the
@@ -108,20 +109,20 @@ pub struct SparseFlashParams {
     pub o: TensorArg,
     /// `f32` [batch, q_heads, q_len]: natural logarithms.
     pub lse: Global<f32>,
-    /// [bh, query block, list_capacity]: ascending key blocks, without repeats. Null: every head is
+    /// `u32` (bh, query block, list_capacity): ascending key blocks, without repeats. Null: every head is
     /// dense, and nothing below is read.
     pub lists: Global<u32>,
-    /// [bh, query block]: how many key blocks are listed.
+    /// `u32` (bh, query block): how many key blocks are listed.
     pub list_count: Global<u32>,
     /// Entries from a list to the next.
     pub list_capacity: u32,
     /// Entries from a head's stripes to the next head's.
     pub stripe_capacity: u32,
-    /// [bh, stripe_capacity]: ascending keys, without repeats. Null: none.
+    /// `u32` (bh, stripe_capacity): ascending keys, without repeats. Null: none.
     pub stripes: Global<u32>,
-    /// [bh]: how many stripes the head has. Null if and only if `stripes` is.
+    /// Of each `bh`: how many stripes the head has. Null if and only if `stripes` is.
     pub stripe_count: Global<u32>,
-    /// [bh]: 1 where the head is dense, and its lists, stripes and sinks do not count. Null: none is.
+    /// Of each `bh`: 1 where the head is dense, and its lists, stripes and sinks do not count. Null: none is.
     pub dense: Global<u32>,
 }
 

@@ -1,7 +1,7 @@
 //! The query side: which rows a block has, and what is written for them.
 
+use super::record::Task;
 use super::stage::{Stage, ThreadChunks};
-use super::walk::Task;
 use super::{STRIPS, SparseFlashParams, THREADS, WARP_ROWS, query_tiles};
 use crate::gpu::{self, Global, fragment::MmaM16N8K16};
 use crate::params::BLOCK;
@@ -46,7 +46,7 @@ impl QueryRows {
         task: Task,
         stage: Stage<CHUNKS>,
     ) {
-        let chunks = ThreadChunks::<CHUNKS>::of_this_thread();
+        let chunks = ThreadChunks::<CHUNKS>::of(stage.warp.place);
         let head = p.q.head(task.batch, task.head);
         chunks.copy_queries(
             stage.q,

@@ -3,7 +3,7 @@
 use crate::gpu::{self, Global, Shared};
 use crate::tile::WARP;
 
-/// A warp's record: four addresses, then four numbers.
+/// A warp's record: six words of 64 bits, four numbers, and the task.
 #[derive(Clone, Copy)]
 pub(super) struct Record {
     at: Shared<u64>,
@@ -11,10 +11,10 @@ pub(super) struct Record {
 
 /// What the record holds.
 pub(super) struct Contents {
-    /// The heads' first tokens.
-    pub k: Global<u16>,
-    pub v: Global<u16>,
-    /// The query block's list of key blocks.
+    /// The head's keys and values.
+    pub k: Tokens,
+    pub v: Tokens,
+    /// The query block's list of key blocks. Null: all of them, in order.
     pub list: Global<u32>,
     /// The head's stripes.
     pub stripes: Global<u32>,
@@ -25,11 +25,38 @@ pub(super) struct Contents {
     pub sink_candidates: u32,
     /// Keys from this one on are not loose: the own block's, and what no row sees.
     pub end_key: u32,
+    pub task: Task,
+    /// softmax_scale · log2(e), made positive.
+    pub scale_log2: f32,
+}
+
+/// The tokens of one head of K or V.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens {
+    pub first: Global<u16>,
+    /// Elements from a token to the next.
+    pub stride: u64,
+}
+
+impl Tokens {
+    /// A token's first element.
+    #[inline(always)]
+    pub const fn token(self, token: u32) -> Global<u16> {
+        self.first.add(token as u64 * self.stride)
+    }
+}
+
+/// Where one query block of one head is.
+#[derive(Clone, Copy)]
+pub(super) struct Task {
+    pub batch: u32,
+    pub head: u32,
+    pub query_block: u32,
 }
 
 impl Record {
-    /// Bytes of a record, a multiple of 16.
-    pub const BYTES: u32 = 4 * 8 + 4 * 4 + 16;
+    /// Bytes of a record, some of them spare, so that the tiles behind all records are aligned.
+    pub const BYTES: u32 = 128;
 
     #[inline(always)]
     pub const fn new(at: Shared<u8>) -> Self {
@@ -40,10 +67,11 @@ impl Record {
     #[inline(always)]
     pub fn write(self, contents: &Contents) {
         if gpu::laneid() == 0 {
-            let addresses = [contents.k.address(), contents.v.address()];
-            gpu::st_shared_v2(self.at, addresses);
+            for (at, tokens) in [(0, contents.k), (2, contents.v)] {
+                gpu::st_shared_v2(self.at.add(at), [tokens.first.address(), tokens.stride]);
+            }
             let addresses = [contents.list.address(), contents.stripes.address()];
-            gpu::st_shared_v2(self.at.add(2), addresses);
+            gpu::st_shared_v2(self.at.add(4), addresses);
             let numbers = [
                 contents.entries,
                 contents.candidates,
@@ -51,39 +79,50 @@ impl Record {
                 contents.end_key,
             ];
             gpu::st_shared_v4(self.numbers(), numbers);
+            let Task {
+                batch,
+                head,
+                query_block,
+            } = contents.task;
+            let scale_bits = contents.scale_log2.to_bits();
+            let task = [batch, head, query_block, scale_bits];
+            gpu::st_shared_v4(self.numbers().add(4), task);
         }
         gpu::bar_warp_sync(WARP);
     }
 
     #[inline(always)]
     const fn numbers(self) -> Shared<u32> {
-        self.at.add(4).cast()
+        self.at.add(6).cast()
     }
 
     #[inline(always)]
-    #[track_caller]
-    fn address<T>(self, index: u32) -> Global<T> {
-        Global::from_address(gpu::ld_shared(self.at.add(index)))
+    fn tokens(self, at: u32) -> Tokens {
+        let [address, stride] = gpu::ld_shared_v2(self.at.add(at));
+        Tokens {
+            first: Global::from_address(address),
+            stride,
+        }
     }
 
     #[inline(always)]
-    pub fn k(self) -> Global<u16> {
-        self.address(0)
+    pub fn k(self) -> Tokens {
+        self.tokens(0)
     }
 
     #[inline(always)]
-    pub fn v(self) -> Global<u16> {
-        self.address(1)
+    pub fn v(self) -> Tokens {
+        self.tokens(2)
     }
 
     #[inline(always)]
     pub fn list(self) -> Global<u32> {
-        self.address(2)
+        Global::from_address(gpu::ld_shared(self.at.add(4)))
     }
 
     #[inline(always)]
     pub fn stripes(self) -> Global<u32> {
-        self.address(3)
+        Global::from_address(gpu::ld_shared(self.at.add(5)))
     }
 
     #[inline(always)]
@@ -104,5 +143,25 @@ impl Record {
     #[inline(always)]
     pub fn end_key(self) -> u32 {
         gpu::ld_shared(self.numbers().add(3))
+    }
+
+    #[inline(always)]
+    pub fn scale_log2(self) -> f32 {
+        f32::from_bits(gpu::ld_shared(self.numbers().add(7)))
+    }
+
+    #[inline(always)]
+    pub fn query_block(self) -> u32 {
+        gpu::ld_shared(self.numbers().add(6))
+    }
+
+    #[inline(always)]
+    pub fn task(self) -> Task {
+        let [batch, head, query_block, _] = gpu::ld_shared_v4(self.numbers().add(4));
+        Task {
+            batch,
+            head,
+            query_block,
+        }
     }
 }

@@ -4,12 +4,12 @@
 //! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
 //! ```
 
-use super::record::Record;
-use super::walk::{KeyTile, KeyWalk};
+use super::record::{Record, Tokens};
+use super::walk::KeyTile;
 use super::{QUEUE_KEYS, THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, ProblemSizes};
-use crate::tile::SwizzledTile;
+use crate::tile::{SwizzledTile, WARP};
 
 const WARP_BYTES: u32 = Record::BYTES + QUEUE_KEYS * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
@@ -17,9 +17,30 @@ const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
 /// Swizzled tiles start at multiples of their rows' size, which is at most 256 bytes.
 const _: () = assert!(WARPS_BYTES.is_multiple_of(256));
 
+/// Which thread this is.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub warp: u32,
+    pub lane: u32,
+}
+
+impl Place {
+    /// Asks anew each time. Through shuffles, which the compiler cannot look through: it would take
+    /// every address that follows from the lane out of the loop over the tiles, and there are dozens.
+    #[inline(always)]
+    pub fn of_this_thread() -> Self {
+        let lane = gpu::laneid();
+        Self {
+            warp: gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0),
+            lane: gpu::shfl_sync_idx(WARP, lane, lane),
+        }
+    }
+}
+
 /// What a warp has for finding its way through the keys.
 #[derive(Clone, Copy)]
 pub(super) struct WarpMemory {
+    pub place: Place,
     pub record: Record,
     /// [`QUEUE_KEYS`] loose keys.
     pub queue: Shared<u32>,
@@ -47,15 +68,16 @@ impl<const CHUNKS: usize> Stage<CHUNKS> {
     const TILE_BYTES: u32 = TILE_KEYS * SwizzledTile::<CHUNKS>::ROW_BYTES;
 
     #[inline(always)]
-    pub fn new(warp: u32) -> Self {
+    pub fn of(place: Place) -> Self {
         let base = gpu::dynamic_shared();
-        let own = base.byte_add(warp * WARP_BYTES);
+        let own = base.byte_add(place.warp * WARP_BYTES);
         let tiles = base.byte_add(WARPS_BYTES);
         Self {
             k: SwizzledTile::new(tiles),
             v: SwizzledTile::new(tiles.byte_add(Self::TILE_BYTES)),
             q: SwizzledTile::new(tiles.byte_add(2 * Self::TILE_BYTES)),
             warp: WarpMemory {
+                place,
                 record: Record::new(own),
                 queue: own.byte_add(Record::BYTES).cast(),
                 listed: tiles
@@ -78,40 +100,41 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
     pub const STEP: u32 = THREADS / CHUNKS as u32;
 
     #[inline(always)]
-    pub fn of_this_thread() -> Self {
+    pub fn of(place: Place) -> Self {
+        let thread = place.warp * 32 + place.lane;
         Self {
-            chunk: gpu::tid_x() % CHUNKS as u32,
-            first_row: gpu::tid_x() / CHUNKS as u32,
+            chunk: thread % CHUNKS as u32,
+            first_row: thread / CHUNKS as u32,
         }
     }
 
-    /// Copies a tile of the head whose first token is at `head`: asynchronously, zero after its keys.
+    /// Copies a tile of `tokens`, in a group of its own: asynchronously, zero after its keys.
     #[inline(always)]
     pub fn copy_keys(
         self,
         to: SwizzledTile<CHUNKS>,
-        head: Global<u16>,
-        stride_token: u64,
+        tokens: Tokens,
         tile: KeyTile,
-        walk: &KeyWalk,
+        memory: WarpMemory,
     ) {
         let to = to.chunk(self.first_row, self.chunk);
         let rows = (tile.keys as i32) - self.first_row as i32;
-        if tile.loose {
-            let head = head.add(u64::from(self.chunk * 8));
+        if tile.is_loose() {
+            let first = tokens.first.add(u64::from(self.chunk * 8));
             for step in 0..TILE_KEYS / Self::STEP {
-                let key = walk.loose_key(self.first_row + step * Self::STEP);
-                let from = head.add(u64::from(key) * stride_token);
+                let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
+                let from = first.add(u64::from(key) * tokens.stride);
                 Self::copy(to, step, from, rows);
             }
         } else {
-            let first = u64::from(tile.start + self.first_row) * stride_token;
-            let mut from = head.add(first + u64::from(self.chunk * 8));
+            let first = u64::from(tile.start + self.first_row) * tokens.stride;
+            let mut from = tokens.first.add(first + u64::from(self.chunk * 8));
             for step in 0..TILE_KEYS / Self::STEP {
                 Self::copy(to, step, from, rows);
-                from = from.add(u64::from(Self::STEP) * stride_token);
+                from = from.add(u64::from(Self::STEP) * tokens.stride);
             }
         }
+        gpu::cp_async_commit_group();
     }
 
     /// Copies the thread's chunk of its `step`th row, or zeros if that is not before `rows` rows.

@@ -1,83 +1,153 @@
 //! The tiles of keys that a query block attends to, in order: own block, listed blocks, loose keys.
 
-use super::loose::LooseKeys;
-use super::record::{Contents, Record};
+use super::loose::{LooseKeys, mark_listed};
+use super::record::{Contents, Record, Task, Tokens};
 use super::stage::WarpMemory;
 use super::{SparseFlashParams, TILE_KEYS};
-use crate::gpu;
-use crate::params::BLOCK;
+use crate::gpu::{self, Global};
+use crate::params::{BLOCK, TensorArg};
+
+/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
+const LEAST_SCALE_LOG2: f32 = 1.0e-30;
 
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyTile {
-    /// The first key; the tile's keys follow it, unless they are loose.
+    /// The first key; the tile's keys follow it. [`KeyTile::LOOSE`]: they are those at the front of the
+    /// warp's queue.
     pub start: u32,
     /// How many keys; 0 after the last tile.
     pub keys: u32,
-    /// Whether the keys are those at the front of the warp's queue.
-    pub loose: bool,
 }
 
 impl KeyTile {
-    /// No tile: after the last.
-    pub const END: Self = Self {
-        start: 0,
-        keys: 0,
-        loose: true,
-    };
+    /// The `start` of a loose tile.
+    const LOOSE: u32 = u32::MAX;
 
     /// The contiguous tile at `start`, which is before `k_len`.
     #[inline(always)]
-    fn contiguous(start: u32, k_len: u32) -> Self {
+    pub fn contiguous(start: u32, k_len: u32) -> Self {
         Self {
             start,
             keys: (k_len - start).min(TILE_KEYS),
-            loose: false,
         }
+    }
+
+    /// Whether the keys are loose.
+    #[inline(always)]
+    pub const fn is_loose(self) -> bool {
+        self.start == Self::LOOSE
     }
 }
 
 /// The way through a query block's tiles. The same in every thread, but for the loose keys' lanes.
-/// What does not change is in the warp's [`Record`](super::record::Record).
+/// What does not change is in the warp's [`Record`].
 pub(super) struct KeyWalk {
-    record: Record,
-    dense: bool,
     /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
     entry: u32,
     upcoming: u32,
+    /// Where the keys of loose tiles come from, once `in_list` is over.
     loose: LooseKeys,
-}
-
-/// Where one query block of one head is.
-#[derive(Clone, Copy)]
-pub(super) struct Task {
-    pub batch: u32,
-    pub head: u32,
-    pub query_block: u32,
+    in_list: bool,
 }
 
 impl KeyWalk {
     /// The walk, and its first tile. All threads of the block call it.
     #[inline(always)]
     pub fn new(p: &SparseFlashParams, task: Task, memory: WarpMemory) -> (Self, KeyTile) {
+        let contents = Contents::new(p, task);
+        memory.record.write(&contents);
+        if contents.candidates != 0 {
+            mark_listed(memory, end_block(p, task.query_block));
+        }
+        let mut walk = Self {
+            entry: 0,
+            upcoming: u32::MAX,
+            loose: LooseKeys::NONE,
+            in_list: true,
+        };
+        walk.look_ahead(memory.record);
+        let first = if p.sizes.is_causal() {
+            KeyTile::contiguous(task.query_block * BLOCK, p.sizes.k_len)
+        } else {
+            walk.next_block(p, memory)
+        };
+        (walk, first)
+    }
+
+    #[inline(always)]
+    fn look_ahead(&mut self, record: Record) {
+        let list = record.list();
+        self.upcoming = if self.entry >= record.entries() {
+            u32::MAX
+        } else if list.is_null() {
+            self.entry
+        } else {
+            gpu::ld_global_nc(list.add(self.entry.into()))
+        };
+        self.entry += 1;
+    }
+
+    /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
+    #[inline(always)]
+    pub fn next(&mut self, p: &SparseFlashParams, memory: WarpMemory, tile: KeyTile) -> KeyTile {
+        let other_half = tile.start.wrapping_add(TILE_KEYS);
+        if tile.start.is_multiple_of(BLOCK) && other_half < p.sizes.k_len {
+            return KeyTile::contiguous(other_half, p.sizes.k_len);
+        }
+        self.next_block(p, memory)
+    }
+
+    /// The first tile of the next block, or the next loose tile.
+    #[inline(always)]
+    fn next_block(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> KeyTile {
+        let record = memory.record;
+        if self.in_list {
+            // The list is ascending: the first block that is out of range ends it.
+            if self.upcoming < end_block(p, record.query_block()) {
+                let start = self.upcoming * BLOCK;
+                self.look_ahead(record);
+                return KeyTile::contiguous(start, p.sizes.k_len);
+            }
+            self.in_list = false;
+            self.loose = LooseKeys::new(p, memory);
+        }
+        KeyTile {
+            start: KeyTile::LOOSE,
+            keys: self.loose.pack(p, memory),
+        }
+    }
+}
+
+impl Contents {
+    /// The record of a task.
+    #[inline(always)]
+    fn new(p: &SparseFlashParams, task: Task) -> Self {
         let sizes = &p.sizes;
         let head = u64::from(task.batch * sizes.q_heads + task.head);
         let kv_head = sizes.kv_head(task.head);
-        let mut dense = p.lists.is_null();
-        if !dense && !p.dense.is_null() {
-            dense = gpu::ld_global_nc(p.dense.add(head)) != 0;
-        }
-        let end_block = end_block(p, task);
-        let mut contents = Contents {
-            k: p.k.head(task.batch, kv_head),
-            v: p.v.head(task.batch, kv_head),
-            list: p.lists,
+        let end_block = end_block(p, task.query_block);
+        let tokens = |tensor: &TensorArg| Tokens {
+            first: tensor.head(task.batch, kv_head),
+            stride: tensor.stride_token,
+        };
+        let mut contents = Self {
+            k: tokens(&p.k),
+            v: tokens(&p.v),
+            list: Global::NULL,
             stripes: p.stripes.add(head * u64::from(p.stripe_capacity)),
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
             end_key: sizes.k_len.min(end_block * BLOCK),
+            task,
+            // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
+            scale_log2: gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2),
         };
+        let mut dense = p.lists.is_null();
+        if !dense && !p.dense.is_null() {
+            dense = gpu::ld_global_nc(p.dense.add(head)) != 0;
+        }
         if !dense {
             let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
             contents.list = p.lists.add(row * u64::from(p.list_capacity));
@@ -88,68 +158,15 @@ impl KeyWalk {
                 contents.candidates += gpu::ld_global_nc(p.stripe_count.add(head));
             }
         }
-        memory.record.write(&contents);
-        let mut walk = Self {
-            record: memory.record,
-            dense,
-            entry: 0,
-            upcoming: u32::MAX,
-            loose: LooseKeys::new(p, memory, end_block),
-        };
-        walk.look_ahead();
-        let first = if sizes.is_causal() {
-            KeyTile::contiguous(task.query_block * BLOCK, sizes.k_len)
-        } else {
-            walk.next(p, task, KeyTile::END)
-        };
-        (walk, first)
-    }
-
-    #[inline(always)]
-    fn look_ahead(&mut self) {
-        self.upcoming = if self.entry >= self.record.entries() {
-            u32::MAX
-        } else if self.dense {
-            self.entry
-        } else {
-            gpu::ld_global_nc(self.record.list().add(self.entry.into()))
-        };
-        self.entry += 1;
-    }
-
-    /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
-    #[inline(always)]
-    pub fn next(&mut self, p: &SparseFlashParams, task: Task, tile: KeyTile) -> KeyTile {
-        let k_len = p.sizes.k_len;
-        let other_half = tile.start + TILE_KEYS;
-        if !tile.loose && tile.start.is_multiple_of(BLOCK) && other_half < k_len {
-            return KeyTile::contiguous(other_half, k_len);
-        }
-        // The list is ascending: the first block that is out of range ends it.
-        if self.upcoming < end_block(p, task) {
-            let start = self.upcoming * BLOCK;
-            self.look_ahead();
-            return KeyTile::contiguous(start, k_len);
-        }
-        KeyTile {
-            start: 0,
-            keys: self.loose.pack(p),
-            loose: true,
-        }
-    }
-
-    /// The key at `row` of a loose tile.
-    #[inline(always)]
-    pub fn loose_key(&self, row: u32) -> u32 {
-        self.loose.key(row)
+        contents
     }
 }
 
 /// Key blocks from this one on are not walked: the own block, which comes first, or the end.
 #[inline(always)]
-const fn end_block(p: &SparseFlashParams, task: Task) -> u32 {
+const fn end_block(p: &SparseFlashParams, query_block: u32) -> u32 {
     if p.sizes.is_causal() {
-        task.query_block
+        query_block
     } else {
         p.sizes.key_blocks()
     }

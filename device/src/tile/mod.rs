@@ -15,7 +15,7 @@ mod swizzled;
 
 pub use float16::{Bf16, F16, Float16};
 pub use mask::RowLimits;
-pub use product::{Accumulator, STRIP_ROWS};
+pub use product::{Accumulator, Packed, STRIP_ROWS};
 pub use softmax::OnlineSoftmax;
 pub use swizzled::{LaneRows, SwizzledTile};
 

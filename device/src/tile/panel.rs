@@ -11,8 +11,7 @@
 //!     scores[32 rows of the warp][64] = rows · tileᵀ
 //! ```
 //!
-//! One barrier a tile. 32 rows a warp, not 16: each B fragment then feeds two products, or reading shared memory would be as
-//! slow as multiplying.
+//! One barrier a tile.
 //!
 //! Rows lie in shared memory without padding; the 16-byte chunk c of row r is at place c xor (r mod 8), so that the eight
 //! rows of an 8 × 8 matrix meet different banks.
@@ -21,18 +20,7 @@ use core::marker::PhantomData;
 
 use super::{Accumulator, Float16, SwizzledTile, WARP};
 use crate::gpu::{self, Global, Shared};
-
-/// Rows of a panel: 4 warps of 32.
-pub const PANEL: u32 = 128;
-/// Rows of a tile. Products with 64 rows and the fragments of the panel are 128 registers of a thread at head_dim 128, which
-/// leaves two blocks a multiprocessor; 96 at head_dim 64, and three.
-pub const TILE: u32 = 64;
-/// Tiles in shared memory: one in use, two on their way. The panel passes through the same memory, and fits it.
-pub const STAGES: u32 = 3;
-/// Threads of a block.
-pub const THREADS: u32 = 128;
-/// Rows of a warp.
-pub const WARP_ROWS: u32 = 32;
+use crate::launch::{PANEL, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
 
 /// The products of a warp's 32 rows with a tile's rows.
 pub type Scores = Accumulator<2, 8>;
@@ -142,7 +130,7 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
     fn copy<const ROWS: u32>(to: Shared<u8>, source: impl Fn(u32) -> Global<u16>) {
         let chunks = CHUNKS as u32;
         let (first, chunk) = (gpu::tid_x() / chunks, gpu::tid_x() % chunks);
-        let rows_at_once = THREADS / chunks;
+        let rows_at_once = PANEL_THREADS / chunks;
         for pass in 0..ROWS / rows_at_once {
             let row = first + pass * rows_at_once;
             let from = source(row).add(u64::from(chunk * 8));

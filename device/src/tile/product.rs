@@ -19,6 +19,23 @@ pub struct Accumulator<const STRIPS: usize, const TILES: usize> {
     pub elements: [[[f32; 4]; TILES]; STRIPS],
 }
 
+/// Numbers of an [`Accumulator`] rounded to 16 bits: by strip, tile and half, two neighbours a register.
+/// Two tiles are the A operand of a product.
+#[derive(Clone, Copy)]
+pub struct Packed<const STRIPS: usize, const TILES: usize> {
+    /// By strip, tile, and upper or lower half.
+    pub pairs: [[[u32; 2]; TILES]; STRIPS],
+}
+
+impl<const STRIPS: usize, const TILES: usize> Packed<STRIPS, TILES> {
+    /// All zero.
+    #[inline(always)]
+    pub const fn zero() -> Self {
+        // SAFETY: an array of integers. (See `Accumulator::zero`.)
+        unsafe { core::mem::zeroed() }
+    }
+}
+
 impl<const STRIPS: usize, const TILES: usize> Accumulator<STRIPS, TILES> {
     /// All zero.
     #[inline(always)]
@@ -53,24 +70,19 @@ impl<const STRIPS: usize, const TILES: usize> Accumulator<STRIPS, TILES> {
         }
     }
 
-    /// Adds weights · tile, the weights rounded to 16 bits: their columns are the tile's rows.
-    /// `tile` is [`columns_first`](super::SwizzledTile::columns_first).
+    /// Adds weights · tile: the weights' columns are the tile's rows. `tile` is
+    /// [`columns_first`](super::SwizzledTile::columns_first).
     #[inline(always)]
     pub fn add_weighted_rows<T: Float16, const KEY_TILES: usize, const CHUNKS: usize>(
         &mut self,
-        weights: &Accumulator<STRIPS, KEY_TILES>,
+        weights: &Packed<STRIPS, KEY_TILES>,
         tile: LaneRows<CHUNKS>,
     ) {
         for step in 0..KEY_TILES / 2 {
             let mut a = [[0; 4]; STRIPS];
-            for (a, weights) in a.iter_mut().zip(&weights.elements) {
+            for (a, weights) in a.iter_mut().zip(&weights.pairs) {
                 let (left, right) = (weights[2 * step], weights[2 * step + 1]);
-                *a = [
-                    T::pack(left[0], left[1]),
-                    T::pack(left[2], left[3]),
-                    T::pack(right[0], right[1]),
-                    T::pack(right[2], right[3]),
-                ];
+                *a = [left[0], left[1], right[0], right[1]];
             }
             for pair in 0..TILES / 2 {
                 let [left0, left1, right0, right1] =

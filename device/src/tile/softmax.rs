@@ -4,7 +4,8 @@
 //! 2. Maxima are kept in raw units, which spares a multiplication per score.
 
 use super::WARP;
-use super::product::Accumulator;
+use super::float16::Float16;
+use super::product::{Accumulator, Packed};
 use crate::gpu;
 
 /// The running statistics of a warp's rows: by strip, and upper or lower half of the strip.
@@ -23,16 +24,17 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
         sum: [[0.0; 2]; STRIPS],
     };
 
-    /// Turns a tile of scores, −∞ where masked, into weights relative to the new maxima, and returns
-    /// by what earlier weights must be multiplied.
+    /// The weights of a tile of scores, −∞ where masked, relative to the new maxima, and by what earlier
+    /// weights must be multiplied. Sums take the weights before they are rounded.
     #[inline(always)]
-    pub fn weigh<const TILES: usize>(
+    pub fn weigh<T: Float16, const TILES: usize>(
         &mut self,
-        scores: &mut Accumulator<STRIPS, TILES>,
+        scores: &Accumulator<STRIPS, TILES>,
         scale_log2: f32,
-    ) -> [[f32; 2]; STRIPS] {
+    ) -> (Packed<STRIPS, TILES>, [[f32; 2]; STRIPS]) {
+        let mut weights = Packed::zero();
         let mut rescale = [[1.0; 2]; STRIPS];
-        for (s, scores) in scores.elements.iter_mut().enumerate() {
+        for (s, scores) in scores.elements.iter().enumerate() {
             for (half, rescale) in rescale[s].iter_mut().enumerate() {
                 let old = self.maximum[s][half];
                 let mut maximum = old;
@@ -43,25 +45,38 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
                 self.maximum[s][half] = maximum;
-                // Rows that have seen nothing have weights 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
-                let offset = if maximum == f32::NEG_INFINITY {
-                    0.0
-                } else {
-                    -maximum * scale_log2
-                };
+                let offset = offset(maximum, scale_log2);
                 *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
                 let mut sum = self.sum[s][half] * *rescale;
-                for tile in scores.iter_mut() {
-                    for weight in &mut tile[2 * half..2 * half + 2] {
-                        let exponent = gpu::fma_rn_f32(*weight, scale_log2, offset);
-                        *weight = gpu::ex2_approx_ftz_f32(exponent);
-                        sum += *weight;
-                    }
+                for (t, tile) in scores.iter().enumerate() {
+                    let weight =
+                        |score| gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale_log2, offset));
+                    let (even, odd) = (weight(tile[2 * half]), weight(tile[2 * half + 1]));
+                    sum += even;
+                    sum += odd;
+                    weights.pairs[s][t][half] = T::pack(even, odd);
                 }
                 self.sum[s][half] = sum;
             }
         }
-        rescale
+        (weights, rescale)
+    }
+
+    /// Turns scores of strip `strip` that [`weigh`](Self::weigh) has seen into the weights that it made
+    /// of them, if they were in its last tile.
+    #[inline(always)]
+    pub fn weigh_again<const TILES: usize>(
+        &self,
+        scores: &mut Accumulator<1, TILES>,
+        strip: usize,
+        scale_log2: f32,
+    ) {
+        for tile in &mut scores.elements[0] {
+            for (i, weight) in tile.iter_mut().enumerate() {
+                let offset = offset(self.maximum[strip][i / 2], scale_log2);
+                *weight = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(*weight, scale_log2, offset));
+            }
+        }
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw
@@ -84,5 +99,16 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
             }
         }
         rows
+    }
+}
+
+/// What is added to a row's scaled scores, so that the greatest becomes 0. Rows that have seen nothing
+/// have weights 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
+#[inline(always)]
+fn offset(maximum: f32, scale_log2: f32) -> f32 {
+    if maximum == f32::NEG_INFINITY {
+        0.0
+    } else {
+        -maximum * scale_log2
     }
 }

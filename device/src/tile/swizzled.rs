@@ -57,6 +57,14 @@ pub struct LaneRows<const CHUNKS: usize> {
 }
 
 impl<const CHUNKS: usize> LaneRows<CHUNKS> {
+    /// The same lane's row `rows` further down, a multiple of 8.
+    #[inline(always)]
+    pub const fn moved(self, rows: u32) -> Self {
+        Self {
+            row: self.block(rows, 0),
+        }
+    }
+
     /// The same lane's row in the block that lies `rows` further down, a multiple of 8, and `blocks`
     /// blocks of 16 columns to the right.
     ///

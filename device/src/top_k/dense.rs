@@ -19,14 +19,11 @@
 
 use crate::geometry::Units;
 use crate::gpu::{self, Global};
-use crate::launch::LaunchShape;
+use crate::launch::{CHOOSE_DENSE_THREADS as THREADS, LaunchShape};
 use crate::params::BLOCK;
 use crate::tile::sum::sum_in_block;
 
 use super::BlockLists;
-
-/// Threads of a block: a head of 32K tokens has 256 query blocks.
-const THREADS: u32 = 256;
 
 /// What the choice reads and writes.
 #[repr(C)]

@@ -20,14 +20,11 @@ mod radix;
 
 use crate::geometry::Units;
 use crate::gpu::{self, Global, Shared};
-use crate::launch::LaunchShape;
+use crate::launch::{LaunchShape, TOP_K_THREADS as THREADS};
 use crate::tile::sum::sum_in_block;
 use crate::tile::{WARP, panel};
 use radix::{Selected, Threshold};
 
-/// Threads of a block. One block reads all candidates of a unit several times, so it wants as many loads in flight as a
-/// multiprocessor holds.
-const THREADS: u32 = 1024;
 const WARPS: u32 = THREADS / 32;
 
 /// The lists that say which key blocks each query block attends to.

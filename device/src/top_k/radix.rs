@@ -16,8 +16,9 @@
 //! The walk: thread t owns the digits 2047 − 2t and 2046 − 2t; a scan over the block gives each the mass above its own, and
 //! exactly one finds the need between what is above and what it adds. Three barriers a digit.
 
-use super::{SharedMemory, THREADS, WARPS};
+use super::{SharedMemory, WARPS};
 use crate::gpu::{self, Global, Shared};
+use crate::launch::TOP_K_THREADS as THREADS;
 use crate::tile::panel;
 use crate::tile::sum::{from_lane, sum_up_to_lane};
 

@@ -21,7 +21,7 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
         let lists: Vec<Vec<Vec<u32>>> = (0..3)
             .map(|head| {
                 let one_in = [2, 3, 8][head];
-                let keep = |random: &mut Random| random.bits() % one_in == 0;
+                let keep = |random: &mut Random| random.bits().is_multiple_of(one_in);
                 (0..blocks as u32)
                     .map(|own| {
                         (0..=own)
@@ -34,7 +34,9 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
         let stripes: Vec<Vec<u32>> = (0..3)
             .map(|_| {
                 let one_in = [1, 2, 4, 50, u64::MAX][trial % 5];
-                (0..1500).filter(|_| random.bits() % one_in == 0).collect()
+                (0..1500)
+                    .filter(|_| random.bits().is_multiple_of(one_in))
+                    .collect()
             })
             .collect();
 

@@ -10,31 +10,34 @@ use crate::case::Random;
 use crate::pipeline::launch;
 use crate::reference::top_k as by_sorting;
 
-/// One head whose only sampled row is the last, so that all it can need is one row's mass, 2^32.
-fn one_row(k_len: u32, candidates: Candidates) -> Units {
+/// One head, one position in `row_stride` of which is sampled.
+fn one_head(k_len: u32, row_stride: u32, candidates: Candidates) -> Units {
     let sizes = ProblemSizes {
         batch: 1,
         q_heads: 1,
         kv_heads: 1,
-        q_len: 1,
+        q_len: k_len,
         k_len,
         head_dim: 64,
         causal: 1,
     };
-    Units::new(sizes, candidates, u32::MAX >> 1, 0, 1)
+    Units::new(sizes, candidates, row_stride, 0, 1)
 }
 
+/// The mass of a row.
 const ROW: u64 = 1 << 32;
 
-/// Selected keys, and the mass that is kept, where the selection has to reach `need`, at most 2^32.
+/// Selected keys, and their mass, where the selection has to reach `need`, at most one row's mass a key.
 fn select_keys(mass: &[u64], need: u64, mode: Mode) -> (Vec<u32>, u64) {
-    let units = one_row(mass.len() as u32, Candidates::Keys);
+    let units = one_head(mass.len() as u32, 1, Candidates::Keys);
     let mut gpu = Gpu::new();
     let mut padded = mass.to_vec();
     padded.resize(units.key_capacity() as usize, 0);
-    // Coverage 1: all of the row but what is covered already.
+    // Coverage 1: all of the rows but what is covered already.
+    let covers = mass.len() as u64 * ROW - need;
     let mut covered = vec![0; units.sizes.key_blocks() as usize];
-    *covered.last_mut().unwrap() = ROW - need;
+    covered[0] = covers / 3;
+    *covered.last_mut().unwrap() += covers - covers / 3;
     let kept = gpu.alloc("kept", top_k::kept_len(&units) as usize);
     let key_blocks = gpu.alloc("key_blocks", BlockLists::key_blocks_len(&units) as usize);
     let counts = gpu.alloc("counts", BlockLists::counts_len(&units) as usize);
@@ -68,19 +71,17 @@ fn select_keys(mass: &[u64], need: u64, mode: Mode) -> (Vec<u32>, u64) {
         "a window of one block"
     );
     let count = gpu.read(&stripe_counts)[0] as usize;
-    (gpu.read(&stripes)[..count].to_vec(), gpu.read(&kept)[0])
+    (
+        gpu.read(&stripes)[..count].to_vec(),
+        gpu.read(&kept)[0] - covers,
+    )
 }
 
 fn assert_selects_like_a_sort(mass: &[u64], need: u64, mode: Mode) {
     let (stripes, kept) = select_keys(mass, need, mode);
     let expected = by_sorting(mass, need);
     let reached: u64 = expected.iter().map(|&key| mass[key]).sum();
-    assert_eq!(
-        kept,
-        ROW - need + reached,
-        "{} keys, need {need}",
-        mass.len()
-    );
+    assert_eq!(kept, reached, "{} keys, need {need}", mass.len());
     let same = stripes
         .iter()
         .map(|&key| key as usize)
@@ -118,7 +119,7 @@ fn ties_go_to_the_lower_index_wherever_they_lie() {
 fn extremes_of_need_select_nothing_and_everything() {
     let mass = [3, 0, 7, 1 << 20];
     let all = 3 + 7 + (1 << 20);
-    assert_eq!(select_keys(&mass, 0, Mode::Fast), (vec![], ROW));
+    assert_eq!(select_keys(&mass, 0, Mode::Fast), (vec![], 0));
     assert_eq!(select_keys(&mass, all, Mode::Fast).0, [0, 2, 3]);
     assert_eq!(select_keys(&mass, all + 1, Mode::Fast).0, [0, 2, 3]);
     assert_eq!(select_keys(&mass, ROW, Mode::Fast).0, [0, 2, 3]);
@@ -128,15 +129,31 @@ fn extremes_of_need_select_nothing_and_everything() {
 #[test]
 fn masses_of_every_size_are_told_apart() {
     let mut random = Random(5);
-    for bits in [3, 6, 12, 25, 31] {
+    for bits in [3, 6, 12, 25, 40, 50] {
         let mass: Vec<u64> = (0..700)
             .map(|_| random.bits() >> (64 - bits) >> (random.bits() % u64::from(bits as u32)))
             .collect();
-        let all = mass.iter().sum::<u64>().min(ROW);
+        let all = mass.iter().sum::<u64>().min(700 * ROW);
         for share in [0.001, 0.3, 0.77, 0.999] {
             assert_selects_like_a_sort(&mass, (all as f64 * share) as u64, Mode::Fast);
         }
     }
+}
+
+/// Counters hold more than 32 bits, and carry into the high half whoever comes first.
+#[test]
+fn masses_of_whole_rows_add_up() {
+    let mass: Vec<u64> = (0..3000).map(|i| (1 << 31) + i % 2).collect();
+    for need in [
+        1,
+        (1 << 31) + 1,
+        1000 << 31,
+        (1000 << 31) + 1001,
+        2999 << 31,
+    ] {
+        assert_selects_like_a_sort(&mass, need, Mode::Fast);
+    }
+    assert_selects_like_a_sort(&vec![ROW * 40; 900], ROW * 900, Mode::Checked { seed: 1 });
 }
 
 #[test]
@@ -165,7 +182,8 @@ fn a_million_keys_are_selected_exactly() {
 #[test]
 fn ties_between_query_blocks_go_to_the_earlier_one() {
     let k_len = 70 * 128;
-    let units = one_row(k_len, Candidates::Blocks);
+    // Only the last row is sampled.
+    let units = one_head(k_len, u32::MAX >> 1, Candidates::Blocks);
     assert_eq!(units.count, 2);
     let row_of_pairs = units.sizes.key_blocks() as usize;
     let pairs = units.pair_capacity() as usize;
