@@ -32,6 +32,8 @@ mod plan;
 mod policy;
 mod problem;
 mod progress;
+#[cfg(feature = "ptx")]
+pub mod ptx;
 mod report;
 mod selection;
 mod tensor;
