@@ -39,6 +39,8 @@ mod plan;
 mod policy;
 mod problem;
 mod progress;
+#[cfg(feature = "ptx")]
+pub mod ptx;
 mod report;
 mod selection;
 mod tensor;

@@ -42,8 +42,37 @@ pub struct LaunchBounds {
     pub hot: bool,
 }
 
+const fn portable(kernel: &'static str, threads: u32, min_blocks_per_sm: u32) -> LaunchBounds {
+    LaunchBounds {
+        kernel,
+        targets: &Target::ALL,
+        threads,
+        min_blocks_per_sm,
+        hot: true,
+    }
+}
+
 /// Every kernel, a row each.
-pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[];
+pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
+    // Two blocks of four warps need at most 255 registers a thread, which is no cap: the second hides the first's waits.
+    portable("sampling_bf16_d64", 128, 2),
+    portable("sampling_bf16_d128", 128, 2),
+    portable("sampling_f16_d64", 128, 2),
+    portable("sampling_f16_d128", 128, 2),
+    portable("reduction_keys_bf16_d64", 128, 2),
+    portable("reduction_keys_bf16_d128", 128, 2),
+    portable("reduction_keys_f16_d64", 128, 2),
+    portable("reduction_keys_f16_d128", 128, 2),
+    portable("reduction_blocks", 128, 2),
+    // 1024 threads leave 64 registers each.
+    portable("top_k_keys", 1024, 1),
+    portable("top_k_blocks", 1024, 1),
+    portable("choose_dense", 256, 1),
+    portable("sparse_flash_bf16_d64", 128, 2),
+    portable("sparse_flash_bf16_d128", 128, 2),
+    portable("sparse_flash_f16_d64", 128, 2),
+    portable("sparse_flash_f16_d128", 128, 2),
+];
 
 /// The row of `kernel`, for constants: `const THREADS: u32 = launch_bounds("top_k").threads;`.
 ///

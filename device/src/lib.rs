@@ -10,7 +10,10 @@
 pub mod geometry;
 pub mod gpu;
 pub mod launch;
+pub mod launch_bounds;
 pub mod params;
+#[cfg(feature = "ptx")]
+pub mod ptx;
 pub mod reduction;
 pub mod sampling;
 pub mod sparse_flash;

@@ -18,6 +18,7 @@ const SHARED_BYTES: u32 = 2 * STAGE_BYTES;
 
 /// m and n are multiples of 64, k of 32.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Params {
     a: Global<u16>,
     b: Global<u16>,

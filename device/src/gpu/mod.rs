@@ -72,16 +72,20 @@ pub mod emu;
 /// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.
 /// On a host it makes `pub const NAME: emu::Kernel<Params>`, which the emulator launches and whose
 /// `name` a CUDA executor looks up.
+///
+/// Under the feature `rust-cuda` the `.entry` is made by `cuda_std`'s `#[kernel]` in place of rustc's own calling
+/// convention; the attribute is expanded on a host too, where nothing calls the function, so that its rules are checked.
 #[macro_export]
 macro_rules! entry {
     ($(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
-        $crate::entry!(@ $(#[$meta])* target_arch = "nvptx64", $constant, $name, $kernel, $params);
+        $crate::entry!(@ $(#[$meta])* [all()] [all()] $constant, $name, $kernel, $params);
     };
     (sm_90a: $(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
-        $crate::entry!(@ $(#[$meta])* all(target_arch = "nvptx64", target_feature = "sm_90a"),
+        $crate::entry!(@ $(#[$meta])* [target_feature = "sm_90a"]
+            [any(not(target_arch = "nvptx64"), target_feature = "compute_90a")]
             $constant, $name, $kernel, $params);
     };
-    (@ $(#[$meta:meta])* $(all($($feature:tt)*))? $(target_arch = $arch:literal)?,
+    (@ $(#[$meta:meta])* [$($rustc:tt)*] [$($rust_cuda:tt)*]
         $constant:ident, $name:ident, $kernel:path, $params:ty) => {
         $(#[$meta])*
         #[cfg(not(target_arch = "nvptx64"))]
@@ -93,9 +97,20 @@ macro_rules! entry {
         /// # Safety
         /// Every address in the parameters must be valid for the accesses that the kernel
         /// documents, and the launch must follow its shape contract.
-        #[cfg(all($($($feature)*)? $(target_arch = $arch)?))]
+        #[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda"), $($rustc)*))]
         #[unsafe(no_mangle)]
         pub unsafe extern "ptx-kernel" fn $name(params: $params) {
+            $kernel(&params)
+        }
+
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// Every address in the parameters must be valid for the accesses that the kernel
+        /// documents, and the launch must follow its shape contract.
+        #[cfg(all(feature = "rust-cuda", $($rust_cuda)*))]
+        #[cuda_std::kernel]
+        pub unsafe fn $name(params: $params) {
             $kernel(&params)
         }
     };

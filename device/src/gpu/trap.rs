@@ -18,7 +18,8 @@ pub fn trap() -> ! {
     }
 }
 
-#[cfg(target_arch = "nvptx64")]
+// `cuda_std` has a panic handler of its own.
+#[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda")))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     trap()
