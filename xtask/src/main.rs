@@ -20,12 +20,12 @@ enum Command {
     #[command(subcommand)]
     Ptx(ptx::Command),
     /// Measure how close a language model stays to dense with every layer's attention replaced.
-    Quality(quality::Options),
+    Quality(Box<quality::Options>),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Ptx(command) => ptx::run(command),
-        Command::Quality(options) => quality::run(options),
+        Command::Quality(options) => quality::run(*options),
     }
 }
