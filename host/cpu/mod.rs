@@ -68,14 +68,17 @@ pub(crate) fn true_coverage(
 }
 
 /// The scratches alone, for work that selects nothing.
-fn scratches<'a>(plan: &Plan, workspace: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+fn scratches<'a>(plan: &Plan, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+    Ok(workspace(plan, bytes, None)?.scratches)
+}
+
+/// The plan's workspace, with room for the selection of `units`, or refused where the plan needs more bytes.
+fn workspace<'a>(plan: &Plan, bytes: &'a mut [u8], units: Option<&Units>) -> Result<Workspace<'a>> {
     let needed = plan.workspace_bytes();
-    let given = workspace.len();
+    let given = bytes.len();
     let too_small = Error::WorkspaceTooSmall { needed, given };
     if given < needed {
         return Err(too_small);
     }
-    Workspace::carve(workspace, plan.problem(), None, plan.workers())
-        .map(|workspace| workspace.scratches)
-        .ok_or(too_small)
+    Workspace::carve(bytes, plan.problem(), units, plan.workers()).ok_or(too_small)
 }

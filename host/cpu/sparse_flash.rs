@@ -151,17 +151,13 @@ impl Kernel for QueryBlock<'_, '_> {
             if !diagonal {
                 let k = self.k.tile(tokens.clone(), key_tile, head_dim);
                 let v = self.v.tile(tokens.clone(), value_tile, head_dim);
-                for (panel, stats) in stats[..panels].iter_mut().enumerate() {
-                    let lanes = panel * head_dim..(panel + 1) * head_dim;
-                    let output = &mut output[lanes.clone()];
-                    let tile = Tile {
-                        simd,
-                        k,
-                        v,
-                        keys: tokens.len(),
-                    };
-                    tile.attend(&queries[lanes], scores, stats, output, None);
-                }
+                let tile = Tile {
+                    simd,
+                    k,
+                    v,
+                    keys: tokens.len(),
+                };
+                tile.attend_panels(queries, scores, &mut stats[..panels], output);
                 continue;
             }
             let k = self.k.gather(tokens.clone(), key_tile, head_dim);
@@ -208,17 +204,13 @@ impl Kernel for QueryBlock<'_, '_> {
             let gathered = tokens.iter().map(|&key| key as usize);
             let k = self.k.gather(gathered.clone(), key_tile, head_dim);
             let v = self.v.gather(gathered, value_tile, head_dim);
-            for (panel, stats) in stats[..panels].iter_mut().enumerate() {
-                let lanes = panel * head_dim..(panel + 1) * head_dim;
-                let output = &mut output[lanes.clone()];
-                let tile = Tile {
-                    simd,
-                    k,
-                    v,
-                    keys: tokens.len(),
-                };
-                tile.attend(&queries[lanes], scores, stats, output, None);
-            }
+            let tile = Tile {
+                simd,
+                k,
+                v,
+                keys: tokens.len(),
+            };
+            tile.attend_panels(queries, scores, &mut stats[..panels], output);
         }
 
         for (panel, stats) in stats[..panels].iter().enumerate() {
@@ -250,6 +242,24 @@ struct Tile<'a, S> {
 }
 
 impl<S: Simd> Tile<'_, S> {
+    /// Attends with every panel of a query block, all of whose queries see all of the tile's keys.
+    #[inline(always)]
+    fn attend_panels(
+        &self,
+        queries: &[Lanes],
+        scores: &mut [Lanes],
+        stats: &mut [Stats],
+        output: &mut [Lanes],
+    ) {
+        let head_dim = queries.len() / stats.len();
+        let panels = queries
+            .chunks_exact(head_dim)
+            .zip(output.chunks_exact_mut(head_dim));
+        for ((queries, output), stats) in panels.zip(stats) {
+            self.attend(queries, scores, stats, output, None);
+        }
+    }
+
     /// Afterwards `scores` holds the weights of the tile's keys.
     #[inline(always)]
     fn attend(

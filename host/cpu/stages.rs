@@ -95,14 +95,7 @@ impl<'a> Stages<'a> {
     ) -> Result<Self> {
         let problem = plan.problem();
         inputs.check(problem)?;
-        let given = workspace.len();
-        let needed = plan.workspace_bytes();
-        let too_small = Error::WorkspaceTooSmall { needed, given };
-        if given < needed {
-            return Err(too_small);
-        }
-        let mut workspace =
-            Workspace::carve(workspace, problem, plan.units(), plan.workers()).ok_or(too_small)?;
+        let mut workspace = super::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
             selecting.totals.fill(HeadTotals::default());

@@ -137,27 +137,9 @@ pub fn assemble(project: &Project, compiler: &Compiler, ptxas: &Ptxas) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ptx::launch_bounds::{LaunchBounds, Target};
+    use crate::ptx::launch_bounds::Target;
     use crate::ptx::ptxas::Report;
-    use crate::ptx::testing::Scratch;
-
-    const BOUNDS: &[LaunchBounds] = &[LaunchBounds {
-        kernel: "k",
-        targets: &[Target::Sm80],
-        threads: 32,
-        min_blocks_per_sm: 1,
-        hot: false,
-    }];
-
-    fn project(scratch: &Scratch) -> Project {
-        Project {
-            root: scratch.path().to_owned(),
-            device: scratch.path().join("device"),
-            package: "none",
-            target_dir: scratch.path().join("target"),
-            bounds: BOUNDS,
-        }
-    }
+    use crate::ptx::testing::{Scratch, one_kernel_project};
 
     /// What a build makes of a kernel with this body.
     fn built(project: &Project, body: &str, compiler: &str, ptxas: &str) -> Built {
@@ -182,7 +164,7 @@ mod tests {
     #[test]
     fn the_same_build_agrees_with_what_it_wrote() {
         let scratch = Scratch::new("verify");
-        let project = project(&scratch);
+        let project = one_kernel_project(&scratch);
         let built = built(&project, "bar.sync 0; ret;", "rustc 1", "13");
         assert!(
             compare(&project, &built, "rustc 1").is_err(),
@@ -197,7 +179,7 @@ mod tests {
     #[test]
     fn the_same_compiler_must_make_the_same_bytes() {
         let scratch = Scratch::new("verify");
-        let project = project(&scratch);
+        let project = one_kernel_project(&scratch);
         write_all(&built(&project, "bar.sync 0; ret;", "rustc 1", "13").files).unwrap();
         // Another ptxas measures otherwise, which says nothing about the PTX.
         for ptxas in ["13", "14"] {
@@ -210,7 +192,7 @@ mod tests {
     #[test]
     fn another_compiler_may_make_other_bytes_but_not_other_barriers() {
         let scratch = Scratch::new("verify");
-        let project = project(&scratch);
+        let project = one_kernel_project(&scratch);
         write_all(&built(&project, "bar.sync 0; ret;", "rustc 1", "13").files).unwrap();
         let reordered = built(&project, "exit; bar.sync 0;", "rustc 2", "13");
         let comparison = compare(&project, &reordered, "rustc 2").unwrap();

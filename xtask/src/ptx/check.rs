@@ -46,26 +46,7 @@ pub fn check(project: &Project) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::ptx::header::Header;
-    use crate::ptx::launch_bounds::LaunchBounds;
-    use crate::ptx::testing::Scratch;
-
-    const BOUNDS: &[LaunchBounds] = &[LaunchBounds {
-        kernel: "k",
-        targets: &[Target::Sm80],
-        threads: 32,
-        min_blocks_per_sm: 1,
-        hot: false,
-    }];
-
-    fn project(scratch: &Scratch) -> Project {
-        Project {
-            root: scratch.path().to_owned(),
-            device: scratch.path().join("device"),
-            package: "none",
-            target_dir: scratch.path().join("target"),
-            bounds: BOUNDS,
-        }
-    }
+    use crate::ptx::testing::{Scratch, one_kernel_project};
 
     /// A checkout whose shipped file fits its sources.
     fn fresh() -> Scratch {
@@ -89,7 +70,7 @@ mod tests {
     }
 
     fn complaint(scratch: &Scratch) -> String {
-        check(&project(scratch)).unwrap_err()
+        check(&one_kernel_project(scratch)).unwrap_err()
     }
 
     /// The check that `cargo test` makes of this repository.
@@ -102,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_file_made_from_these_sources_passes() {
-        check(&project(&fresh())).unwrap();
+        check(&one_kernel_project(&fresh())).unwrap();
     }
 
     #[test]

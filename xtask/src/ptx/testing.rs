@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::Project;
+use super::launch_bounds::{LaunchBounds, Target};
+
 /// A folder of a test's own, removed with it.
 pub struct Scratch(PathBuf);
 
@@ -33,5 +36,25 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // A folder left in the temporary directory is no reason to fail a test.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// One kernel, for sm_80 alone.
+const BOUNDS: &[LaunchBounds] = &[LaunchBounds {
+    kernel: "k",
+    targets: &[Target::Sm80],
+    threads: 32,
+    min_blocks_per_sm: 1,
+    hot: false,
+}];
+
+/// A project in `scratch` whose table is that one kernel.
+pub fn one_kernel_project(scratch: &Scratch) -> Project {
+    Project {
+        root: scratch.path().to_owned(),
+        device: scratch.path().join("device"),
+        package: "none",
+        target_dir: scratch.path().join("target"),
+        bounds: BOUNDS,
     }
 }
