@@ -193,7 +193,7 @@ struct Planes {
     device: Gpu,
     data: Vec<u16>,
     buffer: gpu::emu::Buffer<u16>,
-    map: Global<TensorMap>,
+    map: TensorMap,
 }
 
 const ROW: usize = 80;
@@ -212,9 +212,7 @@ fn planes(swizzle: Swizzle) -> Planes {
         box_dims: [(swizzle.row_bytes() / 2).max(16), 4, 2, 0, 0],
         swizzle,
     };
-    let map = device
-        .upload_tensor_map("map", &layout)
-        .expect("a valid layout");
+    let map = gpu::emu::tensor_map(&layout).expect("a valid layout");
     Planes {
         device,
         data,
@@ -224,7 +222,7 @@ fn planes(swizzle: Swizzle) -> Planes {
 }
 
 struct Corner {
-    map: Global<TensorMap>,
+    map: TensorMap,
     at: [i32; 3],
     bytes: u32,
     out: Global<u32>,
@@ -236,7 +234,7 @@ fn load_box(p: &Corner) {
     if gpu::tid_x() == 0 {
         gpu::mbarrier_init(mbarrier, 1);
         gpu::mbarrier_arrive_expect_tx(mbarrier, p.bytes);
-        gpu::cp_async_bulk_tensor_3d_shared_global(tile, p.map, p.at, mbarrier);
+        gpu::cp_async_bulk_tensor_3d_shared_global(tile, &p.map, p.at, mbarrier);
     }
     gpu::bar_sync(0);
     gpu::mbarrier_wait_parity(mbarrier, 0);
@@ -316,7 +314,7 @@ fn tensor_stores_leave_what_is_outside_alone() {
             gpu::fence_proxy_async_shared_cta();
             gpu::bar_sync(0);
             if gpu::tid_x() == 0 {
-                gpu::cp_async_bulk_tensor_3d_global_shared(p.map, p.at, shared::<u32>(0));
+                gpu::cp_async_bulk_tensor_3d_global_shared(&p.map, p.at, shared::<u32>(0));
                 gpu::cp_async_bulk_commit_group();
                 gpu::cp_async_bulk_wait_group::<0>();
             }

@@ -24,9 +24,9 @@ const SHARED_BYTES: u32 = BARRIERS_AT + STAGES * 2 * 8;
 /// m, n and k are multiples of 64.
 #[repr(C)]
 struct Params {
-    a: Global<TensorMap>,
-    b: Global<TensorMap>,
-    c: Global<TensorMap>,
+    a: TensorMap,
+    b: TensorMap,
+    c: TensorMap,
     k: u32,
 }
 
@@ -78,8 +78,8 @@ fn produce(p: &Params, steps: u32) {
         gpu::mbarrier_arrive_expect_tx(full(stage), 2 * TILE_BYTES);
         let (a, b) = tiles(stage);
         let k = (step * TILE) as i32;
-        gpu::cp_async_bulk_tensor_2d_shared_global(a, p.a, [k, row as i32], full(stage));
-        gpu::cp_async_bulk_tensor_2d_shared_global(b, p.b, [column as i32, k], full(stage));
+        gpu::cp_async_bulk_tensor_2d_shared_global(a, &p.a, [k, row as i32], full(stage));
+        gpu::cp_async_bulk_tensor_2d_shared_global(b, &p.b, [column as i32, k], full(stage));
     }
 }
 
@@ -113,7 +113,7 @@ fn consume(p: &Params, steps: u32) {
     gpu::bar_sync_count(1, 128);
     if thread == 0 {
         let at = [gpu::ctaid_x() * TILE, gpu::ctaid_y() * TILE].map(|n| n as i32);
-        gpu::cp_async_bulk_tensor_2d_global_shared(p.c, at, tile);
+        gpu::cp_async_bulk_tensor_2d_global_shared(&p.c, at, tile);
         gpu::cp_async_bulk_commit_group();
         gpu::cp_async_bulk_wait_group::<0>();
     }
@@ -142,11 +142,7 @@ fn run(mode: emu::Mode) -> Vec<f32> {
     let b_layout = layout(device.upload("b", &b).address(), k, n, Swizzle::Bytes128);
     let c = device.alloc::<f32>("c", m * n);
     let c_layout = layout(c.address(), m, n, Swizzle::None);
-    let mut map = |layout| {
-        device
-            .upload_tensor_map("map", layout)
-            .expect("a valid layout")
-    };
+    let map = |layout| emu::tensor_map(layout).expect("a valid layout");
     let params = Params {
         a: map(&a_layout),
         b: map(&b_layout),

@@ -120,11 +120,11 @@ pub fn cp_async_bulk_wait_group_read<const PENDING: u32>() {
 /// # Hardware support
 /// sm_90 and later.
 #[inline(always)]
-pub fn prefetch_tensormap(map: Global<TensorMap>) {
+pub fn prefetch_tensormap(map: &TensorMap) {
     cfg_select! {
         target_arch = "nvptx64" => {
             // SAFETY: the address is valid by the launch's contract.
-            unsafe { core::arch::asm!("prefetch.tensormap [{m}];", m = in(reg64) map.address(), options(nostack)) }
+            unsafe { core::arch::asm!("prefetch.tensormap [{m}];", m = in(reg64) map, options(nostack)) }
         }
         _ => { let _ = map; }
     }
@@ -141,7 +141,7 @@ pub fn prefetch_tensormap(map: Global<TensorMap>) {
 #[inline(always)]
 pub fn cp_async_bulk_tensor_2d_shared_global<T>(
     to: Shared<T>,
-    map: Global<TensorMap>,
+    map: &TensorMap,
     at: [i32; 2],
     mbarrier: Shared<u64>,
 ) {
@@ -150,11 +150,11 @@ pub fn cp_async_bulk_tensor_2d_shared_global<T>(
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}}}], [{b}];",
-                    t = in(reg32) to.address(), m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1],
+                    t = in(reg32) to.address(), m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1],
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map.address(), &at, mbarrier.address()) }
+        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -167,20 +167,16 @@ pub fn cp_async_bulk_tensor_2d_shared_global<T>(
 /// sm_90 and later.
 #[track_caller]
 #[inline(always)]
-pub fn cp_async_bulk_tensor_2d_global_shared<T>(
-    map: Global<TensorMap>,
-    at: [i32; 2],
-    from: Shared<T>,
-) {
+pub fn cp_async_bulk_tensor_2d_global_shared<T>(map: &TensorMap, at: [i32; 2], from: Shared<T>) {
     cfg_select! {
         target_arch = "nvptx64" => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [{m}, {{{x}, {y}}}], [{f}];",
-                    m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1], f = in(reg32) from.address(), options(nostack));
+                    m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map.address(), &at, from.address()) }
+        _ => { emu::store_tensor(map, &at, from.address()) }
     }
 }
 
@@ -195,7 +191,7 @@ pub fn cp_async_bulk_tensor_2d_global_shared<T>(
 #[inline(always)]
 pub fn cp_async_bulk_tensor_3d_shared_global<T>(
     to: Shared<T>,
-    map: Global<TensorMap>,
+    map: &TensorMap,
     at: [i32; 3],
     mbarrier: Shared<u64>,
 ) {
@@ -204,11 +200,11 @@ pub fn cp_async_bulk_tensor_3d_shared_global<T>(
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}, {z}}}], [{b}];",
-                    t = in(reg32) to.address(), m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2],
+                    t = in(reg32) to.address(), m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2],
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map.address(), &at, mbarrier.address()) }
+        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -221,20 +217,16 @@ pub fn cp_async_bulk_tensor_3d_shared_global<T>(
 /// sm_90 and later.
 #[track_caller]
 #[inline(always)]
-pub fn cp_async_bulk_tensor_3d_global_shared<T>(
-    map: Global<TensorMap>,
-    at: [i32; 3],
-    from: Shared<T>,
-) {
+pub fn cp_async_bulk_tensor_3d_global_shared<T>(map: &TensorMap, at: [i32; 3], from: Shared<T>) {
     cfg_select! {
         target_arch = "nvptx64" => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [{m}, {{{x}, {y}, {z}}}], [{f}];",
-                    m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], f = in(reg32) from.address(), options(nostack));
+                    m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map.address(), &at, from.address()) }
+        _ => { emu::store_tensor(map, &at, from.address()) }
     }
 }
 
@@ -249,7 +241,7 @@ pub fn cp_async_bulk_tensor_3d_global_shared<T>(
 #[inline(always)]
 pub fn cp_async_bulk_tensor_4d_shared_global<T>(
     to: Shared<T>,
-    map: Global<TensorMap>,
+    map: &TensorMap,
     at: [i32; 4],
     mbarrier: Shared<u64>,
 ) {
@@ -258,11 +250,11 @@ pub fn cp_async_bulk_tensor_4d_shared_global<T>(
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}, {z}, {w}}}], [{b}];",
-                    t = in(reg32) to.address(), m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], w = in(reg32) at[3],
+                    t = in(reg32) to.address(), m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], w = in(reg32) at[3],
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map.address(), &at, mbarrier.address()) }
+        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -275,19 +267,15 @@ pub fn cp_async_bulk_tensor_4d_shared_global<T>(
 /// sm_90 and later.
 #[track_caller]
 #[inline(always)]
-pub fn cp_async_bulk_tensor_4d_global_shared<T>(
-    map: Global<TensorMap>,
-    at: [i32; 4],
-    from: Shared<T>,
-) {
+pub fn cp_async_bulk_tensor_4d_global_shared<T>(map: &TensorMap, at: [i32; 4], from: Shared<T>) {
     cfg_select! {
         target_arch = "nvptx64" => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [{m}, {{{x}, {y}, {z}, {w}}}], [{f}];",
-                    m = in(reg64) map.address(), x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], w = in(reg32) at[3], f = in(reg32) from.address(), options(nostack));
+                    m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], w = in(reg32) at[3], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map.address(), &at, from.address()) }
+        _ => { emu::store_tensor(map, &at, from.address()) }
     }
 }

@@ -34,6 +34,7 @@ mod ldmatrix;
 mod math;
 mod mbarrier;
 mod mma;
+mod parameters;
 mod registers;
 mod shared;
 #[cfg(any(test, feature = "smoke"))]
@@ -54,6 +55,7 @@ pub use ldmatrix::*;
 pub use math::*;
 pub use mbarrier::*;
 pub use mma::*;
+pub use parameters::*;
 pub use registers::*;
 pub use shared::*;
 pub use tensor_map::{Swizzle, TensorMap, TensorMapLayout};
@@ -66,7 +68,10 @@ pub use wgmma::*;
 pub mod emu;
 
 /// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or
-/// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a.
+/// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a. With `sm_90a maps:` the
+/// parameters hold [tensor maps](TensorMap), and the kernel is a `fn(&Params, &Params)`: the second is
+/// the same struct where it has an address, in parameter memory, and serves for nothing but references
+/// to its maps. (Whatever else is read through it is read as slowly as other memory.)
 ///
 /// The kernel is a plain function `fn(&Params)`. On `nvptx64` this makes the `.entry ptx_name`,
 /// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.
@@ -85,8 +90,14 @@ macro_rules! entry {
             [any(not(target_arch = "nvptx64"), target_feature = "compute_90a")]
             $constant, $name, $kernel, $params);
     };
+    (sm_90a maps: $(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
+        $crate::entry!(@ $(#[$meta])* [target_feature = "sm_90a"]
+            [any(not(target_arch = "nvptx64"), target_feature = "compute_90a")]
+            $constant, $name,
+            (|p: &$params| $kernel(p, $crate::gpu::in_parameter_memory!(p, $name))), $params);
+    };
     (@ $(#[$meta:meta])* [$($rustc:tt)*] [$($rust_cuda:tt)*]
-        $constant:ident, $name:ident, $kernel:path, $params:ty) => {
+        $constant:ident, $name:ident, $kernel:expr, $params:ty) => {
         $(#[$meta])*
         #[cfg(not(target_arch = "nvptx64"))]
         pub const $constant: $crate::gpu::emu::Kernel<$params> =

@@ -22,7 +22,7 @@ pub struct Params {
     pub out: Global<u32>,
     /// Maps of 2, 3 and 4 dimensions over 64 × 8 boxes of `u16` with a 128-byte swizzle, over
     /// 1024 bytes that are zero.
-    pub maps: [Global<TensorMap>; 3],
+    pub maps: [TensorMap; 3],
 }
 
 crate::entry! {
@@ -31,7 +31,7 @@ crate::entry! {
 }
 
 crate::entry! {
-    sm_90a:
+    sm_90a maps:
     /// What sm_90a adds.
     SMOKE_SM90A, smoke_sm90a = sm_90a, Params
 }
@@ -116,8 +116,8 @@ fn global_memory(p: &Params, sum: &mut Sum) {
     sum.add(ld_global(mine.cast::<u64>()));
     sum.all(ld_global_v2(mine.cast::<u64>()));
     sum.all(ld_global_v4(mine.cast::<f32>()));
-    sum.add(ld_global_nc(p.maps[0].cast::<u32>()));
-    sum.all(ld_global_nc_v4(p.maps[0].cast::<u32>()));
+    sum.add(ld_global_nc(words));
+    sum.all(ld_global_nc_v4(words));
     fence_acq_rel_gpu();
     st_release_gpu_global_u32(mine, 7);
     sum.add(ld_acquire_gpu_global_u32(mine));
@@ -234,25 +234,25 @@ pub fn sm_80(p: &Params) {
     st_global(p.out.add(tid_x().into()), sum.0);
 }
 
-fn bulk_loads(p: &Params) {
+fn bulk_loads(p: &Params, maps: &[TensorMap; 3]) {
     let to = dynamic_shared();
-    prefetch_tensormap(p.maps[0]);
+    prefetch_tensormap(&maps[0]);
     mbarrier_arrive_expect_tx(mbarrier(0), 3 * 1024);
     mbarrier_expect_tx(mbarrier(0), 16);
     cp_async_bulk_shared_global(staging(), p.words, 16, mbarrier(0));
-    cp_async_bulk_tensor_2d_shared_global(to, p.maps[0], [0; 2], mbarrier(0));
+    cp_async_bulk_tensor_2d_shared_global(to, &maps[0], [0; 2], mbarrier(0));
     let to = to.byte_add(1024);
-    cp_async_bulk_tensor_3d_shared_global(to, p.maps[1], [0; 3], mbarrier(0));
+    cp_async_bulk_tensor_3d_shared_global(to, &maps[1], [0; 3], mbarrier(0));
     let to = to.byte_add(1024);
-    cp_async_bulk_tensor_4d_shared_global(to, p.maps[2], [0; 4], mbarrier(0));
+    cp_async_bulk_tensor_4d_shared_global(to, &maps[2], [0; 4], mbarrier(0));
 }
 
-fn bulk_stores(p: &Params) {
+fn bulk_stores(p: &Params, maps: &[TensorMap; 3]) {
     let from = dynamic_shared();
     cp_async_bulk_global_shared(p.words, staging(), 16);
-    cp_async_bulk_tensor_2d_global_shared(p.maps[0], [0; 2], from);
-    cp_async_bulk_tensor_3d_global_shared(p.maps[1], [0; 3], from);
-    cp_async_bulk_tensor_4d_global_shared(p.maps[2], [0; 4], from);
+    cp_async_bulk_tensor_2d_global_shared(&maps[0], [0; 2], from);
+    cp_async_bulk_tensor_3d_global_shared(&maps[1], [0; 3], from);
+    cp_async_bulk_tensor_4d_global_shared(&maps[2], [0; 4], from);
     cp_async_bulk_commit_group();
     cp_async_bulk_wait_group_read::<0>();
     cp_async_bulk_wait_group::<0>();
@@ -341,7 +341,7 @@ products!(
 );
 
 /// The kernel for sm_90a.
-pub fn sm_90a(p: &Params) {
+pub fn sm_90a(p: &Params, in_place: &Params) {
     let mut sum = Sum(u32::from(elect_sync(FULL_MASK)));
     if tid_x() == 0 {
         mbarrier_init(mbarrier(0), 1);
@@ -350,7 +350,7 @@ pub fn sm_90a(p: &Params) {
     bar_sync(0);
     setmaxnreg_dec::<160>();
     if tid_x() == 0 {
-        bulk_loads(p);
+        bulk_loads(p, &in_place.maps);
     }
     mbarrier_wait_parity(mbarrier(0), 0);
     bar_sync(0);
@@ -364,7 +364,7 @@ pub fn sm_90a(p: &Params) {
     fence_proxy_async_shared_cta();
     bar_sync(0);
     if tid_x() == 0 {
-        bulk_stores(p);
+        bulk_stores(p, &in_place.maps);
     }
     products_n64_bf16(&mut sum);
     products_n64_f16(&mut sum);
@@ -383,7 +383,7 @@ mod tests {
         let words = device.upload("words", &[0u32; 1024]);
         let tensor = device.upload("tensor", &[0u16; 512]);
         let out = device.alloc::<u32>("out", 128);
-        let mut map = |rank: u32| {
+        let map = |rank: u32| {
             let layout = TensorMapLayout {
                 base: tensor.address().address(),
                 element_bytes: 2,
@@ -393,9 +393,7 @@ mod tests {
                 box_dims: [64, 8, 1, 1, 1],
                 swizzle: Swizzle::Bytes128,
             };
-            device
-                .upload_tensor_map("map", &layout)
-                .expect("a valid layout")
+            emu::tensor_map(&layout).expect("a valid layout")
         };
         let params = Params {
             words: words.address(),

@@ -36,9 +36,10 @@ impl Swizzle {
     }
 }
 
-/// An encoded tensor map, opaque and 64-byte aligned.
+/// An encoded tensor map, opaque. Copies want it at a multiple of 64 bytes; rustc passes parameters of no more than 16, so a
+/// struct of parameters has its maps at multiples of 64 bytes, and `cargo xtask ptx build` aligns the whole.
 #[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
+#[repr(C, align(16))]
 pub struct TensorMap {
     words: [u64; 16],
 }

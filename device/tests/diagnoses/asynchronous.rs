@@ -98,9 +98,9 @@ fn a_bulk_copy_of_odd_size_is_diagnosed() {
 
 #[test]
 fn what_is_no_tensor_map_is_not_taken_for_one() {
-    let words = ["there is no tensor map at"];
-    assert_fault(1, Mode::Fast, FaultKind::AsyncCopy, &words, |p| {
-        let map: Global<TensorMap> = p.y.cast();
-        gpu::cp_async_bulk_tensor_2d_global_shared(map, [0, 0], shared::<u8>(0));
+    let words = ["the parameter is no tensor map"];
+    assert_fault(1, Mode::Fast, FaultKind::AsyncCopy, &words, |_| {
+        let map = TensorMap::from_words([0; 16]);
+        gpu::cp_async_bulk_tensor_2d_global_shared(&map, [0, 0], shared::<u8>(0));
     });
 }

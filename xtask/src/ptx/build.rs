@@ -7,7 +7,7 @@ use super::Project;
 use super::census::census;
 use super::compile::{compile, flags};
 use super::digest;
-use super::edit::{tidy, with_launch_bounds, with_version};
+use super::edit::{tidy, with_aligned_maps, with_launch_bounds, with_version};
 use super::files::write_all;
 use super::header::Header;
 use super::lint;
@@ -110,6 +110,7 @@ pub fn assemble(project: &Project, compiler: &Compiler, ptxas: &Ptxas) -> Result
         let name = target.name();
         let text = compile(project, compiler, target)?;
         let text = with_launch_bounds(&tidy(&text), project.bounds, target)?;
+        let text = with_aligned_maps(&text)?;
         let (version, report) = ptxas.lowest_version(&text, name)?;
         let text = with_version(&text, version)?;
         built

@@ -1,4 +1,4 @@
-//! The edits that turn the compiler's PTX into ours: launch bounds, the `.version`, tidy lines.
+//! The edits that turn the compiler's PTX into ours: launch bounds, aligned tensor maps, the `.version`, tidy lines.
 
 use super::launch_bounds::{LaunchBounds, Target};
 use super::text::{code_only, functions};
@@ -87,6 +87,32 @@ fn rows_of(table: &[LaunchBounds], target: Target) -> Result<Vec<&LaunchBounds>,
         }
     }
     Ok(rows)
+}
+
+/// Aligns the parameters of kernels that take their address to 64 bytes.
+///
+/// They hold tensor maps, which copies want there; rustc's calling convention knows no alignment above 16.
+pub fn with_aligned_maps(text: &str) -> Result<String, String> {
+    let mut edited = String::with_capacity(text.len());
+    let mut copied = 0;
+    for entry in functions(text)?.iter().filter(|f| f.is_entry) {
+        if !text[entry.body.clone()].contains("cvta.param") {
+            continue;
+        }
+        const RUSTC: &str = ".param .align 16 ";
+        let parameters = &text[entry.whole.start..entry.directives.start];
+        let at = parameters.find(RUSTC).ok_or_else(|| {
+            format!(
+                "kernel `{}` takes the address of its parameters, which hold no tensor map",
+                entry.name
+            )
+        })?;
+        edited.push_str(&text[copied..entry.whole.start + at]);
+        edited.push_str(".param .align 64 ");
+        copied = entry.whole.start + at + RUSTC.len();
+    }
+    edited.push_str(&text[copied..]);
+    Ok(edited)
 }
 
 /// The `.version` of a PTX text, as written: `8.0`.
@@ -201,6 +227,18 @@ mod tests {
         let table = [row("first", 32, 1), row("second", 32, 1)];
         let once = with_launch_bounds(PTX, &table, Target::Sm90a).unwrap();
         assert!(with_launch_bounds(&once, &table, Target::Sm90a).is_err());
+    }
+
+    #[test]
+    fn only_parameters_whose_address_is_taken_are_aligned() {
+        let ptx = "\n.visible .entry first(\n\t.param .align 16 .b8 first_param_0[400]\n)\n{\n\
+            mov.b64 t, first_param_0; cvta.param.u64 %rd1, t;\n}\n\
+            .visible .entry second(\n\t.param .align 16 .b8 second_param_0[16]\n)\n{\n\tret;\n}\n";
+        let edited = with_aligned_maps(ptx).unwrap();
+        assert!(edited.contains(".align 64 .b8 first_param_0"), "{edited}");
+        assert_eq!(edited.replace(".align 64", ".align 16"), ptx);
+        assert!(edited.contains(".align 16 .b8 second_param_0"), "{edited}");
+        assert!(with_aligned_maps(&ptx.replace("align 16", "align 8")).is_err());
     }
 
     #[test]

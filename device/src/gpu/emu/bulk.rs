@@ -8,6 +8,7 @@ use super::block::{At, Block, with};
 use super::cp_async::{copy_in, copy_out};
 use super::diagnosis::FaultKind;
 use super::tensor::Patch;
+use crate::gpu::TensorMap;
 
 /// What a copy moves between shared and global memory.
 enum Shape {
@@ -88,7 +89,14 @@ impl Block {
         Shape::Linear { global, bytes }
     }
 
-    fn tensor(&mut self, op: &'static str, map: u64, coords: &[i32], shared: u32, at: At) -> Shape {
+    fn tensor(
+        &mut self,
+        op: &'static str,
+        map: &TensorMap,
+        coords: &[i32],
+        shared: u32,
+        at: At,
+    ) -> Shape {
         let tensor = Patch::decode(self, op, map, coords, at);
         self.shared(shared, tensor.bytes(), 128, op, at);
         Shape::Tensor(tensor)
@@ -182,7 +190,7 @@ pub(in super::super) fn load(to: u32, from: u64, bytes: u32, mbarrier: u32) {
 }
 
 #[track_caller]
-pub(in super::super) fn load_tensor(to: u32, map: u64, coords: &[i32], mbarrier: u32) {
+pub(in super::super) fn load_tensor(to: u32, map: &TensorMap, coords: &[i32], mbarrier: u32) {
     let op = "cp.async.bulk.tensor.shared.global";
     let at = Location::caller();
     with(|block| {
@@ -202,7 +210,7 @@ pub(in super::super) fn store(to: u64, from: u32, bytes: u32) {
 }
 
 #[track_caller]
-pub(in super::super) fn store_tensor(map: u64, coords: &[i32], from: u32) {
+pub(in super::super) fn store_tensor(map: &TensorMap, coords: &[i32], from: u32) {
     let op = "cp.async.bulk.tensor.global.shared";
     let at = Location::caller();
     with(|block| {

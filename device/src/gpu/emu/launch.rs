@@ -8,8 +8,7 @@ use super::block::{self, Grid};
 use super::diagnosis::{Fault, FaultKind};
 use super::memory::GlobalMemory;
 use super::rng::Rng;
-use super::tensor;
-use crate::gpu::{Global, TensorMap, TensorMapLayout, Word};
+use crate::gpu::{Global, Word};
 
 /// Shared memory that a block can have on sm_90.
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
@@ -175,20 +174,6 @@ impl Gpu {
         let buffer = self.alloc(name, data.len());
         self.write(&buffer, data);
         buffer
-    }
-
-    /// A tensor map for bulk tensor copies, in memory of its own.
-    ///
-    /// # Errors
-    /// The rule of tensor maps that the layout breaks.
-    pub fn upload_tensor_map(
-        &mut self,
-        name: &str,
-        layout: &TensorMapLayout,
-    ) -> Result<Global<TensorMap>, &'static str> {
-        layout.check()?;
-        let words = *tensor::encode(layout).words();
-        Ok(self.upload(name, &words).address().cast())
     }
 
     /// Overwrites the whole buffer.

@@ -108,6 +108,7 @@ pub(super) mod wgmma;
 
 pub use diagnosis::{Fault, FaultKind};
 pub use launch::{Buffer, Gpu, Kernel, Launch, Mode};
+pub use tensor::tensor_map;
 
 /// Ends the launch as PTX `trap` does.
 #[track_caller]

@@ -8,8 +8,17 @@ use crate::gpu::{Swizzle, TensorMap, TensorMapLayout};
 /// Marks the emulator's own encoding, so that other bytes are not taken for a map.
 const MAGIC: u64 = 0x5a4d_4150;
 
+/// A tensor map for bulk tensor copies, as `cuTensorMapEncodeTiled` makes them for hardware.
+///
+/// # Errors
+/// The rule of tensor maps that the layout breaks.
+pub fn tensor_map(layout: &TensorMapLayout) -> Result<TensorMap, &'static str> {
+    layout.check()?;
+    Ok(encode(layout))
+}
+
 /// The layout as the emulator's kernels read it.
-pub(super) fn encode(layout: &TensorMapLayout) -> TensorMap {
+fn encode(layout: &TensorMapLayout) -> TensorMap {
     let mut words = [0; 16];
     words[0] = MAGIC << 32
         | u64::from(layout.rank) << 16
@@ -24,7 +33,7 @@ pub(super) fn encode(layout: &TensorMapLayout) -> TensorMap {
     TensorMap::from_words(words)
 }
 
-fn decode(words: [u64; 16]) -> Option<TensorMapLayout> {
+fn decode(words: &[u64; 16]) -> Option<TensorMapLayout> {
     if words[0] >> 32 != MAGIC {
         return None;
     }
@@ -56,18 +65,15 @@ impl Patch {
     pub(super) fn decode(
         block: &mut Block,
         op: &'static str,
-        map: u64,
+        map: &TensorMap,
         coords: &[i32],
         at: At,
     ) -> Self {
-        let host = block.global(map, 128, 64, op, at);
-        // SAFETY: `global` checked 128 aligned bytes.
-        let words = unsafe { host.cast::<[u64; 16]>().read() };
-        let layout = decode(words).unwrap_or_else(|| {
+        let layout = decode(map.words()).unwrap_or_else(|| {
             block.fail(
                 FaultKind::AsyncCopy,
                 at,
-                format!("`{op}`: there is no tensor map at {map:#x}"),
+                format!("`{op}`: the parameter is no tensor map"),
             )
         });
         if layout.rank as usize != coords.len() {
