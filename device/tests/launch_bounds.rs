@@ -25,20 +25,20 @@ fn kernels() -> Vec<(&'static str, u32)> {
         (top_k::blocks::TOP_K_BLOCKS.name(), TOP_K_THREADS),
         (top_k::dense::CHOOSE_DENSE.name(), CHOOSE_DENSE_THREADS),
         (
-            sparse_flash::SPARSE_FLASH_BF16_D64.name(),
-            sparse_flash::THREADS,
+            sparse_flash::portable::BF16_D64.name(),
+            sparse_flash::portable::THREADS,
         ),
         (
-            sparse_flash::SPARSE_FLASH_BF16_D128.name(),
-            sparse_flash::THREADS,
+            sparse_flash::portable::BF16_D128.name(),
+            sparse_flash::portable::THREADS,
         ),
         (
-            sparse_flash::SPARSE_FLASH_F16_D64.name(),
-            sparse_flash::THREADS,
+            sparse_flash::portable::F16_D64.name(),
+            sparse_flash::portable::THREADS,
         ),
         (
-            sparse_flash::SPARSE_FLASH_F16_D128.name(),
-            sparse_flash::THREADS,
+            sparse_flash::portable::F16_D128.name(),
+            sparse_flash::portable::THREADS,
         ),
     ]
 }
@@ -73,7 +73,7 @@ fn attention_has_the_blocks_on_a_multiprocessor_that_it_is_made_for() {
         if row.kernel.starts_with("sparse_flash") {
             assert_eq!(
                 row.min_blocks_per_sm,
-                sparse_flash::MIN_BLOCKS_PER_SM,
+                sparse_flash::portable::MIN_BLOCKS_PER_SM,
                 "{}",
                 row.kernel
             );

@@ -6,7 +6,7 @@ use sample_attention_device::gpu::emu::{Fault, Gpu, Kernel, Launch};
 use sample_attention_device::reduction::blocks::ReductionBlocksParams;
 use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
 use sample_attention_device::sampling::{self, SamplingParams};
-use sample_attention_device::sparse_flash::{self, SparseFlashParams};
+use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 use sample_attention_device::top_k::blocks::TopKBlocksParams;
 use sample_attention_device::top_k::dense::ChooseDenseParams;
 use sample_attention_device::top_k::keys::TopKKeysParams;
@@ -86,22 +86,22 @@ impl Kernels {
             (Dtype::Bf16, 64) => Ok(kernels(
                 sampling::BF16_D64,
                 reduction_keys::BF16_D64,
-                sparse_flash::SPARSE_FLASH_BF16_D64,
+                portable::BF16_D64,
             )),
             (Dtype::Bf16, 128) => Ok(kernels(
                 sampling::BF16_D128,
                 reduction_keys::BF16_D128,
-                sparse_flash::SPARSE_FLASH_BF16_D128,
+                portable::BF16_D128,
             )),
             (Dtype::F16, 64) => Ok(kernels(
                 sampling::F16_D64,
                 reduction_keys::F16_D64,
-                sparse_flash::SPARSE_FLASH_F16_D64,
+                portable::F16_D64,
             )),
             (Dtype::F16, 128) => Ok(kernels(
                 sampling::F16_D128,
                 reduction_keys::F16_D128,
-                sparse_flash::SPARSE_FLASH_F16_D128,
+                portable::F16_D128,
             )),
             (dtype @ Dtype::F32, _) => Err(Error::KernelDtype { dtype }),
             (_, head_dim) => Err(Error::KernelHeadDim { head_dim }),

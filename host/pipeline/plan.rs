@@ -5,7 +5,7 @@ use sample_attention_device::gpu::Global;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 use sample_attention_device::reduction::{blocks as to_blocks, keys as to_keys};
 use sample_attention_device::sampling::{self, SamplingParams};
-use sample_attention_device::sparse_flash::SparseFlashParams;
+use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, dense, keys};
 
 use super::kernels::{Call, Kernels};
@@ -393,7 +393,7 @@ impl GpuPlan {
         };
         Launch {
             stage: Stage::SparseFlash,
-            shape: params.launch_shape(),
+            shape: portable::launch_shape(&params),
             call: Call::SparseFlash(self.kernels.sparse_flash, params),
         }
     }

@@ -4,22 +4,27 @@
 //! a lane each: a ballot says which are loose, and their place in the warp's queue follows from the
 //! lanes below. What is left over from the last 32 candidates starts the next tile.
 
-use super::stage::WarpMemory;
-use super::{QUEUE_KEYS, SparseFlashParams, THREADS, TILE_KEYS};
+use super::warp::WarpMemory;
+use super::{COPY_BARRIER, COPY_THREADS, SparseFlashParams};
 use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::WARP;
 
+/// Keys that a warp's queue holds, in front a tile of `tile_keys`: less than that, and then 32 candidates more.
+pub(super) const fn queue_keys(tile_keys: u32) -> u32 {
+    tile_keys + 32
+}
+
 /// A warp's way through its query block's candidates. What does not change is in its [`Record`](super::record::Record).
-pub(super) struct LooseKeys {
+pub(super) struct LooseKeys<const TILE_KEYS: u32> {
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
     next: u32,
     ahead: u32,
-    /// Keys in the queue; the first [`TILE_KEYS`] of them are the current tile's.
+    /// Keys in the queue; the first `TILE_KEYS` of them are the current tile's.
     queued: u32,
 }
 
-impl LooseKeys {
+impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
     /// No loose keys.
     pub const NONE: Self = Self {
         next: 0,
@@ -90,16 +95,16 @@ impl LooseKeys {
     }
 }
 
-/// Makes the bitmap of the listed blocks before `end_block`. All threads of the block call it.
+/// Makes the bitmap of the listed blocks before `end_block`. The [`COPY_THREADS`] threads that copy call it.
 #[inline(always)]
 pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
     let WarpMemory { record, listed, .. } = memory;
     let mut word = gpu::tid_x();
     while word < end_block.div_ceil(32) {
         gpu::st_shared(listed.add(word), 0);
-        word += THREADS;
+        word += COPY_THREADS;
     }
-    gpu::bar_sync(0);
+    gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
     let (list, entries) = (record.list(), record.entries());
     let mut entry = gpu::tid_x();
     while entry < entries {
@@ -107,9 +112,9 @@ pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
         if block < end_block {
             gpu::atom_shared_or_b32(listed.add(block / 32), 1 << (block % 32));
         }
-        entry += THREADS;
+        entry += COPY_THREADS;
     }
-    gpu::bar_sync(0);
+    gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
 }
 
 /// Whether no row attends to `key` but for its being a candidate.
@@ -121,6 +126,3 @@ fn is_loose(memory: WarpMemory, key: u32) -> bool {
     let block = key / BLOCK;
     gpu::ld_shared(memory.listed.add(block / 32)) >> (block % 32) & 1 == 0
 }
-
-/// A queue never overflows: less than a tile, and 32 candidates more.
-const _: () = assert!(TILE_KEYS - 1 + 32 <= QUEUE_KEYS);

@@ -1,9 +1,9 @@
 //! The tiles of keys that a query block attends to, in order: own block, listed blocks, loose keys.
 
+use super::SparseFlashParams;
 use super::loose::{LooseKeys, mark_listed};
 use super::record::{Contents, Record, Task, Tokens};
-use super::stage::WarpMemory;
-use super::{SparseFlashParams, TILE_KEYS};
+use super::warp::WarpMemory;
 use crate::gpu::{self, Global};
 use crate::params::{BLOCK, TensorArg};
 
@@ -26,7 +26,7 @@ impl KeyTile {
 
     /// The contiguous tile at `start`, which is before `k_len`.
     #[inline(always)]
-    pub fn contiguous(start: u32, k_len: u32) -> Self {
+    pub fn contiguous<const TILE_KEYS: u32>(start: u32, k_len: u32) -> Self {
         Self {
             start,
             keys: (k_len - start).min(TILE_KEYS),
@@ -42,17 +42,17 @@ impl KeyTile {
 
 /// The way through a query block's tiles. The same in every thread, but for the loose keys' lanes.
 /// What does not change is in the warp's [`Record`].
-pub(super) struct KeyWalk {
+pub(super) struct KeyWalk<const TILE_KEYS: u32> {
     /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
     entry: u32,
     upcoming: u32,
     /// Where the keys of loose tiles come from, once `in_list` is over.
-    loose: LooseKeys,
+    loose: LooseKeys<TILE_KEYS>,
     in_list: bool,
 }
 
-impl KeyWalk {
-    /// The walk, and its first tile. All threads of the block call it.
+impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
+    /// The walk, and its first tile. All threads that copy call it.
     #[inline(always)]
     pub fn new(p: &SparseFlashParams, task: Task, memory: WarpMemory) -> (Self, KeyTile) {
         let contents = Contents::new(p, task);
@@ -68,7 +68,7 @@ impl KeyWalk {
         };
         walk.look_ahead(memory.record);
         let first = if p.sizes.is_causal() {
-            KeyTile::contiguous(task.query_block * BLOCK, p.sizes.k_len)
+            KeyTile::contiguous::<TILE_KEYS>(task.query_block * BLOCK, p.sizes.k_len)
         } else {
             walk.next_block(p, memory)
         };
@@ -92,8 +92,8 @@ impl KeyWalk {
     #[inline(always)]
     pub fn next(&mut self, p: &SparseFlashParams, memory: WarpMemory, tile: KeyTile) -> KeyTile {
         let other_half = tile.start.wrapping_add(TILE_KEYS);
-        if tile.start.is_multiple_of(BLOCK) && other_half < p.sizes.k_len {
-            return KeyTile::contiguous(other_half, p.sizes.k_len);
+        if TILE_KEYS < BLOCK && tile.start.is_multiple_of(BLOCK) && other_half < p.sizes.k_len {
+            return KeyTile::contiguous::<TILE_KEYS>(other_half, p.sizes.k_len);
         }
         self.next_block(p, memory)
     }
@@ -107,7 +107,7 @@ impl KeyWalk {
             if self.upcoming < end_block(p, record.query_block()) {
                 let start = self.upcoming * BLOCK;
                 self.look_ahead(record);
-                return KeyTile::contiguous(start, p.sizes.k_len);
+                return KeyTile::contiguous::<TILE_KEYS>(start, p.sizes.k_len);
             }
             self.in_list = false;
             self.loose = LooseKeys::new(p, memory);

@@ -2,10 +2,8 @@
 
 use sample_attention_device::gpu::{Global, emu};
 use sample_attention_device::params::TensorArg;
-use sample_attention_device::sparse_flash::{
-    SPARSE_FLASH_BF16_D64, SPARSE_FLASH_BF16_D128, SPARSE_FLASH_F16_D64, SPARSE_FLASH_F16_D128,
-    SparseFlashParams,
-};
+use sample_attention_device::sparse_flash::SparseFlashParams;
+use sample_attention_device::sparse_flash::portable;
 
 use super::case::{Case, Dtype};
 use super::oracle::{self, Inputs};
@@ -81,12 +79,12 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
     if let Some(masks) = &case.masks {
         upload_masks(&mut device, &mut params, masks);
     }
-    let shape = params.launch_shape();
+    let shape = portable::launch_shape(&params);
     let kernel = match (case.dtype, dim) {
-        (Dtype::Bf16, 64) => SPARSE_FLASH_BF16_D64,
-        (Dtype::Bf16, 128) => SPARSE_FLASH_BF16_D128,
-        (Dtype::F16, 64) => SPARSE_FLASH_F16_D64,
-        (Dtype::F16, 128) => SPARSE_FLASH_F16_D128,
+        (Dtype::Bf16, 64) => portable::BF16_D64,
+        (Dtype::Bf16, 128) => portable::BF16_D128,
+        (Dtype::F16, 64) => portable::F16_D64,
+        (Dtype::F16, 128) => portable::F16_D128,
         _ => panic!("no entry for head_dim {dim}"),
     };
     let shape = emu::Launch::new(shape.grid, shape.block)

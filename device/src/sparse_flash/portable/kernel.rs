@@ -1,10 +1,12 @@
 //! The kernel: one query block of one head.
 
-use super::query::{QueryRows, write_blind_rows};
-use super::record::{Record, Task};
-use super::stage::{Place, Stage, ThreadChunks};
-use super::walk::{KeyTile, KeyWalk};
-use super::{KEY_TILES, STRIPS, SparseFlashParams, TILE_KEYS, WARP_ROWS, poison, query_tiles};
+use super::super::query::{QueryRows, write_blind_rows};
+use super::super::record::{Record, Task};
+use super::super::walk::{KeyTile, KeyWalk};
+use super::super::warp::Place;
+use super::super::{SparseFlashParams, query_tiles};
+use super::stage::{Stage, ThreadChunks};
+use super::{KEY_TILES, STRIPS, TILE_KEYS, WARP_ROWS, poison, query};
 use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
@@ -16,7 +18,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let sizes = &p.sizes;
     let tiles = query_tiles(sizes);
     if gpu::ctaid_x() >= tiles {
-        write_blind_rows(p, gpu::ctaid_z(), gpu::ctaid_y(), gpu::ctaid_x());
+        write_blind_rows(p, gpu::ctaid_z(), gpu::ctaid_y(), gpu::ctaid_x() - tiles);
         return;
     }
     let task = Task {
@@ -29,10 +31,10 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let stage = Stage::<CHUNKS>::of(place);
     let has_rows = {
         let rows = QueryRows::new(p, task.query_block);
-        rows.copy(p, task, stage);
-        rows.any_of_warp(place.warp * WARP_ROWS)
+        query::copy(rows, p, task, stage);
+        rows.any(place.warp * WARP_ROWS, WARP_ROWS)
     };
-    let (mut walk, mut tile) = KeyWalk::new(p, task, stage.warp);
+    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, task, stage.warp);
     ThreadChunks::of(place).copy_keys(stage.k, stage.warp.record.k(), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
@@ -87,7 +89,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             let stage = Stage::<CHUNKS>::of(place);
             let record = stage.warp.record;
             let first_row = place.warp * WARP_ROWS;
-            let tile = KeyTile::contiguous(tile.start, sizes.k_len);
+            let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, sizes.k_len);
             let tile = poison::Tile {
                 q_rows: stage.q.columns_first(first_row, place.lane),
                 k: record.k(),
@@ -109,7 +111,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let record = Stage::<CHUNKS>::of(place).warp.record;
         let (task, scale_log2) = (record.task(), record.scale_log2());
         let rows = QueryRows::new(p, task.query_block);
-        rows.write::<T, CHUNKS>(p, task, first_row, &mut output, &softmax, scale_log2);
+        query::write::<T, CHUNKS>(rows, p, task, first_row, &mut output, &softmax, scale_log2);
     }
 }
 

@@ -4,49 +4,20 @@
 //! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
 //! ```
 
-use super::record::{Record, Tokens};
-use super::walk::KeyTile;
-use super::{QUEUE_KEYS, THREADS, TILE_KEYS};
+use super::super::loose::queue_keys;
+use super::super::record::{Record, Tokens};
+use super::super::walk::KeyTile;
+use super::super::warp::{Place, WarpMemory};
+use super::{THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, ProblemSizes};
-use crate::tile::{SwizzledTile, WARP};
+use crate::tile::SwizzledTile;
 
-const WARP_BYTES: u32 = Record::BYTES + QUEUE_KEYS * 4;
+const WARP_BYTES: u32 = Record::BYTES + queue_keys(TILE_KEYS) * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
 
 /// Swizzled tiles start at multiples of their rows' size, which is at most 256 bytes.
 const _: () = assert!(WARPS_BYTES.is_multiple_of(256));
-
-/// Which thread this is.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub warp: u32,
-    pub lane: u32,
-}
-
-impl Place {
-    /// Asks anew each time. Through shuffles, which the compiler cannot look through: it would take
-    /// every address that follows from the lane out of the loop over the tiles, and there are dozens.
-    #[inline(always)]
-    pub fn of_this_thread() -> Self {
-        let lane = gpu::laneid();
-        Self {
-            warp: gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0),
-            lane: gpu::shfl_sync_idx(WARP, lane, lane),
-        }
-    }
-}
-
-/// What a warp has for finding its way through the keys.
-#[derive(Clone, Copy)]
-pub(super) struct WarpMemory {
-    pub place: Place,
-    pub record: Record,
-    /// [`QUEUE_KEYS`] loose keys.
-    pub queue: Shared<u32>,
-    /// The block's: a bit for each key block, whether it is listed.
-    pub listed: Shared<u32>,
-}
 
 /// Dynamic shared memory of a launch.
 pub(super) const fn shared_bytes(sizes: &ProblemSizes) -> u32 {

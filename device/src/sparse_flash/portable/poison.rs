@@ -4,7 +4,7 @@
 //! Such elements are taken out of the tile, so that the products are finite, and added by themselves
 //! to the rows that do see them. Slow, and never needed for finite inputs.
 
-use super::record::Tokens;
+use super::super::record::Tokens;
 use super::stage::ThreadChunks;
 use super::{STRIPS, TILE_KEYS};
 use crate::gpu;

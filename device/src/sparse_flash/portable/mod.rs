@@ -1,0 +1,99 @@
+//! Block-sparse FlashAttention with `mma.sync`, `ldmatrix` and `cp.async`, for sm_80 and everything after it.
+//!
+//! ```text
+//! one block of threads = one query block of one head:             128 rows
+//!     mark the listed key blocks in a bitmap                      only if the head has loose keys
+//!     K <- the first tile of 64 keys
+//!     for each tile: own block, listed blocks, loose keys packed 64 at a time
+//!         wait for K          barrier        V <- this tile
+//!         S = Q·Kᵀ, mask
+//!         wait for V          barrier        K <- the next tile
+//!         P = online softmax of S;  O = O·rescale + P·V
+//!     O / sum, lse = max + ln sum
+//! ```
+//!
+//! # Who does what
+//! Four warps, each with 32 query rows (two strips of m16n8k16): S and O live in its registers, which
+//! they all but fill (192 of 255), so Q stays in shared memory, and so does what a warp needs only
+//! once a tile (its *record*). All 128 threads copy tiles, 16 bytes at a time with `cp.async`; rows past
+//! the end are zero-filled. Each warp filters the head's stripes by itself, 32 at a time with a
+//! ballot, into its own queue of packed keys, so that loose keys need no barrier of the block. A
+//! warp whose rows see nothing of a tile, or that has no rows, only copies.
+//!
+//! # Synchronisation
+//! K and V have one buffer each, and the tiles flow through both alternately: V arrives while S is
+//! computed, the next K while P·V is. Two barriers a tile. After the first, K is visible to all
+//! warps and V's buffer is free (its last readers were before the barrier); after the second, V is
+//! visible and K's buffer is free. The second barrier also reduces whether V has poison, below.
+//!
+//! Poison in V (see [`sparse_flash`](super)): each thread looks through the chunks of the own block that it copied.
+//!
+//! # Shape contract
+//! [`SparseFlashParams`] says what each address must hold; [`launch_shape`] the grid, the threads and
+//! the shared memory. head_dim is 64 or 128, and must be the entry's.
+
+mod kernel;
+mod poison;
+mod query;
+mod stage;
+
+use super::{COPY_THREADS, SparseFlashParams, query_tiles};
+use crate::launch::LaunchShape;
+use crate::params::BLOCK;
+use crate::tile::{Bf16, F16};
+use kernel::sparse_flash;
+
+/// Threads of a block. Four warps of 32 rows: with fewer rows a warp, reading K and V fragments
+/// from shared memory would cost more than the products themselves; with more, S and O would not
+/// fit in 255 registers.
+pub const THREADS: u32 = COPY_THREADS;
+
+/// Blocks of threads that a multiprocessor should hold, so that one's softmax hides under the
+/// other's products. Registers (2 × 128 × 255) and shared memory (2 × 66 KiB) allow it from sm_80 on.
+pub const MIN_BLOCKS_PER_SM: u32 = 2;
+
+/// Query rows of a warp.
+const WARP_ROWS: u32 = BLOCK / (THREADS / 32);
+
+/// Strips of 16 rows of a warp.
+const STRIPS: usize = WARP_ROWS as usize / 16;
+
+/// Keys of a tile: half a key block. The scores of 32 × 64 take 64 registers beside the 128 of O.
+const TILE_KEYS: u32 = 64;
+
+/// Column tiles of a warp's scores.
+const KEY_TILES: usize = TILE_KEYS as usize / 8;
+
+const _: () = assert!(BLOCK == 2 * TILE_KEYS && WARP_ROWS == 32);
+
+/// The launch: x counts query blocks from the last, the heaviest, to the first, and then blocks of
+/// rows that see nothing; y counts query heads, z sequences.
+pub const fn launch_shape(p: &SparseFlashParams) -> LaunchShape {
+    let sizes = &p.sizes;
+    LaunchShape {
+        grid: [
+            query_tiles(sizes) + sizes.blind_rows().div_ceil(BLOCK),
+            sizes.q_heads,
+            sizes.batch,
+        ],
+        block: [THREADS, 1, 1],
+        shared_bytes: stage::shared_bytes(sizes),
+    }
+}
+
+crate::entry! {
+    /// Attention in `bf16` with head_dim 64.
+    BF16_D64, sparse_flash_bf16_d64 = sparse_flash::<Bf16, 8>, SparseFlashParams
+}
+crate::entry! {
+    /// Attention in `bf16` with head_dim 128.
+    BF16_D128, sparse_flash_bf16_d128 = sparse_flash::<Bf16, 16>, SparseFlashParams
+}
+crate::entry! {
+    /// Attention in `f16` with head_dim 64.
+    F16_D64, sparse_flash_f16_d64 = sparse_flash::<F16, 8>, SparseFlashParams
+}
+crate::entry! {
+    /// Attention in `f16` with head_dim 128.
+    F16_D128, sparse_flash_f16_d128 = sparse_flash::<F16, 16>, SparseFlashParams
+}
