@@ -52,6 +52,13 @@ const fn portable(kernel: &'static str, threads: u32, min_blocks_per_sm: u32) ->
     }
 }
 
+const fn hopper(kernel: &'static str, threads: u32) -> LaunchBounds {
+    LaunchBounds {
+        targets: &[Target::Sm90a],
+        ..portable(kernel, threads, 1)
+    }
+}
+
 /// Every kernel, a row each.
 pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     // Two blocks of four warps need at most 255 registers a thread, which is no cap: the second hides the first's waits.
@@ -72,6 +79,12 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     portable("sparse_flash_bf16_d128", 128, 2),
     portable("sparse_flash_f16_d64", 128, 2),
     portable("sparse_flash_f16_d128", 128, 2),
+    // 384 threads have 168 registers each, until producers hand theirs to consumers.
+    hopper("sparse_flash_sm90_bf16_d64", 384),
+    hopper("sparse_flash_sm90_bf16_d128", 384),
+    hopper("sparse_flash_sm90_f16_d64", 384),
+    hopper("sparse_flash_sm90_f16_d128", 384),
+    hopper("sparse_flash_schedule", 1024),
 ];
 
 /// The row of `kernel`, for constants: `const THREADS: u32 = launch_bounds("top_k").threads;`.

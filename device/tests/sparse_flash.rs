@@ -1,4 +1,4 @@
-//! The attention kernel in the emulator, against the definition of attention.
+//! The attention kernels in the emulator, against the definition of attention.
 
 use sample_attention_device::gpu::emu::Mode;
 use sample_attention_device::params::BLOCK;
@@ -7,7 +7,7 @@ mod attention;
 
 use attention::case::listed;
 use attention::oracle::Inputs;
-use attention::{Case, Dtype, HeadMask, Layout, check, launch};
+use attention::{Case, Dtype, HeadMask, Kernel, Layout, check, launch};
 
 const CHECKED: Mode = Mode::Checked { seed: 7 };
 
@@ -55,21 +55,20 @@ fn mixed_masks(case: Case) -> Case {
     case.sinks(5).masks(masks)
 }
 
-#[test]
-fn dense_agrees_over_the_shapes() {
+fn dense_agrees_over_the_shapes(kernel: Kernel) {
     for (i, (q_len, k_len)) in SHAPES.into_iter().enumerate() {
-        let case = Case::causal(q_len, k_len).head_dim([64, 128][i % 2]);
+        let case = kernel.causal(q_len, k_len).head_dim([64, 128][i % 2]);
         check(&case, Mode::Fast);
         let dtype = [Dtype::F16, Dtype::Bf16][i / 2 % 2];
         check(&case.dtype(dtype).not_causal().output_f32(), Mode::Fast);
     }
 }
 
-#[test]
-fn sparse_agrees_over_the_shapes() {
+fn sparse_agrees_over_the_shapes(kernel: Kernel) {
     for (i, (q_len, k_len)) in SHAPES.into_iter().enumerate() {
         let heads = [(2, 2), (3, 1), (4, 2)][i % 3];
-        let case = Case::causal(q_len, k_len)
+        let case = kernel
+            .causal(q_len, k_len)
             .heads(heads.0, heads.1)
             .head_dim([128, 64][i % 2])
             .dtype([Dtype::Bf16, Dtype::F16][i / 2 % 2]);
@@ -78,38 +77,36 @@ fn sparse_agrees_over_the_shapes() {
     }
 }
 
-#[test]
-fn long_shapes_agree() {
+fn long_shapes_agree(kernel: Kernel) {
     for (q_len, k_len) in [(1024, 1024), (1023, 1024), (1024, 1023), (1023, 2049)] {
-        check(&mixed_masks(Case::causal(q_len, k_len)), Mode::Fast);
+        check(&mixed_masks(kernel.causal(q_len, k_len)), Mode::Fast);
     }
-    check(&Case::causal(2048, 2048), Mode::Fast);
-    check(&Case::causal(1024, 1024).head_dim(128), Mode::Fast);
-    let long = Case::causal(2048, 2048).head_dim(128).dtype(Dtype::F16);
+    check(&kernel.causal(2048, 2048), Mode::Fast);
+    check(&kernel.causal(1024, 1024).head_dim(128), Mode::Fast);
+    let long = kernel.causal(2048, 2048).head_dim(128).dtype(Dtype::F16);
     check(&mixed_masks(long), Mode::Fast);
 }
 
-#[test]
-fn query_heads_share_key_heads() {
+fn query_heads_share_key_heads(kernel: Kernel) {
     for (q_heads, kv_heads) in [(8, 8), (8, 1), (16, 2), (6, 3)] {
-        let case = Case::causal(150, 200).heads(q_heads, kv_heads);
+        let case = kernel.causal(150, 200).heads(q_heads, kv_heads);
         check(&case, Mode::Fast);
     }
-    let mut case = Case::causal(140, 150).heads(4, 2).head_dim(128);
+    let mut case = kernel.causal(140, 150).heads(4, 2).head_dim(128);
     case.batch = 3;
     check(&mixed_masks(case), Mode::Fast);
 }
 
-#[test]
-fn layouts_do_not_matter() {
+fn layouts_do_not_matter(kernel: Kernel) {
     let outcomes = [Layout::Bhsd, Layout::Bshd, Layout::Padded].map(|layout| {
-        let mut case = Case::causal(150, 301).heads(4, 2).head_dim(128);
+        let mut case = kernel.causal(150, 301).heads(4, 2).head_dim(128);
         case.batch = 2;
         check(&mixed_masks(case.layout(layout)), Mode::Fast)
     });
     assert!(outcomes[0] == outcomes[1] && outcomes[0] == outcomes[2]);
     for layout in [Layout::Bshd, Layout::Padded] {
-        let case = Case::causal(301, 150)
+        let case = kernel
+            .causal(301, 150)
             .heads(2, 2)
             .layout(layout)
             .output_f32();
@@ -117,12 +114,11 @@ fn layouts_do_not_matter() {
     }
 }
 
-#[test]
-fn any_order_of_threads_gives_the_same_bits_without_races() {
+fn any_order_of_threads_gives_the_same_bits_without_races(kernel: Kernel) {
     let cases = [
-        Case::causal(200, 330).heads(2, 1).head_dim(128),
-        Case::causal(330, 200).heads(2, 1).dtype(Dtype::F16),
-        Case::causal(150, 400).not_causal().heads(2, 1),
+        kernel.causal(200, 330).heads(2, 1).head_dim(128),
+        kernel.causal(330, 200).heads(2, 1).dtype(Dtype::F16),
+        kernel.causal(150, 400).not_causal().heads(2, 1),
     ];
     for case in cases.map(mixed_masks) {
         let fast = check(&case, Mode::Fast);
@@ -133,9 +129,8 @@ fn any_order_of_threads_gives_the_same_bits_without_races() {
     }
 }
 
-#[test]
-fn stripes_empty_full_and_at_the_edges() {
-    let case = Case::causal(400, 700);
+fn stripes_empty_full_and_at_the_edges(kernel: Kernel) {
+    let case = kernel.causal(400, 700);
     let window = |case: &Case| listed(case, |query, key| key + 1 >= query);
     let with = |stripes: Vec<u32>| HeadMask {
         stripes,
@@ -161,9 +156,8 @@ fn stripes_empty_full_and_at_the_edges() {
     }
 }
 
-#[test]
-fn sinks_count_once() {
-    let case = Case::causal(300, 600);
+fn sinks_count_once(kernel: Kernel) {
+    let case = kernel.causal(300, 600);
     for sinks in [1, 16, 64, 127, 128, 129, 200, 600, 10_000] {
         // Some are stripes too, and some lie in a listed block.
         let mut mask = listed(&case, |query, key| key == query || key == 1 && query == 3);
@@ -174,18 +168,16 @@ fn sinks_count_once() {
     }
 }
 
-#[test]
-fn every_key_as_a_sink_is_dense() {
-    let case = Case::causal(150, 290).not_causal();
+fn every_key_as_a_sink_is_dense(kernel: Kernel) {
+    let case = kernel.causal(150, 290).not_causal();
     let nothing = listed(&case, |_, _| false);
     let sinks = check(&case.clone().sinks(290).mask(nothing), Mode::Fast);
     // The same tiles in the same order.
     assert_eq!(sinks, check(&case, Mode::Fast));
 }
 
-#[test]
-fn a_causal_block_lists_itself() {
-    let case = Case::causal(400, 400).head_dim(128);
+fn a_causal_block_lists_itself(kernel: Kernel) {
+    let case = kernel.causal(400, 400).head_dim(128);
     let without = listed(&case, |query, key| key + 2 == query);
     let with = listed(&case, |query, key| key + 2 == query || key == query);
     // Blocks that no row sees change nothing either.
@@ -206,10 +198,9 @@ fn a_causal_block_lists_itself() {
     assert_eq!(outcome, check(&case.clone().mask(beyond), Mode::Fast));
 }
 
-#[test]
-fn fully_masked_rows_are_zero() {
+fn fully_masked_rows_are_zero(kernel: Kernel) {
     // Nothing listed: every other query block sees nothing.
-    let case = Case::causal(300, 200).not_causal().head_dim(128);
+    let case = kernel.causal(300, 200).not_causal().head_dim(128);
     let mask = listed(&case, |query, key| query % 2 == 1 && key == 0);
     let outcome = check(&case.mask(mask), Mode::Fast);
     assert!(outcome.o[..128 * 128].iter().all(|&bits| bits == 0));
@@ -218,17 +209,16 @@ fn fully_masked_rows_are_zero() {
     // More queries than keys.
     for q_len in [131, 300, 700] {
         let blind = q_len - 130;
-        let outcome = check(&Case::causal(q_len, 130).output_f32(), CHECKED);
+        let outcome = check(&kernel.causal(q_len, 130).output_f32(), CHECKED);
         assert!(outcome.o[..blind * 64].iter().all(|&bits| bits == 0));
         assert!(outcome.lse[..blind].iter().all(|&bits| bits == empty));
     }
 }
 
-#[test]
-fn poison_that_no_row_keeps_changes_nothing() {
+fn poison_that_no_row_keeps_changes_nothing(kernel: Kernel) {
     for causal in [true, false] {
         for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut case = Case::causal(300, 520).heads(2, 1).head_dim(128);
+            let mut case = kernel.causal(300, 520).heads(2, 1).head_dim(128);
             case.causal = causal;
             let mut mask = listed(&case, |query, key| key == query || key == 1);
             mask.stripes = vec![3, 10, 60, 260, 261, 300];
@@ -245,15 +235,14 @@ fn poison_that_no_row_keeps_changes_nothing() {
     }
 }
 
-#[test]
-fn poison_under_the_diagonal_reaches_only_rows_that_see_it() {
+fn poison_under_the_diagonal_reaches_only_rows_that_see_it(kernel: Kernel) {
     for dtype in [Dtype::Bf16, Dtype::F16] {
         for (i, poison) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
             .into_iter()
             .enumerate()
         {
             let dim = [64, 128, 64][i];
-            let mut clean = Case::causal(250, 250).head_dim(dim).dtype(dtype);
+            let mut clean = kernel.causal(250, 250).head_dim(dim).dtype(dtype);
             // No weight underflows in 16 bits, where 0·∞ would be NaN.
             clean.softmax_scale = 0.03;
             let before = launch(&clean, &Inputs::random(&clean), Mode::Fast);
@@ -275,7 +264,7 @@ fn poison_under_the_diagonal_reaches_only_rows_that_see_it() {
         }
     }
     // Several at once, in every warp's rows, in checked mode.
-    let mut case = Case::causal(128, 256).head_dim(128);
+    let mut case = kernel.causal(128, 256).head_dim(128);
     case.poisoned_values = vec![
         (0, 130, f32::NAN),
         (0, 199, f32::INFINITY),
@@ -284,20 +273,18 @@ fn poison_under_the_diagonal_reaches_only_rows_that_see_it() {
     check(&case, CHECKED);
 }
 
-#[test]
-fn any_finite_scale() {
+fn any_finite_scale(kernel: Kernel) {
     for scale in [-0.125, 0.0, 1.0e-20, 0.5, -2.0, f32::MIN_POSITIVE] {
-        let mut case = Case::causal(140, 200);
+        let mut case = kernel.causal(140, 200);
         case.softmax_scale = scale;
         check(&case, Mode::Fast);
         check(&mixed_masks(case.not_causal().head_dim(128)), CHECKED);
     }
 }
 
-#[test]
-fn a_query_block_does_not_depend_on_the_rest() {
+fn a_query_block_does_not_depend_on_the_rest(kernel: Kernel) {
     // A prompt in two chunks: the second's rows have the bits of the whole prompt's.
-    let whole = mixed_masks(Case::causal(384, 384).output_f32());
+    let whole = mixed_masks(kernel.causal(384, 384).output_f32());
     let mut chunk = whole.clone();
     chunk.q_len = 200;
     let inputs = Inputs::random(&whole);
@@ -311,11 +298,63 @@ fn a_query_block_does_not_depend_on_the_rest() {
     assert_eq!(of_chunk.lse, of_whole.lse[184..]);
 }
 
-#[test]
-fn repeats_are_identical() {
-    let case = mixed_masks(Case::causal(200, 300).heads(2, 2));
+fn repeats_are_identical(kernel: Kernel) {
+    let case = mixed_masks(kernel.causal(200, 300).heads(2, 2));
     let first = launch(&case, &Inputs::random(&case), Mode::Fast);
     for _ in 0..5 {
         assert_eq!(first, launch(&case, &Inputs::random(&case), Mode::Fast));
+    }
+}
+
+/// Every property is one of every kernel.
+macro_rules! of_every_kernel {
+    ($($property:ident)*) => {
+        mod portable {
+            $(#[test]
+            fn $property() {
+                super::$property(super::Kernel::Portable);
+            })*
+        }
+
+        mod hopper {
+            $(#[test]
+            fn $property() {
+                super::$property(super::Kernel::HOPPER);
+            })*
+        }
+    };
+}
+
+of_every_kernel! {
+    dense_agrees_over_the_shapes
+    sparse_agrees_over_the_shapes
+    long_shapes_agree
+    query_heads_share_key_heads
+    layouts_do_not_matter
+    any_order_of_threads_gives_the_same_bits_without_races
+    stripes_empty_full_and_at_the_edges
+    sinks_count_once
+    every_key_as_a_sink_is_dense
+    a_causal_block_lists_itself
+    fully_masked_rows_are_zero
+    poison_that_no_row_keeps_changes_nothing
+    poison_under_the_diagonal_reaches_only_rows_that_see_it
+    any_finite_scale
+    a_query_block_does_not_depend_on_the_rest
+    repeats_are_identical
+}
+
+#[test]
+fn rescaling_always_or_rarely_is_the_same_attention() {
+    let always = Kernel::Hopper { slack_log2: 0.0 };
+    for head_dim in [64, 128] {
+        check(
+            &mixed_masks(always.causal(300, 500).head_dim(head_dim)),
+            Mode::Fast,
+        );
+        // Scores that grow along the keys by far more than the slack.
+        let mut steep = Kernel::HOPPER.causal(300, 500).head_dim(head_dim);
+        steep.softmax_scale = 4.0;
+        check(&steep, Mode::Fast);
     }
 }

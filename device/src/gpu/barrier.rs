@@ -129,3 +129,26 @@ pub fn bar_red_or(id: u32, predicate: bool) -> bool {
         _ => { arrive("bar.red.or", id, None, true, Combine::Or, predicate) != 0 }
     }
 }
+
+/// [`bar_sync_count`], returning whether the predicate holds for any of the `threads` threads.
+///
+/// # PTX
+/// `bar.red.or.pred q, id, threads, p;`
+/// # Hardware support
+/// All.
+#[track_caller]
+#[inline(always)]
+pub fn bar_red_or_count(id: u32, threads: u32, predicate: bool) -> bool {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            let any: u32;
+            // SAFETY: as in `bar_sync`.
+            unsafe {
+                core::arch::asm!("{{ .reg .pred p, q; setp.ne.u32 p, {p}, 0; bar.red.or.pred q, {id}, {n}, p; selp.u32 {d}, 1, 0, q; }}",
+                    d = out(reg32) any, id = in(reg32) id, n = in(reg32) threads, p = in(reg32) u32::from(predicate), options(nostack));
+            }
+            any != 0
+        }
+        _ => { arrive("bar.red.or", id, Some(threads), true, Combine::Or, predicate) != 0 }
+    }
+}

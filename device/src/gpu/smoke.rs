@@ -100,6 +100,7 @@ fn barriers(sum: &mut Sum) {
     sum.add(bar_red_popc(0, tid_x() < 5));
     sum.add(u32::from(bar_red_and(0, tid_x() < 5)));
     sum.add(u32::from(bar_red_or(0, tid_x() < 5)));
+    sum.add(u32::from(bar_red_or_count(1, 128, tid_x() < 5)));
 }
 
 fn global_memory(p: &Params, sum: &mut Sum) {

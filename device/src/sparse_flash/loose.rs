@@ -99,6 +99,8 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
 #[inline(always)]
 pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
     let WarpMemory { record, listed, .. } = memory;
+    // Nobody reads the bitmap of the task before.
+    gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
     let mut word = gpu::tid_x();
     while word < end_block.div_ceil(32) {
         gpu::st_shared(listed.add(word), 0);

@@ -30,6 +30,28 @@ impl Dtype {
     }
 }
 
+/// The kernels that keep the contract.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kernel {
+    Portable,
+    Hopper {
+        /// By how much a maximum grows before the output is rescaled.
+        slack_log2: f32,
+    },
+}
+
+impl Kernel {
+    pub const HOPPER: Self = Self::Hopper { slack_log2: 8.0 };
+
+    /// A causal problem for this kernel.
+    pub fn causal(self, q_len: usize, k_len: usize) -> Case {
+        Case {
+            kernel: self,
+            ..Case::causal(q_len, k_len)
+        }
+    }
+}
+
 /// How tensors lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -82,6 +104,7 @@ pub struct HeadMask {
 /// A problem with its masks.
 #[derive(Clone, Debug)]
 pub struct Case {
+    pub kernel: Kernel,
     pub batch: usize,
     pub q_heads: usize,
     pub kv_heads: usize,
@@ -102,8 +125,9 @@ pub struct Case {
 }
 
 impl Case {
-    pub fn causal(q_len: usize, k_len: usize) -> Self {
+    fn causal(q_len: usize, k_len: usize) -> Self {
         Self {
+            kernel: Kernel::Portable,
             batch: 1,
             q_heads: 1,
             kv_heads: 1,

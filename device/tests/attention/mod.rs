@@ -5,5 +5,5 @@ pub mod case;
 pub mod oracle;
 pub mod run;
 
-pub use case::{Case, Dtype, HeadMask, Layout};
+pub use case::{Case, Dtype, HeadMask, Kernel, Layout};
 pub use run::{check, launch};

@@ -1,11 +1,13 @@
 //! A case in the emulator.
 
 use sample_attention_device::gpu::{Global, emu};
+use sample_attention_device::launch::LaunchShape;
 use sample_attention_device::params::TensorArg;
-use sample_attention_device::sparse_flash::SparseFlashParams;
-use sample_attention_device::sparse_flash::portable;
+use sample_attention_device::sparse_flash::hopper::schedule::{self, Schedule, ScheduleParams};
+use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
+use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 
-use super::case::{Case, Dtype};
+use super::case::{Case, Dtype, Kernel};
 use super::oracle::{self, Inputs};
 
 /// What the kernel wrote, as [batch, head, row, head_dim] and [batch, head, row]: as numbers and as
@@ -79,20 +81,11 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
     if let Some(masks) = &case.masks {
         upload_masks(&mut device, &mut params, masks);
     }
-    let shape = portable::launch_shape(&params);
-    let kernel = match (case.dtype, dim) {
-        (Dtype::Bf16, 64) => portable::BF16_D64,
-        (Dtype::Bf16, 128) => portable::BF16_D128,
-        (Dtype::F16, 64) => portable::F16_D64,
-        (Dtype::F16, 128) => portable::F16_D128,
-        _ => panic!("no entry for head_dim {dim}"),
+    let fault = match case.kernel {
+        Kernel::Portable => launch_portable(&mut device, case, &params, mode),
+        Kernel::Hopper { slack_log2 } => launch_hopper(&mut device, case, params, slack_log2, mode),
     };
-    let shape = emu::Launch::new(shape.grid, shape.block)
-        .shared_bytes(shape.shared_bytes)
-        .mode(mode);
-    device
-        .launch(kernel, &shape, &params)
-        .unwrap_or_else(|fault| panic!("{fault}\n{case:?}"));
+    fault.unwrap_or_else(|fault| panic!("{fault}\n{case:?}"));
 
     let mut written: Vec<u32> = if case.output_f32 {
         device.read(&wide)
@@ -123,6 +116,81 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
     );
     let lse = device.read(&lse).into_iter().map(f32::to_bits).collect();
     Outcome { o, lse }
+}
+
+fn shape(shape: LaunchShape, mode: emu::Mode) -> emu::Launch {
+    emu::Launch::new(shape.grid, shape.block)
+        .shared_bytes(shape.shared_bytes)
+        .mode(mode)
+}
+
+fn launch_portable(
+    device: &mut emu::Gpu,
+    case: &Case,
+    params: &SparseFlashParams,
+    mode: emu::Mode,
+) -> Result<(), emu::Fault> {
+    let kernel = match (case.dtype, case.head_dim) {
+        (Dtype::Bf16, 64) => portable::BF16_D64,
+        (Dtype::Bf16, 128) => portable::BF16_D128,
+        (Dtype::F16, 64) => portable::F16_D64,
+        (Dtype::F16, 128) => portable::F16_D128,
+        (_, dim) => panic!("no entry for head_dim {dim}"),
+    };
+    device.launch(kernel, &shape(portable::launch_shape(params), mode), params)
+}
+
+/// Few, so that each block has several tasks.
+const MULTIPROCESSORS: u32 = 3;
+
+fn launch_hopper(
+    device: &mut emu::Gpu,
+    case: &Case,
+    attention: SparseFlashParams,
+    slack_log2: f32,
+    mode: emu::Mode,
+) -> Result<(), emu::Fault> {
+    let sizes = &attention.sizes;
+    let tasks = schedule::tasks(sizes) as usize;
+    let schedule = Schedule {
+        taken: device.alloc::<u32>("taken", 1).address(),
+        order: if attention.lists.is_null() {
+            Global::NULL
+        } else {
+            device.alloc::<u32>("order", tasks).address()
+        },
+        group_heads: schedule::group_heads(sizes),
+    };
+    let order = ScheduleParams {
+        attention,
+        schedule,
+    };
+    device.launch(
+        schedule::SCHEDULE,
+        &shape(schedule::launch_shape(), mode),
+        &order,
+    )?;
+    let map = |tensor, heads, tokens| {
+        let layout = hopper::map_layout(&tensor, sizes, heads, tokens);
+        emu::tensor_map(&layout).expect("a valid layout")
+    };
+    let params = HopperParams {
+        q_map: map(attention.q, sizes.q_heads, sizes.q_len),
+        k_map: map(attention.k, sizes.kv_heads, sizes.k_len),
+        v_map: map(attention.v, sizes.kv_heads, sizes.k_len),
+        attention,
+        schedule,
+        slack_log2,
+    };
+    let kernel = match (case.dtype, case.head_dim) {
+        (Dtype::Bf16, 64) => hopper::BF16_D64,
+        (Dtype::Bf16, 128) => hopper::BF16_D128,
+        (Dtype::F16, 64) => hopper::F16_D64,
+        (Dtype::F16, 128) => hopper::F16_D128,
+        (_, dim) => panic!("no entry for head_dim {dim}"),
+    };
+    let shape = shape(hopper::launch_shape(sizes, MULTIPROCESSORS), mode);
+    device.launch(kernel, &shape, &params)
 }
 
 /// Puts the masks in the layout of the selection stages.

@@ -1,0 +1,180 @@
+//! The consumers: 64 rows of each task, from Q to O.
+
+use super::super::query::QueryRows;
+use super::super::record::Task;
+use super::HopperParams;
+use super::shared::{Barrier, Facts, Memory, Turn};
+use super::{CONSUMER_ROWS, WARPGROUP, output, poison};
+use crate::gpu;
+use crate::tile::warpgroup::{self, Products, Scores, Weights};
+use crate::tile::{Float16, LazySoftmax, Rescale, WARP};
+
+/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
+const LEAST_SCALE_LOG2: f32 = 1.0e-30;
+
+/// Where this thread is among the consumers.
+#[derive(Clone, Copy)]
+pub(super) struct Seat {
+    /// Which consumer warpgroup: 0 has the first 64 rows.
+    pub warpgroup: u32,
+    /// The first of the warp's 16 rows, in the query block.
+    pub first_row: u32,
+    pub lane: u32,
+}
+
+impl Seat {
+    #[inline(always)]
+    fn of_this_thread() -> Self {
+        let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
+        let warpgroup = warp / 4 - 1;
+        Self {
+            warpgroup,
+            first_row: warpgroup * CONSUMER_ROWS + warp % 4 * 16,
+            lane: gpu::laneid(),
+        }
+    }
+
+    /// The first of the thread's two rows; the other is 8 further down.
+    #[inline(always)]
+    pub const fn row(self) -> u32 {
+        self.first_row + self.lane / 4
+    }
+}
+
+/// A consumer warpgroup's work.
+#[inline(always)]
+pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
+    let seat = Seat::of_this_thread();
+    let scale_log2 = gpu::max_f32(p.attention.scale_log2.abs(), LEAST_SCALE_LOG2);
+    let mut turn = Turn::FIRST;
+    let mut parity = 0;
+    loop {
+        Memory::<D>::wait(Barrier::QFull, parity);
+        parity ^= 1;
+        let task = Memory::<D>::read_task();
+        let Some(task) = task else {
+            return;
+        };
+        let queries = load_queries::<T, D>(p, seat);
+        Memory::<D>::arrive_warp(Barrier::QEmpty);
+        attend::<T, D>(p, seat, task, &queries, scale_log2, &mut turn);
+    }
+}
+
+/// The warp's queries, with the sign of the scale, so that the maximum of the scores is that of the exponents.
+#[inline(always)]
+fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::Queries {
+    let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
+    let flip = if p.attention.scale_log2 < 0.0 {
+        0x8000_8000
+    } else {
+        0
+    };
+    for registers in queries.as_mut() {
+        for pair in registers {
+            *pair ^= flip;
+        }
+    }
+    queries
+}
+
+#[inline(always)]
+fn attend<T: Float16, D: Products<T>>(
+    p: &HopperParams,
+    seat: Seat,
+    task: Task,
+    queries: &D::Queries,
+    scale_log2: f32,
+    turn: &mut Turn,
+) {
+    let mut softmax = LazySoftmax::EMPTY;
+    // SAFETY: an array of floats, for which zero bits are the number 0. (As an array expression it would be a loop.)
+    let mut output: D::Output = unsafe { core::mem::zeroed() };
+
+    let (mut facts, mut scores) = begin_scores::<T, D>(queries, *turn);
+    gpu::wgmma_wait_group::<0, _>(&mut scores);
+    Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
+    weigh(p, seat, facts, &mut scores, &mut softmax, scale_log2);
+    let mut weights = warpgroup::pack::<T>(&scores);
+    let mut poisoned = false;
+    Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
+    if facts.is_own() {
+        poisoned = poison::take_out::<T, D>(seat, Memory::<D>::v(turn.stage));
+    }
+
+    while !facts.is_last() {
+        let next = turn.next::<D>();
+        (facts, scores) = begin_scores::<T, D>(queries, next);
+        D::add_values(&mut output, &weights, Memory::<D>::v(turn.stage));
+        gpu::wgmma_wait_group::<1, _>(&mut scores);
+        Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
+        let rescale = weigh(p, seat, facts, &mut scores, &mut softmax, scale_log2);
+        gpu::wgmma_wait_group::<0, _>(&mut output);
+        Memory::<D>::arrive_warp(Barrier::VEmpty(turn.stage));
+        if let Some(factors) = rescale {
+            scale_rows(output.as_mut(), factors);
+        }
+        weights = warpgroup::pack::<T>(&scores);
+        Memory::<D>::wait(Barrier::VFull(next.stage), next.parity);
+        *turn = next;
+    }
+    end_output::<T, D>(&mut output, &weights, *turn);
+    *turn = turn.next::<D>();
+
+    if poisoned {
+        poison::add_back::<T, D>(p, seat, task, queries, &softmax, scale_log2, &mut output);
+    }
+    let rows = QueryRows::new(&p.attention, task.query_block);
+    output::write::<T, D>(p, seat, task, rows, &softmax, scale_log2, &mut output);
+}
+
+/// Issues the scores of a stage, once it is full.
+#[inline(always)]
+fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) -> (Facts, Scores) {
+    Memory::<D>::wait(Barrier::KFull(turn.stage), turn.parity);
+    let facts = Facts::read(Memory::<D>::facts(turn.stage));
+    (facts, D::scores(queries, Memory::<D>::k(turn.stage)))
+}
+
+/// Adds the last tile's weighted values, which are there.
+#[inline(always)]
+fn end_output<T: Float16, D: Products<T>>(output: &mut D::Output, weights: &Weights, turn: Turn) {
+    D::add_values(output, weights, Memory::<D>::v(turn.stage));
+    gpu::wgmma_wait_group::<0, _>(output);
+    Memory::<D>::arrive_warp(Barrier::VEmpty(turn.stage));
+}
+
+/// Masks a tile's scores and makes weights of them.
+#[inline(always)]
+fn weigh(
+    p: &HopperParams,
+    seat: Seat,
+    facts: Facts,
+    scores: &mut Scores,
+    softmax: &mut LazySoftmax,
+    scale_log2: f32,
+) -> Option<Rescale> {
+    if facts.is_partial() {
+        let first_column = (seat.lane % 4 * 2) as i32;
+        let mut last = [facts.keys() as i32 - 1; 2];
+        for (i, last) in last.iter_mut().enumerate() {
+            let row = seat.row() as i32 + 8 * i as i32;
+            if facts.is_own() {
+                *last = (*last).min(row);
+            }
+            *last -= first_column;
+        }
+        warpgroup::mask(scores, last);
+    }
+    softmax.weigh(scores, scale_log2, p.slack_log2)
+}
+
+/// Multiplies each of the thread's two rows by its factor.
+#[inline(always)]
+pub(super) fn scale_rows(output: &mut [f32], factors: Rescale) {
+    for (i, x) in output.iter_mut().enumerate() {
+        *x *= factors[i >> 1 & 1];
+    }
+}
+
+const _: () = assert!(CONSUMER_ROWS == WARPGROUP / 2);

@@ -1,0 +1,171 @@
+//! Block-sparse FlashAttention for Hopper: `wgmma` on tiles that the copy engine brings.
+//!
+//! ```text
+//! a persistent block of threads: 1 producer warpgroup, 2 consumer warpgroups
+//!
+//! producers, for each task (query block of one head) that the schedule gives:
+//!     Q <- the task's 128 rows
+//!     for each tile of 128 keys: own block, listed blocks, loose keys packed 128 at a time
+//!         K[stage], V[stage] <- the tile
+//!
+//! consumers, 64 rows each, for each task:
+//!     queries = Q, in registers                                       Q is free for the next task
+//!     S = queries · K[0]ᵀ;  P = weights of S
+//!     for each tile but the first:
+//!         issue S' = queries · K[tile]ᵀ, then O += P · V[tile − 1]    both in flight at once
+//!         wait for S';  weights of S'                                 … while O is computed
+//!         wait for O;  O = O · rescale;  P = S' in 16 bits
+//!     O += P · V[last];  O / sum, lse = max + ln sum
+//! ```
+//!
+//! # Who does what
+//! Thread 0 issues the bulk copies of Q and of contiguous tiles. Loose tiles are gathered by all four producer warps, each the 32
+//! rows of the tile whose keys its own queue names, so that they need no barrier: every producer warp walks the same lists. 40
+//! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 232.
+//!
+//! # Synchronisation
+//! All by mbarriers, in [`shared::Barrier`]: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
+//! (how many keys, whether it is the own block, whether it is the last) is written beside it before it becomes full. The task goes
+//! with Q. Generic writes to a tile are fenced before they are handed over, for the tensor cores read through another proxy.
+//!
+//! # Scheduling
+//! Tasks are of very different lengths. Blocks take them one by one from a counter, the longest first: see [`schedule`].
+//!
+//! # Shape contract
+//! [`HopperParams`] says what each address must hold; [`launch_shape`] the grid, the threads and the shared memory. head_dim is 64
+//! or 128, and must be the entry's. [`schedule`] has run before.
+
+mod consumer;
+mod output;
+mod poison;
+mod producer;
+pub mod schedule;
+mod shared;
+
+use super::{COPY_THREADS, SparseFlashParams};
+use crate::gpu::{self, FULL_MASK, Swizzle, TensorMap, TensorMapLayout};
+use crate::launch::LaunchShape;
+use crate::params::{BLOCK, ProblemSizes, TensorArg};
+use crate::tile::warpgroup::{D64, D128, PIECE_COLUMNS, Products, TILE_ROWS};
+use crate::tile::{Bf16, F16, Float16};
+use schedule::Schedule;
+
+/// Threads of a warpgroup.
+const WARPGROUP: u32 = 128;
+
+/// Warpgroups that compute. Two, so that one's softmax hides under the other's products; three would leave each too few registers.
+const CONSUMERS: u32 = 2;
+
+/// Threads of a block.
+pub const THREADS: u32 = COPY_THREADS + CONSUMERS * WARPGROUP;
+
+/// Rows of a consumer: those of one `wgmma`.
+const CONSUMER_ROWS: u32 = BLOCK / CONSUMERS;
+
+/// Registers of a producer and of a consumer: together what a multiprocessor has, in steps of 8.
+const PRODUCER_REGISTERS: u32 = 40;
+const CONSUMER_REGISTERS: u32 = 232;
+
+const _: () = assert!(WARPGROUP == COPY_THREADS && CONSUMER_ROWS == 64 && TILE_ROWS == BLOCK);
+const _: () = assert!(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65_536 / WARPGROUP);
+
+/// The parameters of a launch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HopperParams {
+    /// [`map_layout`] of Q.
+    pub q_map: TensorMap,
+    /// [`map_layout`] of K.
+    pub k_map: TensorMap,
+    /// [`map_layout`] of V.
+    pub v_map: TensorMap,
+    /// As for the portable kernel.
+    pub attention: SparseFlashParams,
+    /// The order of the tasks.
+    pub schedule: Schedule,
+    /// By how much, in the log2 domain, a row's maximum grows before what came before it is rescaled: 0 always, at most 8.
+    pub slack_log2: f32,
+}
+
+const _: () = assert!(size_of::<TensorMap>().is_multiple_of(64));
+
+/// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
+pub const fn map_layout(
+    tensor: &TensorArg,
+    sizes: &ProblemSizes,
+    heads: u32,
+    tokens: u32,
+) -> TensorMapLayout {
+    // A stride over a single element is never taken, and may be anything in the caller's description.
+    const fn stride_bytes(elements: u64, count: u32) -> u64 {
+        if count > 1 { 2 * elements } else { 16 }
+    }
+    TensorMapLayout {
+        base: tensor.address.address(),
+        element_bytes: 2,
+        rank: 4,
+        dims: [
+            sizes.head_dim as u64,
+            tokens as u64,
+            heads as u64,
+            sizes.batch as u64,
+            0,
+        ],
+        strides_bytes: [
+            stride_bytes(tensor.stride_token, tokens),
+            stride_bytes(tensor.stride_head, heads),
+            stride_bytes(tensor.stride_batch, sizes.batch),
+            0,
+        ],
+        box_dims: [PIECE_COLUMNS, TILE_ROWS, 1, 1, 0],
+        swizzle: Swizzle::Bytes128,
+    }
+}
+
+/// The launch: `multiprocessors` blocks, or as many as there are tasks.
+pub const fn launch_shape(sizes: &ProblemSizes, multiprocessors: u32) -> LaunchShape {
+    let tasks = schedule::tasks(sizes);
+    let blocks = if tasks < multiprocessors {
+        tasks
+    } else {
+        multiprocessors
+    };
+    // A problem may have nothing but rows that see nothing, which any block writes.
+    let blocks = if blocks == 0 { 1 } else { blocks };
+    LaunchShape::linear(blocks, THREADS, shared::bytes(sizes))
+}
+
+#[inline(always)]
+fn sparse_flash<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams) {
+    shared::Memory::<D>::initialise();
+    gpu::bar_sync(0);
+    // Through a shuffle: the compiler then knows that a warp is of one kind.
+    if gpu::shfl_sync_idx(FULL_MASK, gpu::tid_x() / WARPGROUP, 0) == 0 {
+        gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
+        producer::produce::<D>(p, in_place);
+    } else {
+        gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
+        consumer::consume::<T, D>(p);
+    }
+}
+
+crate::entry! {
+    sm_90a maps:
+    /// Attention in `bf16` with head_dim 64.
+    BF16_D64, sparse_flash_sm90_bf16_d64 = sparse_flash::<Bf16, D64>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Attention in `bf16` with head_dim 128.
+    BF16_D128, sparse_flash_sm90_bf16_d128 = sparse_flash::<Bf16, D128>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Attention in `f16` with head_dim 64.
+    F16_D64, sparse_flash_sm90_f16_d64 = sparse_flash::<F16, D64>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Attention in `f16` with head_dim 128.
+    F16_D128, sparse_flash_sm90_f16_d128 = sparse_flash::<F16, D128>, HopperParams
+}

@@ -1,0 +1,121 @@
+//! What a consumer warp writes for its rows.
+
+use super::super::query::QueryRows;
+use super::super::record::Task;
+use super::HopperParams;
+use super::consumer::{Seat, scale_rows};
+use super::shared::Memory;
+use crate::gpu::{self, Global, Shared};
+use crate::tile::warpgroup::HeadDim;
+use crate::tile::{Float16, LazySoftmax, WARP};
+
+/// Writes the rows' O and their log-sum-exps. Output in 16 bits goes through shared memory, the warp's own rows of it, so that each
+/// row is written 16 bytes a lane.
+#[inline(always)]
+pub(super) fn write<T: Float16, D: HeadDim>(
+    p: &HopperParams,
+    seat: Seat,
+    task: Task,
+    rows: QueryRows,
+    softmax: &LazySoftmax,
+    scale_log2: f32,
+    output: &mut D::Output,
+) {
+    let finished = softmax.finish(scale_log2);
+    scale_rows(output.as_mut(), finished.map(|(factor, _)| factor));
+    write_lse(p, seat, task, rows, finished.map(|(_, lse)| lse));
+    if p.attention.output_f32 != 0 {
+        write_f32::<D>(p, seat, task, rows, output);
+        return;
+    }
+    let staged = StagedRows::<D>::of_warp(seat);
+    // The rows of the task before have been read.
+    gpu::bar_warp_sync(WARP);
+    staged.store::<T>(output);
+    gpu::bar_warp_sync(WARP);
+    let chunks = D::DIM / 8;
+    for step in 0..16 * chunks / 32 {
+        let index = step * 32 + seat.lane;
+        let (row, chunk) = (index / chunks, index % chunks);
+        let words = gpu::ld_shared_v4(staged.chunk(row, chunk).cast::<u32>());
+        let token = rows.token(seat.first_row + row);
+        if token < rows.q_len {
+            let to: Global<u16> = p.attention.o.token(task.batch, task.head, token);
+            gpu::st_global_v4(to.add(u64::from(chunk * 8)).cast::<u32>(), words);
+        }
+    }
+}
+
+#[inline(always)]
+fn write_lse(p: &HopperParams, seat: Seat, task: Task, rows: QueryRows, lse: [f32; 2]) {
+    let head = u64::from(task.batch * p.attention.sizes.q_heads + task.head);
+    for (i, lse) in lse.into_iter().enumerate() {
+        let token = rows.token(seat.row() + 8 * i as u32);
+        if seat.lane.is_multiple_of(4) && token < rows.q_len {
+            let at = head * u64::from(rows.q_len) + u64::from(token);
+            gpu::st_global(p.attention.lse.add(at), lse);
+        }
+    }
+}
+
+#[inline(always)]
+fn write_f32<D: HeadDim>(
+    p: &HopperParams,
+    seat: Seat,
+    task: Task,
+    rows: QueryRows,
+    output: &D::Output,
+) {
+    for half in 0..2 {
+        let token = rows.token(seat.row() + 8 * half as u32);
+        if token >= rows.q_len {
+            continue;
+        }
+        let to: Global<f32> = p.attention.o.token(task.batch, task.head, token);
+        let to = to.add(u64::from(seat.lane % 4 * 2));
+        for (tile, x) in output.as_ref().chunks_exact(4).enumerate() {
+            let pair = [x[2 * half], x[2 * half + 1]];
+            gpu::st_global_v2(to.add(8 * tile as u64), pair);
+        }
+    }
+}
+
+/// The warp's 16 rows of the output in shared memory, their 16-byte chunks permuted so that neither way meets a bank twice.
+#[derive(Clone, Copy)]
+struct StagedRows<D> {
+    first: Shared<u8>,
+    dim: core::marker::PhantomData<D>,
+}
+
+impl<D: HeadDim> StagedRows<D> {
+    #[inline(always)]
+    fn of_warp(seat: Seat) -> Self {
+        Self {
+            first: Memory::<D>::output().byte_add(seat.first_row * D::DIM * 2),
+            dim: core::marker::PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    fn chunk(self, row: u32, chunk: u32) -> Shared<u8> {
+        self.first
+            .byte_add(row * D::DIM * 2 + ((chunk ^ row & 7) << 4))
+    }
+
+    /// Rounds and stores the warp's output.
+    #[inline(always)]
+    fn store<T: Float16>(self, output: &D::Output) {
+        let lane = gpu::laneid();
+        for (pair, x) in output.as_ref().chunks_exact(8).enumerate() {
+            let registers = [
+                T::pack(x[0], x[1]),
+                T::pack(x[2], x[3]),
+                T::pack(x[4], x[5]),
+                T::pack(x[6], x[7]),
+            ];
+            // Upper left, lower left, upper right, lower right 8 × 8 of 16 columns.
+            let row = self.chunk(lane % 16, 2 * pair as u32 + lane / 16);
+            gpu::stmatrix_x4(row, registers);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! NaN and infinity in V under the causal diagonal, where a weight of 0 would not keep them from the rows that do not see their key.
+//!
+//! Such elements are taken out of the own block's tile, so that the products are finite, and added by themselves at the end to the rows
+//! that do see them. Slow, and never needed for finite inputs.
+
+use super::super::record::Task;
+use super::consumer::Seat;
+use super::{CONSUMERS, HopperParams, WARPGROUP};
+use crate::gpu::{self, Global, Shared};
+use crate::params::BLOCK;
+use crate::tile::warpgroup::{HeadDim, Products};
+use crate::tile::{Float16, LazySoftmax, WARP};
+
+/// Barriers: one for each consumer warpgroup, and one for both.
+const WARPGROUP_BARRIER: u32 = 2;
+const CONSUMERS_BARRIER: u32 = WARPGROUP_BARRIER + CONSUMERS;
+
+/// Sets NaNs and infinities of a tile of V to zero; whether there was one. All consumers call it, and get the same answer: each
+/// warpgroup looks through the whole tile, so that they meet only where there is one.
+#[inline(always)]
+pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> bool {
+    let thread = gpu::tid_x() % WARPGROUP;
+    let mut found = 0;
+    for step in 0..D::TILE_BYTES / (16 * WARPGROUP) {
+        let words = gpu::ld_shared_v4(
+            tile.byte_add((step * WARPGROUP + thread) * 16)
+                .cast::<u32>(),
+        );
+        for pair in words {
+            found |= not_finite::<T>(pair);
+        }
+    }
+    let found = gpu::bar_red_or_count(WARPGROUP_BARRIER + seat.warpgroup, WARPGROUP, found != 0);
+    if found {
+        // Both have looked.
+        gpu::bar_sync_count(CONSUMERS_BARRIER, CONSUMERS * WARPGROUP);
+        let mut at = (seat.warpgroup * WARPGROUP + thread) * 16;
+        while at < D::TILE_BYTES {
+            let words = gpu::ld_shared_v4(tile.byte_add(at).cast::<u32>());
+            let finite = words.map(|pair| pair & !spread(not_finite::<T>(pair)));
+            gpu::st_shared_v4(tile.byte_add(at).cast::<u32>(), finite);
+            at += CONSUMERS * WARPGROUP * 16;
+        }
+        gpu::fence_proxy_async_shared_cta();
+        gpu::bar_sync_count(CONSUMERS_BARRIER, CONSUMERS * WARPGROUP);
+    }
+    found
+}
+
+/// The top bit of each half that is NaN or infinite. The exponent's lowest bit, added to an exponent of ones, carries into the sign's.
+#[inline(always)]
+fn not_finite<T: Float16>(pair: u32) -> u32 {
+    let exponents = u32::from(T::EXPONENT) << 16 | u32::from(T::EXPONENT);
+    let lowest = exponents & !(exponents << 1);
+    ((pair & exponents) + lowest) & 0x8000_8000
+}
+
+/// All bits of the halves whose top bit is set.
+#[inline(always)]
+const fn spread(top: u32) -> u32 {
+    (top >> 15) * 0xffff
+}
+
+/// Adds what [`take_out`] took out of V, weighted, to the thread's rows that see it. Whole warps call it.
+///
+/// The weights are computed again, a key at a time, from the keys in global memory: a row's four lanes have a quarter of its query each.
+#[inline(always)]
+pub(super) fn add_back<T: Float16, D: Products<T>>(
+    p: &HopperParams,
+    seat: Seat,
+    task: Task,
+    queries: &D::Queries,
+    softmax: &LazySoftmax,
+    scale_log2: f32,
+    output: &mut D::Output,
+) {
+    let p = &p.attention;
+    let kv_head = p.sizes.kv_head(task.head);
+    let first_key = task.query_block * BLOCK;
+    let keys = (p.sizes.k_len - first_key).min(BLOCK);
+    let first_column = u64::from(seat.lane % 4 * 2);
+    let mut key = 0;
+    while key < keys {
+        let values: Global<u16> = p.v.token(task.batch, kv_head, first_key + key);
+        let mut found = 0;
+        for column in 0..D::DIM / 64 {
+            let pair = values.add(u64::from(column * 64 + seat.lane * 2)).cast();
+            found |= not_finite::<T>(gpu::ld_global(pair));
+        }
+        if gpu::vote_sync_any(WARP, found != 0) {
+            let of_key: Global<u16> = p.k.token(task.batch, kv_head, first_key + key);
+            let scores = scores::<T, D>(queries, of_key.add(first_column));
+            let mut weights = [0.0; 2];
+            for (row, weight) in weights.iter_mut().enumerate() {
+                *weight = softmax.weight(row, scores[row], scale_log2);
+            }
+            for (tile, x) in output.as_mut().chunks_exact_mut(4).enumerate() {
+                let pair: u32 = gpu::ld_global(values.add(first_column + 8 * tile as u64).cast());
+                let bad = not_finite::<T>(pair);
+                for (i, x) in x.iter_mut().enumerate() {
+                    let shift = 16 * (i as u32 % 2);
+                    let sees = key <= seat.row() + 8 * (i as u32 / 2);
+                    if sees && bad >> shift & 0x8000 != 0 {
+                        *x += weights[i / 2] * T::to_f32((pair >> shift) as u16);
+                    }
+                }
+            }
+        }
+        key += 1;
+    }
+}
+
+/// The scores of the thread's two rows and the key whose lane's first column is at `key`.
+#[inline(always)]
+fn scores<T: Float16, D: Products<T>>(queries: &D::Queries, key: Global<u16>) -> [f32; 2] {
+    let mut scores = [0.0; 2];
+    for (step, registers) in queries.as_ref().iter().enumerate() {
+        for half in 0..2 {
+            let at = key.add(16 * step as u64 + 8 * half as u64);
+            let keys: u32 = gpu::ld_global(at.cast());
+            for (row, score) in scores.iter_mut().enumerate() {
+                let query = registers[2 * half + row];
+                for shift in [0, 16] {
+                    let [q, k] = [query, keys].map(|pair| T::to_f32((pair >> shift) as u16));
+                    *score = gpu::fma_rn_f32(q, k, *score);
+                }
+            }
+        }
+    }
+    scores.map(|score| {
+        let score = score + gpu::shfl_sync_bfly(WARP, score, 1);
+        score + gpu::shfl_sync_bfly(WARP, score, 2)
+    })
+}

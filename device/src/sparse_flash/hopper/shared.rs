@@ -1,0 +1,300 @@
+//! Shared memory of a block: tiles, barriers, and what is told about both.
+//!
+//! ```text
+//! Q | K[0] K[1] … | V[0] V[1] … | O on its way out | barriers | facts of each stage | task | records and queues | bitmap of listed blocks
+//! ```
+
+use core::marker::PhantomData;
+
+use super::super::loose::queue_keys;
+use super::super::record::{Record, Task};
+use super::super::warp::{Place, WarpMemory};
+use super::CONSUMERS;
+use crate::gpu::{self, Shared};
+use crate::params::ProblemSizes;
+use crate::tile::WARP;
+use crate::tile::warpgroup::{HeadDim, TILE_ROWS};
+
+/// Warps that produce and that consume.
+const PRODUCER_WARPS: u32 = 4;
+const CONSUMER_WARPS: u32 = 4 * CONSUMERS;
+
+/// Stages that K and V each have. At head_dim 128 two fill the memory; at 64 there is room for twice as many, whose copies are half as
+/// long.
+const fn stages(dim: u32) -> u32 {
+    if dim > 64 { 2 } else { 4 }
+}
+
+const MAX_STAGES: u32 = stages(64);
+
+const BARRIERS_BYTES: u32 = 8 * Barrier::COUNT;
+const FACTS_BYTES: u32 = 4 * MAX_STAGES;
+const TASK_BYTES: u32 = 16;
+const PRODUCER_BYTES: u32 = Record::BYTES + 4 * queue_keys(TILE_ROWS);
+
+/// Where a full and an empty barrier hand something over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Barrier {
+    /// The task and its Q. One arrival, with the copies' bytes.
+    QFull,
+    /// Everyone has read the task, and the consumers Q: eight consumer warps, and the producer warps that did not write it.
+    QEmpty,
+    /// K of a stage and its facts. Four producer warps, one of them with the copies' bytes.
+    KFull(u32),
+    /// Eight consumer warps have multiplied it.
+    KEmpty(u32),
+    /// V of a stage: as K.
+    VFull(u32),
+    VEmpty(u32),
+}
+
+impl Barrier {
+    const COUNT: u32 = 2 + 4 * MAX_STAGES;
+
+    #[inline(always)]
+    const fn index(self) -> u32 {
+        match self {
+            Self::QFull => 0,
+            Self::QEmpty => 1,
+            Self::KFull(stage) => 2 + 4 * stage,
+            Self::KEmpty(stage) => 3 + 4 * stage,
+            Self::VFull(stage) => 4 + 4 * stage,
+            Self::VEmpty(stage) => 5 + 4 * stage,
+        }
+    }
+
+    /// Arrivals that complete a phase.
+    const fn arrivals(self) -> u32 {
+        match self {
+            Self::QFull => 1,
+            Self::QEmpty => CONSUMER_WARPS + PRODUCER_WARPS - 1,
+            Self::KFull(_) | Self::VFull(_) => PRODUCER_WARPS,
+            Self::KEmpty(_) | Self::VEmpty(_) => CONSUMER_WARPS,
+        }
+    }
+}
+
+/// A stage of K and V, and the parity of the phase that fills it. Producers and consumers take the same turns.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    pub stage: u32,
+    pub parity: u32,
+}
+
+impl Turn {
+    pub const FIRST: Self = Self {
+        stage: 0,
+        parity: 0,
+    };
+
+    #[inline(always)]
+    pub fn next<D: HeadDim>(self) -> Self {
+        if self.stage + 1 == stages(D::DIM) {
+            Self {
+                stage: 0,
+                parity: self.parity ^ 1,
+            }
+        } else {
+            Self {
+                stage: self.stage + 1,
+                ..self
+            }
+        }
+    }
+}
+
+/// What consumers need to know of a tile.
+#[derive(Clone, Copy)]
+pub(super) struct Facts {
+    bits: u32,
+}
+
+impl Facts {
+    const OWN: u32 = 1 << 8;
+    const LAST: u32 = 1 << 9;
+
+    #[inline(always)]
+    pub const fn new(keys: u32, own: bool, last: bool) -> Self {
+        let own = if own { Self::OWN } else { 0 };
+        let last = if last { Self::LAST } else { 0 };
+        Self {
+            bits: keys | own | last,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.bits
+    }
+
+    /// What the producers wrote.
+    #[inline(always)]
+    pub fn read(at: Shared<u32>) -> Self {
+        Self {
+            bits: gpu::ld_shared(at),
+        }
+    }
+
+    /// Keys of the tile, 0 to 128; what follows them is zero. 0 where a task has no tile at all.
+    #[inline(always)]
+    pub const fn keys(self) -> u32 {
+        self.bits & 0xff
+    }
+
+    /// Whether it is the own key block of a causal problem: row r of the query block sees the keys up to r.
+    #[inline(always)]
+    pub const fn is_own(self) -> bool {
+        self.bits & Self::OWN != 0
+    }
+
+    /// Whether the task ends with it.
+    #[inline(always)]
+    pub const fn is_last(self) -> bool {
+        self.bits & Self::LAST != 0
+    }
+
+    /// Whether a row may not see all 128 keys.
+    #[inline(always)]
+    pub const fn is_partial(self) -> bool {
+        self.is_own() || self.keys() < TILE_ROWS
+    }
+}
+
+/// The block's shared memory.
+pub(super) struct Memory<D> {
+    dim: PhantomData<D>,
+}
+
+/// Bytes of a launch.
+pub(super) const fn bytes(sizes: &ProblemSizes) -> u32 {
+    let tile_bytes = TILE_ROWS * sizes.head_dim * 2;
+    let bitmap_bytes = sizes.key_blocks().div_ceil(32) * 4;
+    (2 + 2 * stages(sizes.head_dim)) * tile_bytes
+        + BARRIERS_BYTES
+        + FACTS_BYTES
+        + TASK_BYTES
+        + PRODUCER_WARPS * PRODUCER_BYTES
+        + bitmap_bytes
+}
+
+impl<D: HeadDim> Memory<D> {
+    const STAGES: u32 = stages(D::DIM);
+    const BARRIERS: u32 = (2 + 2 * Self::STAGES) * D::TILE_BYTES;
+    const FACTS: u32 = Self::BARRIERS + BARRIERS_BYTES;
+    const TASK: u32 = Self::FACTS + FACTS_BYTES;
+    const PRODUCERS: u32 = Self::TASK + TASK_BYTES;
+    const BITMAP: u32 = Self::PRODUCERS + PRODUCER_WARPS * PRODUCER_BYTES;
+
+    #[inline(always)]
+    fn at(offset: u32) -> Shared<u8> {
+        gpu::dynamic_shared().byte_add(offset)
+    }
+
+    #[inline(always)]
+    pub fn q() -> Shared<u8> {
+        Self::at(0)
+    }
+
+    #[inline(always)]
+    pub fn k(stage: u32) -> Shared<u8> {
+        Self::at((1 + stage) * D::TILE_BYTES)
+    }
+
+    #[inline(always)]
+    pub fn v(stage: u32) -> Shared<u8> {
+        Self::at((1 + Self::STAGES + stage) * D::TILE_BYTES)
+    }
+
+    /// The query block's output in 16 bits.
+    #[inline(always)]
+    pub fn output() -> Shared<u8> {
+        Self::at((1 + 2 * Self::STAGES) * D::TILE_BYTES)
+    }
+
+    #[inline(always)]
+    pub fn barrier(barrier: Barrier) -> Shared<u64> {
+        Self::at(Self::BARRIERS).cast().add(barrier.index())
+    }
+
+    #[inline(always)]
+    pub fn facts(stage: u32) -> Shared<u32> {
+        Self::at(Self::FACTS).cast().add(stage)
+    }
+
+    #[inline(always)]
+    fn task() -> Shared<u32> {
+        Self::at(Self::TASK).cast()
+    }
+
+    /// Tells the block its next task; `None` that there is none.
+    #[inline(always)]
+    pub fn write_task(task: Option<Task>) {
+        let words = match task {
+            Some(task) => [task.batch, task.head, task.query_block, 0],
+            None => [u32::MAX; 4],
+        };
+        gpu::st_shared_v4(Self::task(), words);
+    }
+
+    #[inline(always)]
+    pub fn read_task() -> Option<Task> {
+        let [batch, head, query_block, end] = gpu::ld_shared_v4(Self::task());
+        (end == 0).then_some(Task {
+            batch,
+            head,
+            query_block,
+        })
+    }
+
+    /// What a producer warp has for its walk.
+    #[inline(always)]
+    pub fn of_producer(place: Place) -> WarpMemory {
+        let own = Self::at(Self::PRODUCERS + place.warp * PRODUCER_BYTES);
+        WarpMemory {
+            place,
+            record: Record::new(own),
+            queue: own.byte_add(Record::BYTES).cast(),
+            listed: Self::at(Self::BITMAP).cast(),
+        }
+    }
+
+    /// Makes the barriers. All threads of the block call it, and use none before a barrier of the block.
+    #[inline(always)]
+    pub fn initialise() {
+        if gpu::tid_x() == 0 {
+            let mut stage = 0;
+            Self::initialise_barrier(Barrier::QFull);
+            Self::initialise_barrier(Barrier::QEmpty);
+            while stage < Self::STAGES {
+                Self::initialise_barrier(Barrier::KFull(stage));
+                Self::initialise_barrier(Barrier::KEmpty(stage));
+                Self::initialise_barrier(Barrier::VFull(stage));
+                Self::initialise_barrier(Barrier::VEmpty(stage));
+                stage += 1;
+            }
+            gpu::fence_mbarrier_init();
+        }
+    }
+
+    #[inline(always)]
+    fn initialise_barrier(barrier: Barrier) {
+        gpu::mbarrier_init(Self::barrier(barrier), barrier.arrivals());
+    }
+
+    /// Waits for the phase of this parity.
+    #[inline(always)]
+    #[track_caller]
+    pub fn wait(barrier: Barrier, parity: u32) {
+        gpu::mbarrier_wait_parity(Self::barrier(barrier), parity);
+    }
+
+    /// One arrival for the warp, once all of its lanes are here.
+    #[inline(always)]
+    #[track_caller]
+    pub fn arrive_warp(barrier: Barrier) {
+        gpu::bar_warp_sync(WARP);
+        if gpu::laneid() == 0 {
+            gpu::mbarrier_arrive(Self::barrier(barrier));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The online softmax of a warpgroup's rows, which rescales what came before only when it has to.
+//!
+//! Weights are 2^(score · scale − reference), and any reference that is near the row's maximum gives the same quotients. A new
+//! maximum becomes the reference when it exceeds the old one by more than a slack, in the log2 domain: with a slack of 0 always
+//! (the textbook's online softmax), with 8 hardly ever after a row's first tiles. Weights then reach 2^8, which 16-bit formats
+//! hold as precisely as 1.
+//!
+//! Scores are raw products; `scale_log2` = softmax_scale · log2(e) > 0 turns them into exponents of 2. References are kept in raw
+//! units, which spares a multiplication per score.
+
+use super::WARP;
+use super::warpgroup::Scores;
+use crate::gpu;
+
+/// The running statistics of a thread's two rows.
+#[derive(Clone, Copy, Debug)]
+pub struct LazySoftmax {
+    /// −∞ where no key was seen. The same in a row's four lanes.
+    reference: [f32; 2],
+    /// This lane's share of the sum of the weights.
+    sum: [f32; 2],
+}
+
+/// What multiplies earlier weighted sums, for each of a thread's two rows.
+pub type Rescale = [f32; 2];
+
+impl LazySoftmax {
+    /// No key seen.
+    pub const EMPTY: Self = Self {
+        reference: [f32::NEG_INFINITY; 2],
+        sum: [0.0; 2],
+    };
+
+    /// Turns scores, −∞ where masked, into weights. `None`, in all lanes of the warp, where earlier weights keep their reference.
+    #[inline(always)]
+    pub fn weigh(
+        &mut self,
+        scores: &mut Scores,
+        scale_log2: f32,
+        slack_log2: f32,
+    ) -> Option<Rescale> {
+        let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
+        let mut grows = false;
+        for (maximum, reference) in maximum.iter().zip(self.reference) {
+            // Nothing seen before and nothing now: NaN, which is not greater.
+            grows |= (maximum - reference) * scale_log2 > slack_log2;
+        }
+        let mut rescale = None;
+        if gpu::vote_sync_any(WARP, grows) {
+            let mut factors = [1.0; 2];
+            for (row, factor) in factors.iter_mut().enumerate() {
+                let old = self.reference[row];
+                self.reference[row] = maximum[row];
+                let offset = offset(maximum[row], scale_log2);
+                *factor = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
+                self.sum[row] *= *factor;
+            }
+            rescale = Some(factors);
+        }
+        let offset = self
+            .reference
+            .map(|reference| offset(reference, scale_log2));
+        // Two sums a row: half as long a chain of additions.
+        let mut sums = [[self.sum[0], 0.0], [self.sum[1], 0.0]];
+        for (i, score) in scores.iter_mut().enumerate() {
+            let row = i >> 1 & 1;
+            let exponent = gpu::fma_rn_f32(*score, scale_log2, offset[row]);
+            *score = gpu::ex2_approx_ftz_f32(exponent);
+            sums[row][i & 1] += *score;
+        }
+        self.sum = sums.map(|[even, odd]| even + odd);
+        rescale
+    }
+
+    /// The maximum of a row and its reference, in its four lanes. A NaN is no maximum.
+    #[inline(always)]
+    fn maximum(&self, scores: &Scores, row: usize) -> f32 {
+        let mut maxima = [self.reference[row], scores[2 * row + 1]];
+        for tile in 0..16 {
+            for (i, maximum) in maxima.iter_mut().enumerate() {
+                *maximum = gpu::max_f32(*maximum, scores[4 * tile + 2 * row + i]);
+            }
+        }
+        let mut maximum = gpu::max_f32(maxima[0], maxima[1]);
+        maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
+        gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2))
+    }
+
+    /// The weight that `weigh` would give a score of row `row`, relative to the last reference.
+    #[inline(always)]
+    pub fn weight(&self, row: usize, score: f32, scale_log2: f32) -> f32 {
+        let offset = offset(self.reference[row], scale_log2);
+        gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale_log2, offset))
+    }
+
+    /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw nothing), and the natural
+    /// logarithm of the sum of exponentials (−∞ for such a row).
+    #[inline(always)]
+    pub fn finish(&self, scale_log2: f32) -> [(f32, f32); 2] {
+        let mut rows = [(0.0, f32::NEG_INFINITY); 2];
+        for (i, row) in rows.iter_mut().enumerate() {
+            let mut sum = self.sum[i];
+            sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+            sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+            // A NaN is a sum too.
+            if sum != 0.0 {
+                let log2 = gpu::lg2_approx_ftz_f32(sum);
+                let lse_log2 = gpu::fma_rn_f32(self.reference[i], scale_log2, log2);
+                *row = (
+                    gpu::rcp_approx_ftz_f32(sum),
+                    lse_log2 * core::f32::consts::LN_2,
+                );
+            }
+        }
+        rows
+    }
+}
+
+/// What is added to a row's scaled scores, so that those at the reference become 0. Rows that have seen nothing have weights
+/// 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
+#[inline(always)]
+fn offset(reference: f32, scale_log2: f32) -> f32 {
+    if reference == f32::NEG_INFINITY {
+        0.0
+    } else {
+        -reference * scale_log2
+    }
+}

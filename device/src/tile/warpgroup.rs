@@ -1,0 +1,133 @@
+//! Products of a warpgroup: 64 rows of queries in registers by tiles of 128 keys or values in shared memory.
+//!
+//! Tiles lie as bulk tensor copies lay them down: 128 rows in 128-byte swizzled pieces of 64 columns, one behind the other.
+
+use super::float16::{Bf16, F16, Float16};
+use super::swizzled::SwizzledTile;
+use crate::gpu::{self, Accumulators, KMajor, MnMajor, Shared, Walk};
+
+/// Rows of a tile.
+pub const TILE_ROWS: u32 = 128;
+
+/// Columns of a piece: 128 bytes.
+pub const PIECE_COLUMNS: u32 = 64;
+
+/// Bytes of a piece of a tile.
+pub const PIECE_BYTES: u32 = TILE_ROWS * 128;
+
+/// The scores of a thread's two rows. Element i is in row `(i >> 1) & 1` of the two, and column `(i >> 2) · 8 + (i & 1)` from the
+/// lane's first.
+pub type Scores = [f32; 64];
+
+/// Weights as the A operand of their product with values: four registers for 16 keys.
+pub type Weights = [[u32; 4]; 8];
+
+/// A head_dim, with what a thread holds for it: queries as A operands, and output.
+pub trait HeadDim: Copy {
+    /// Elements of a head.
+    const DIM: u32;
+    /// Pieces of a tile.
+    const PIECES: u32 = Self::DIM / PIECE_COLUMNS;
+    /// Bytes of a tile.
+    const TILE_BYTES: u32 = Self::PIECES * PIECE_BYTES;
+    /// A operands, four registers for 16 columns.
+    type Queries: Copy + AsRef<[[u32; 4]]> + AsMut<[[u32; 4]]>;
+    /// Accumulators, placed as in [`Scores`].
+    type Output: Copy + AsRef<[f32]> + AsMut<[f32]> + Accumulators;
+}
+
+/// head_dim 64.
+#[derive(Clone, Copy)]
+pub struct D64;
+
+/// head_dim 128.
+#[derive(Clone, Copy)]
+pub struct D128;
+
+impl HeadDim for D64 {
+    const DIM: u32 = 64;
+    type Queries = [[u32; 4]; 4];
+    type Output = [f32; 32];
+}
+
+impl HeadDim for D128 {
+    const DIM: u32 = 128;
+    type Queries = [[u32; 4]; 8];
+    type Output = [f32; 64];
+}
+
+/// The products in one element type. They return at once; see [`gpu::wgmma_wait_group`].
+pub trait Products<T: Float16>: HeadDim {
+    /// queries · keysᵀ.
+    fn scores(queries: &Self::Queries, keys: Shared<u8>) -> Scores;
+
+    /// output += weights · values.
+    fn add_values(output: &mut Self::Output, weights: &Weights, values: Shared<u8>);
+}
+
+macro_rules! products {
+    ($($element:ident, $dim:ident, $scores:ident, $values:ident;)*) => {$(
+        impl Products<$element> for $dim {
+            #[inline(always)]
+            #[track_caller]
+            fn scores(queries: &Self::Queries, keys: Shared<u8>) -> Scores {
+                gpu::$scores::<KMajor<TILE_ROWS>>(queries, KMajor::<TILE_ROWS>::descriptor(keys))
+            }
+
+            #[inline(always)]
+            #[track_caller]
+            fn add_values(output: &mut Self::Output, weights: &Weights, values: Shared<u8>) {
+                let values = MnMajor::<TILE_ROWS>::descriptor(values);
+                gpu::$values::<MnMajor<TILE_ROWS>>(output, weights, values);
+            }
+        }
+    )*};
+}
+
+products! {
+    Bf16, D64, wgmma_m64n128k16x4_f32_bf16_rs_zero, wgmma_m64n64k16x8_f32_bf16_rs;
+    Bf16, D128, wgmma_m64n128k16x8_f32_bf16_rs_zero, wgmma_m64n128k16x8_f32_bf16_rs;
+    F16, D64, wgmma_m64n128k16x4_f32_f16_rs_zero, wgmma_m64n64k16x8_f32_f16_rs;
+    F16, D128, wgmma_m64n128k16x8_f32_f16_rs_zero, wgmma_m64n128k16x8_f32_f16_rs;
+}
+
+/// The warp's 16 rows, from `first_row` on, of a tile of queries.
+#[inline(always)]
+#[track_caller]
+pub fn load_queries<D: HeadDim>(tile: Shared<u8>, first_row: u32, lane: u32) -> D::Queries {
+    // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that keeps
+    // it in local memory.)
+    let mut queries: D::Queries = unsafe { core::mem::zeroed() };
+    for (step, registers) in queries.as_mut().iter_mut().enumerate() {
+        let piece = tile.byte_add(step as u32 / 4 * PIECE_BYTES);
+        let rows = SwizzledTile::<8>::new(piece).columns_first(first_row, lane);
+        *registers = gpu::ldmatrix_x4(rows.block(0, step as u32 % 4));
+    }
+    queries
+}
+
+/// Weights rounded to 16 bits.
+#[inline(always)]
+pub fn pack<T: Float16>(weights: &Scores) -> Weights {
+    // SAFETY: an array of integers, as above.
+    let mut packed: Weights = unsafe { core::mem::zeroed() };
+    for (step, registers) in packed.iter_mut().enumerate() {
+        for (i, pair) in registers.iter_mut().enumerate() {
+            let at = 8 * step + 2 * i;
+            *pair = T::pack(weights[at], weights[at + 1]);
+        }
+    }
+    packed
+}
+
+/// Sets the scores of what is not seen to −∞, whatever they were. `last` is the last column that each of the lane's two rows sees,
+/// counted from the lane's first column: −1 or less for none.
+#[inline(always)]
+pub fn mask(scores: &mut Scores, last: [i32; 2]) {
+    for (i, score) in scores.iter_mut().enumerate() {
+        // A constant against a register: nothing else stays alive.
+        if ((i >> 2) * 8 + (i & 1)) as i32 > last[i >> 1 & 1] {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
