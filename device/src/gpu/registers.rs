@@ -36,3 +36,21 @@ pub fn setmaxnreg_dec<const COUNT: u32>() {
         _ => { super::emu::wgmma::set_max_registers("setmaxnreg.dec", COUNT) }
     }
 }
+
+/// The value, hidden from the compiler: what follows from it is computed where it is used, not ahead of the loop around it, where it
+/// would hold registers.
+///
+/// # PTX
+/// A comment.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            let mut value = value;
+            // SAFETY: no instruction.
+            unsafe { core::arch::asm!("// {0}", inout(reg64) value, options(nostack)) }
+            value
+        }
+        _ => { value }
+    }
+}

@@ -1,9 +1,10 @@
 //! What a warp needs once a tile, kept in shared memory: S and O leave too few registers for it.
 
 use crate::gpu::{self, Global, Shared};
+use crate::params::ProblemSizes;
 use crate::tile::WARP;
 
-/// A warp's record: six words of 64 bits, four numbers, and the task.
+/// A warp's record: six words of 64 bits, four numbers, the task, and the scale.
 #[derive(Clone, Copy)]
 pub(super) struct Record {
     at: Shared<u64>,
@@ -51,7 +52,20 @@ impl Tokens {
 pub(super) struct Task {
     pub batch: u32,
     pub head: u32,
+    pub kv_head: u32,
     pub query_block: u32,
+}
+
+impl Task {
+    #[inline(always)]
+    pub const fn new(sizes: &ProblemSizes, batch: u32, head: u32, query_block: u32) -> Self {
+        Self {
+            batch,
+            head,
+            kv_head: sizes.kv_head(head),
+            query_block,
+        }
+    }
 }
 
 impl Record {
@@ -67,9 +81,9 @@ impl Record {
     #[inline(always)]
     pub fn write(self, contents: &Contents) {
         if gpu::laneid() == 0 {
-            for (at, tokens) in [(0, contents.k), (2, contents.v)] {
-                gpu::st_shared_v2(self.at.add(at), [tokens.first.address(), tokens.stride]);
-            }
+            let Contents { k, v, .. } = contents;
+            gpu::st_shared_v2(self.at, [k.first.address(), k.stride]);
+            gpu::st_shared_v2(self.at.add(2), [v.first.address(), v.stride]);
             let addresses = [contents.list.address(), contents.stripes.address()];
             gpu::st_shared_v2(self.at.add(4), addresses);
             let numbers = [
@@ -82,11 +96,12 @@ impl Record {
             let Task {
                 batch,
                 head,
+                kv_head,
                 query_block,
             } = contents.task;
+            gpu::st_shared_v4(self.numbers().add(4), [batch, head, kv_head, query_block]);
             let scale_bits = contents.scale_log2.to_bits();
-            let task = [batch, head, query_block, scale_bits];
-            gpu::st_shared_v4(self.numbers().add(4), task);
+            gpu::st_shared(self.numbers().add(8), scale_bits);
         }
         gpu::bar_warp_sync(WARP);
     }
@@ -147,20 +162,21 @@ impl Record {
 
     #[inline(always)]
     pub fn scale_log2(self) -> f32 {
-        f32::from_bits(gpu::ld_shared(self.numbers().add(7)))
+        f32::from_bits(gpu::ld_shared(self.numbers().add(8)))
     }
 
     #[inline(always)]
     pub fn query_block(self) -> u32 {
-        gpu::ld_shared(self.numbers().add(6))
+        gpu::ld_shared(self.numbers().add(7))
     }
 
     #[inline(always)]
     pub fn task(self) -> Task {
-        let [batch, head, query_block, _] = gpu::ld_shared_v4(self.numbers().add(4));
+        let [batch, head, kv_head, query_block] = gpu::ld_shared_v4(self.numbers().add(4));
         Task {
             batch,
             head,
+            kv_head,
             query_block,
         }
     }

@@ -125,17 +125,23 @@ impl Contents {
     fn new(p: &SparseFlashParams, task: Task) -> Self {
         let sizes = &p.sizes;
         let head = u64::from(task.batch * sizes.q_heads + task.head);
-        let kv_head = sizes.kv_head(task.head);
         let end_block = end_block(p, task.query_block);
-        let tokens = |tensor: &TensorArg| Tokens {
-            first: tensor.head(task.batch, kv_head),
-            stride: tensor.stride_token,
+        let tokens = |tensor: &TensorArg| {
+            let first = u64::from(task.batch) * tensor.stride_batch
+                + u64::from(task.kv_head) * tensor.stride_head;
+            Tokens {
+                // Strides in bytes would otherwise be kept from task to task.
+                first: tensor.address.cast().add(gpu::opaque(first)),
+                stride: tensor.stride_token,
+            }
         };
         let mut contents = Self {
             k: tokens(&p.k),
             v: tokens(&p.v),
             list: Global::NULL,
-            stripes: p.stripes.add(head * u64::from(p.stripe_capacity)),
+            stripes: p
+                .stripes
+                .add(gpu::opaque(head * u64::from(p.stripe_capacity))),
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
@@ -150,7 +156,7 @@ impl Contents {
         }
         if !dense {
             let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
-            contents.list = p.lists.add(row * u64::from(p.list_capacity));
+            contents.list = p.lists.add(gpu::opaque(row * u64::from(p.list_capacity)));
             contents.entries = gpu::ld_global_nc(p.list_count.add(row));
             contents.sink_candidates = p.sinks.min(contents.end_key);
             contents.candidates = contents.sink_candidates;

@@ -41,19 +41,19 @@ impl LazySoftmax {
     ) -> Option<Rescale> {
         let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
         let mut grows = false;
-        for (maximum, reference) in maximum.iter().zip(self.reference) {
+        for row in 0..2 {
             // Nothing seen before and nothing now: NaN, which is not greater.
-            grows |= (maximum - reference) * scale_log2 > slack_log2;
+            grows |= (maximum[row] - self.reference[row]) * scale_log2 > slack_log2;
         }
         let mut rescale = None;
         if gpu::vote_sync_any(WARP, grows) {
             let mut factors = [1.0; 2];
-            for (row, factor) in factors.iter_mut().enumerate() {
+            for row in 0..2 {
                 let old = self.reference[row];
                 self.reference[row] = maximum[row];
                 let offset = offset(maximum[row], scale_log2);
-                *factor = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
-                self.sum[row] *= *factor;
+                factors[row] = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
+                self.sum[row] *= factors[row];
             }
             rescale = Some(factors);
         }

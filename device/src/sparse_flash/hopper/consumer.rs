@@ -23,14 +23,17 @@ pub(super) struct Seat {
 }
 
 impl Seat {
+    /// Asks anew each time. Through shuffles, which the compiler cannot look through: what follows from the seat, dozens of addresses,
+    /// would otherwise stay in registers from task to task.
     #[inline(always)]
     fn of_this_thread() -> Self {
+        let lane = gpu::laneid();
         let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
         let warpgroup = warp / 4 - 1;
         Self {
             warpgroup,
             first_row: warpgroup * CONSUMER_ROWS + warp % 4 * 16,
-            lane: gpu::laneid(),
+            lane: gpu::shfl_sync_idx(WARP, lane, lane),
         }
     }
 
@@ -44,7 +47,6 @@ impl Seat {
 /// A consumer warpgroup's work.
 #[inline(always)]
 pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
-    let seat = Seat::of_this_thread();
     let scale_log2 = gpu::max_f32(p.attention.scale_log2.abs(), LEAST_SCALE_LOG2);
     let mut turn = Turn::FIRST;
     let mut parity = 0;
@@ -55,9 +57,9 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
         let Some(task) = task else {
             return;
         };
-        let queries = load_queries::<T, D>(p, seat);
+        let queries = load_queries::<T, D>(p, Seat::of_this_thread());
         Memory::<D>::arrive_warp(Barrier::QEmpty);
-        attend::<T, D>(p, seat, task, &queries, scale_log2, &mut turn);
+        attend::<T, D>(p, task, &queries, scale_log2, &mut turn);
     }
 }
 
@@ -81,7 +83,6 @@ fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::
 #[inline(always)]
 fn attend<T: Float16, D: Products<T>>(
     p: &HopperParams,
-    seat: Seat,
     task: Task,
     queries: &D::Queries,
     scale_log2: f32,
@@ -94,12 +95,12 @@ fn attend<T: Float16, D: Products<T>>(
     let (mut facts, mut scores) = begin_scores::<T, D>(queries, *turn);
     gpu::wgmma_wait_group::<0, _>(&mut scores);
     Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
-    weigh(p, seat, facts, &mut scores, &mut softmax, scale_log2);
+    weigh(p, facts, &mut scores, &mut softmax, scale_log2);
     let mut weights = warpgroup::pack::<T>(&scores);
     let mut poisoned = false;
     Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
     if facts.is_own() {
-        poisoned = poison::take_out::<T, D>(seat, Memory::<D>::v(turn.stage));
+        poisoned = poison::take_out::<T, D>(Seat::of_this_thread(), Memory::<D>::v(turn.stage));
     }
 
     while !facts.is_last() {
@@ -108,7 +109,7 @@ fn attend<T: Float16, D: Products<T>>(
         D::add_values(&mut output, &weights, Memory::<D>::v(turn.stage));
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
-        let rescale = weigh(p, seat, facts, &mut scores, &mut softmax, scale_log2);
+        let rescale = weigh(p, facts, &mut scores, &mut softmax, scale_log2);
         gpu::wgmma_wait_group::<0, _>(&mut output);
         Memory::<D>::arrive_warp(Barrier::VEmpty(turn.stage));
         if let Some(factors) = rescale {
@@ -121,6 +122,7 @@ fn attend<T: Float16, D: Products<T>>(
     end_output::<T, D>(&mut output, &weights, *turn);
     *turn = turn.next::<D>();
 
+    let seat = Seat::of_this_thread();
     if poisoned {
         poison::add_back::<T, D>(p, seat, task, queries, &softmax, scale_log2, &mut output);
     }
@@ -148,13 +150,13 @@ fn end_output<T: Float16, D: Products<T>>(output: &mut D::Output, weights: &Weig
 #[inline(always)]
 fn weigh(
     p: &HopperParams,
-    seat: Seat,
     facts: Facts,
     scores: &mut Scores,
     softmax: &mut LazySoftmax,
     scale_log2: f32,
 ) -> Option<Rescale> {
     if facts.is_partial() {
+        let seat = Seat::of_this_thread();
         let first_column = (seat.lane % 4 * 2) as i32;
         let mut last = [facts.keys() as i32 - 1; 2];
         for (i, last) in last.iter_mut().enumerate() {

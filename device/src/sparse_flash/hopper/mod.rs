@@ -63,8 +63,8 @@ pub const THREADS: u32 = COPY_THREADS + CONSUMERS * WARPGROUP;
 const CONSUMER_ROWS: u32 = BLOCK / CONSUMERS;
 
 /// Registers of a producer and of a consumer: together what a multiprocessor has, in steps of 8.
-const PRODUCER_REGISTERS: u32 = 40;
-const CONSUMER_REGISTERS: u32 = 232;
+const PRODUCER_REGISTERS: u32 = 56;
+const CONSUMER_REGISTERS: u32 = 224;
 
 const _: () = assert!(WARPGROUP == COPY_THREADS && CONSUMER_ROWS == 64 && TILE_ROWS == BLOCK);
 const _: () = assert!(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65_536 / WARPGROUP);

@@ -49,7 +49,7 @@ pub(super) fn write<T: Float16, D: HeadDim>(
 #[inline(always)]
 fn write_lse(p: &HopperParams, seat: Seat, task: Task, rows: QueryRows, lse: [f32; 2]) {
     let head = u64::from(task.batch * p.attention.sizes.q_heads + task.head);
-    for (i, lse) in lse.into_iter().enumerate() {
+    for (i, &lse) in lse.iter().enumerate() {
         let token = rows.token(seat.row() + 8 * i as u32);
         if seat.lane.is_multiple_of(4) && token < rows.q_len {
             let at = head * u64::from(rows.q_len) + u64::from(token);
@@ -66,15 +66,26 @@ fn write_f32<D: HeadDim>(
     rows: QueryRows,
     output: &D::Output,
 ) {
-    for half in 0..2 {
-        let token = rows.token(seat.row() + 8 * half as u32);
-        if token >= rows.q_len {
-            continue;
-        }
+    // Not a loop, which would not unroll, and so put the output into memory.
+    write_f32_row::<D, 0>(p, seat, task, rows, output);
+    write_f32_row::<D, 1>(p, seat, task, rows, output);
+}
+
+/// Writes the thread's part of the upper or lower of its two rows.
+#[inline(always)]
+fn write_f32_row<D: HeadDim, const LOWER: usize>(
+    p: &HopperParams,
+    seat: Seat,
+    task: Task,
+    rows: QueryRows,
+    output: &D::Output,
+) {
+    let token = rows.token(seat.row() + 8 * LOWER as u32);
+    if token < rows.q_len {
         let to: Global<f32> = p.attention.o.token(task.batch, task.head, token);
         let to = to.add(u64::from(seat.lane % 4 * 2));
         for (tile, x) in output.as_ref().chunks_exact(4).enumerate() {
-            let pair = [x[2 * half], x[2 * half + 1]];
+            let pair = [x[2 * LOWER], x[2 * LOWER + 1]];
             gpu::st_global_v2(to.add(8 * tile as u64), pair);
         }
     }

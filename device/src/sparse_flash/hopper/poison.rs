@@ -26,7 +26,7 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
             tile.byte_add((step * WARPGROUP + thread) * 16)
                 .cast::<u32>(),
         );
-        for pair in words {
+        for &pair in &words {
             found |= not_finite::<T>(pair);
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn add_back<T: Float16, D: Products<T>>(
     output: &mut D::Output,
 ) {
     let p = &p.attention;
-    let kv_head = p.sizes.kv_head(task.head);
+    let kv_head = task.kv_head;
     let first_key = task.query_block * BLOCK;
     let keys = (p.sizes.k_len - first_key).min(BLOCK);
     let first_column = u64::from(seat.lane % 4 * 2);
@@ -120,9 +120,9 @@ fn scores<T: Float16, D: Products<T>>(queries: &D::Queries, key: Global<u16>) ->
             let keys: u32 = gpu::ld_global(at.cast());
             for (row, score) in scores.iter_mut().enumerate() {
                 let query = registers[2 * half + row];
-                for shift in [0, 16] {
-                    let [q, k] = [query, keys].map(|pair| T::to_f32((pair >> shift) as u16));
-                    *score = gpu::fma_rn_f32(q, k, *score);
+                for half in 0..2 {
+                    let number = |pair: u32| T::to_f32((pair >> (16 * half)) as u16);
+                    *score = gpu::fma_rn_f32(number(query), number(keys), *score);
                 }
             }
         }

@@ -22,11 +22,11 @@ const _: () = assert!(WARP_ROWS == 32);
 pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     let attention = &p.attention;
     write_all_blind_rows(attention);
-    let place = Place::of_this_thread();
-    let memory = Memory::<D>::of_producer(place);
     let mut turn = Turn::FIRST;
     let mut tasks = Tasks::first();
     loop {
+        let place = Place::of_this_thread();
+        let memory = Memory::<D>::of_producer(place);
         let task = if place.warp == 0 {
             let task = tasks.take(p);
             publish::<D>(p, in_place, task, tasks.parity);
@@ -40,6 +40,9 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
         };
         let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, task, memory);
         loop {
+            // Asked anew: what follows from it would take registers all through the walk.
+            let place = Place::of_this_thread();
+            let memory = Memory::<D>::of_producer(place);
             // The lane's key, before the walk puts the next tile into the queue.
             let key = if tile.is_loose() {
                 gpu::ld_shared(memory.queue.add(place.warp * WARP_ROWS + place.lane))
@@ -62,16 +65,15 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
             let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
             let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];
             if tile.is_loose() {
-                gather::<D>(k, memory.record.k(), tile, key, place);
+                gather::<D>(k, memory.record.k(), tile, key);
                 Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                gather::<D>(v, memory.record.v(), tile, key, place);
+                gather::<D>(v, memory.record.v(), tile, key);
                 gpu::cp_async_wait_group::<1>();
                 hand_over::<D>(k_full);
                 gpu::cp_async_wait_group::<0>();
                 hand_over::<D>(v_full);
             } else {
-                let kv_head = attention.sizes.kv_head(task.head);
-                let at = [tile.start, kv_head, task.batch].map(|i| i as i32);
+                let at = [tile.start, task.kv_head, task.batch].map(|i| i as i32);
                 load::<D>(k, &in_place.k_map, at, k_full);
                 Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
                 load::<D>(v, &in_place.v_map, at, v_full);
@@ -177,9 +179,11 @@ fn copy_boxes<D: HeadDim>(
 
 /// Copies the warp's rows of a loose tile, zero after its keys; `key` is that of row `lane`.
 #[inline(always)]
-fn gather<D: HeadDim>(to: Shared<u8>, tokens: Tokens, tile: KeyTile, key: u32, place: Place) {
+fn gather<D: HeadDim>(to: Shared<u8>, tokens: Tokens, tile: KeyTile, key: u32) {
     /// Lanes that copy a piece of a row, 16 bytes each.
     const LANES: u32 = 8;
+    // Asked anew: what follows from it would take registers all through the walk.
+    let place = Place::of_this_thread();
     let chunk = place.lane % LANES;
     for first in 0..LANES {
         // Rows 8 apart: their chunks are permuted alike.

@@ -79,11 +79,13 @@ impl Schedule {
         let of_group = self.group_heads * query_tiles(sizes);
         let in_group = number % of_group;
         let head = number / of_group * self.group_heads + in_group % self.group_heads;
-        Task {
-            batch: head / sizes.q_heads,
-            head: head % sizes.q_heads,
-            query_block: sizes.query_blocks() - 1 - in_group / self.group_heads,
-        }
+        let query_block = sizes.query_blocks() - 1 - in_group / self.group_heads;
+        Task::new(
+            sizes,
+            head / sizes.q_heads,
+            head % sizes.q_heads,
+            query_block,
+        )
     }
 
     /// The number of the task at a place of the order, if there are so many.

@@ -32,6 +32,9 @@ const FACTS_BYTES: u32 = 4 * MAX_STAGES;
 const TASK_BYTES: u32 = 16;
 const PRODUCER_BYTES: u32 = Record::BYTES + 4 * queue_keys(TILE_ROWS);
 
+/// The batch of a task that is none.
+const NO_BATCH: u32 = u32::MAX;
+
 /// Where a full and an empty barrier hand something over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Barrier {
@@ -230,18 +233,19 @@ impl<D: HeadDim> Memory<D> {
     #[inline(always)]
     pub fn write_task(task: Option<Task>) {
         let words = match task {
-            Some(task) => [task.batch, task.head, task.query_block, 0],
-            None => [u32::MAX; 4],
+            Some(task) => [task.batch, task.head, task.kv_head, task.query_block],
+            None => [NO_BATCH; 4],
         };
         gpu::st_shared_v4(Self::task(), words);
     }
 
     #[inline(always)]
     pub fn read_task() -> Option<Task> {
-        let [batch, head, query_block, end] = gpu::ld_shared_v4(Self::task());
-        (end == 0).then_some(Task {
+        let [batch, head, kv_head, query_block] = gpu::ld_shared_v4(Self::task());
+        (batch != NO_BATCH).then_some(Task {
             batch,
             head,
+            kv_head,
             query_block,
         })
     }

@@ -21,11 +21,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         write_blind_rows(p, gpu::ctaid_z(), gpu::ctaid_y(), gpu::ctaid_x() - tiles);
         return;
     }
-    let task = Task {
-        batch: gpu::ctaid_z(),
-        head: gpu::ctaid_y(),
-        query_block: sizes.query_blocks() - 1 - gpu::ctaid_x(),
-    };
+    let query_block = sizes.query_blocks() - 1 - gpu::ctaid_x();
+    let task = Task::new(sizes, gpu::ctaid_z(), gpu::ctaid_y(), query_block);
 
     let place = Place::of_this_thread();
     let stage = Stage::<CHUNKS>::of(place);
