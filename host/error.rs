@@ -188,6 +188,19 @@ pub enum Error {
         /// Sizes of the selection.
         given: [usize; 5],
     },
+    /// A selection with other sinks than the plan of [`GpuPlan::given`](crate::pipeline::GpuPlan::given).
+    #[error(
+        "the selection keeps {given} sinks, but the plan was made for {expected}: pass Selection::sinks to GpuPlan::given"
+    )]
+    SelectionSinks {
+        /// Sinks of the plan.
+        expected: usize,
+        /// Sinks of the selection.
+        given: usize,
+    },
+    /// Lists for a plan that takes none.
+    #[error("this plan has no room for the caller's lists: make it with GpuPlan::given")]
+    NoLists,
     /// A head, block or key index of a selection is out of range.
     #[error("{what} {index} of the selection is out of range: there are {count}")]
     SelectionIndex {

@@ -21,8 +21,8 @@
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
 //! The same call gives the same bits, whatever the number of threads.
 //!
-//! With the feature `emulator`, the module `pipeline` states the same four stages as launches of GPU kernels, and `emulator`
-//! runs those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
+//! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
+//! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
 //!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
@@ -33,7 +33,6 @@ pub mod cpu;
 pub mod emulator;
 mod error;
 mod geometry;
-#[cfg(feature = "emulator")]
 pub mod pipeline;
 mod plan;
 mod policy;
