@@ -29,6 +29,7 @@
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
 pub mod cpu;
+pub mod cuda;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
@@ -46,7 +47,7 @@ mod tensor;
 pub mod top_k;
 
 pub use cpu::Stages;
-pub use error::{Error, Result};
+pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use plan::Plan;
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};

@@ -15,6 +15,7 @@
 
 mod kernels;
 mod lists;
+mod operands;
 mod plan;
 mod readback;
 #[cfg(test)]
@@ -23,13 +24,15 @@ mod workspace;
 
 pub use kernels::Call;
 pub use lists::Lists;
+pub use operands::{DeviceMemory, DeviceTensor, Operands};
 pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, WAVE_BYTES};
 pub use readback::{Outcome, Watch};
 pub use sample_attention_device::geometry::Units;
 pub use sample_attention_device::gpu::Global;
 pub use sample_attention_device::launch::LaunchShape;
+pub use sample_attention_device::launch_bounds::Target;
 pub use sample_attention_device::params::TensorArg;
-pub use workspace::{Region, Workspace};
+pub use workspace::{Region, WORKSPACE_ALIGN_BYTES, Workspace};
 
 use crate::report::Stage;
 

@@ -1,0 +1,207 @@
+//! Memory of a device, and streams, for whoever has neither from another library: set-up, examples and tests.
+
+use std::ffi::c_void;
+
+use super::Device;
+use super::driver::{self, check};
+use super::{StreamRef, copies};
+use crate::error::Result;
+use crate::pipeline::DeviceMemory;
+
+/// Bytes of a device, freed when dropped.
+#[derive(Debug)]
+pub struct Buffer<'a> {
+    device: &'a Device,
+    memory: DeviceMemory,
+}
+
+impl Device {
+    /// Allocates bytes, at a multiple of 256; what they hold is anything.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](crate::CudaError::OutOfMemory), and whatever else the driver says.
+    pub fn alloc(&self, bytes: u64) -> Result<Buffer<'_>> {
+        let _current = self.current()?;
+        let mut address = 0;
+        // SAFETY: the pointer is to live memory. The driver refuses to allocate nothing.
+        check("cuMemAlloc", unsafe {
+            driver::cuMemAlloc_v2(&raw mut address, bytes.max(1) as usize)
+        })?;
+        Ok(Buffer {
+            device: self,
+            memory: DeviceMemory { address, bytes },
+        })
+    }
+
+    /// Makes a stream, which never waits for the legacy default stream.
+    ///
+    /// # Errors
+    /// Whatever the driver says.
+    pub fn stream(&self) -> Result<Stream<'_>> {
+        let _current = self.current()?;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the pointer is to live memory.
+        check("cuStreamCreate", unsafe {
+            driver::cuStreamCreate(&raw mut raw, driver::STREAM_NON_BLOCKING)
+        })?;
+        Ok(Stream { device: self, raw })
+    }
+
+    /// Waits for everything that was launched on the device.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device.
+    pub fn synchronize(&self) -> Result<()> {
+        let _current = self.current()?;
+        // SAFETY: nothing is asked of the caller.
+        Ok(check("cuCtxSynchronize", unsafe {
+            driver::cuCtxSynchronize()
+        })?)
+    }
+}
+
+impl Buffer<'_> {
+    /// Address and length.
+    pub fn memory(&self) -> DeviceMemory {
+        self.memory
+    }
+
+    /// Part of it.
+    ///
+    /// # Panics
+    /// If that reaches beyond the end.
+    pub fn part(&self, offset_bytes: u64, bytes: u64) -> DeviceMemory {
+        let end = offset_bytes.checked_add(bytes);
+        assert!(
+            end.is_some_and(|end| end <= self.memory.bytes),
+            "{bytes} bytes from {offset_bytes} on are not in a buffer of {}",
+            self.memory.bytes
+        );
+        DeviceMemory {
+            address: self.memory.address + offset_bytes,
+            bytes,
+        }
+    }
+
+    /// Waits for the whole device, and sets every byte.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device.
+    pub fn fill(&mut self, value: u8) -> Result<()> {
+        self.device.synchronize()?;
+        {
+            let _current = self.device.current()?;
+            let DeviceMemory { address, bytes } = self.memory;
+            // SAFETY: the memory is this buffer's, and nothing runs that could use it.
+            check("cuMemsetD8", unsafe {
+                driver::cuMemsetD8_v2(address, value, bytes as usize)
+            })?;
+        }
+        self.device.synchronize()
+    }
+
+    /// Waits for the whole device, and writes bytes from an offset on.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device.
+    ///
+    /// # Panics
+    /// If they reach beyond the end.
+    pub fn write(&mut self, offset_bytes: u64, from: &[u8]) -> Result<()> {
+        let to = self.part(offset_bytes, from.len() as u64);
+        self.device.synchronize()?;
+        {
+            let _current = self.device.current()?;
+            // SAFETY: the memory is this buffer's, and nothing runs that could use it.
+            check("cuMemcpyHtoD", unsafe {
+                driver::cuMemcpyHtoD_v2(to.address, from.as_ptr().cast(), from.len())
+            })?;
+        }
+        // The copy may still be on its way when the call returns.
+        self.device.synchronize()
+    }
+
+    /// Waits for the whole device, and reads bytes from an offset on.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device.
+    ///
+    /// # Panics
+    /// If they reach beyond the end.
+    pub fn read(&self, offset_bytes: u64, to: &mut [u8]) -> Result<()> {
+        let from = self.part(offset_bytes, to.len() as u64);
+        self.device.synchronize()?;
+        let _current = self.device.current()?;
+        // SAFETY: the memory is this buffer's, and nothing runs that could use it.
+        Ok(check("cuMemcpyDtoH", unsafe {
+            driver::cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), from.address, to.len())
+        })?)
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        if let Ok(_current) = self.device.current() {
+            // SAFETY: the memory is this buffer's; whoever launched on it promised to wait. The driver waits as well.
+            unsafe { driver::cuMemFree_v2(self.memory.address) };
+        }
+    }
+}
+
+impl From<&Buffer<'_>> for DeviceMemory {
+    fn from(buffer: &Buffer<'_>) -> Self {
+        buffer.memory
+    }
+}
+
+/// A stream of a device, destroyed when dropped.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    device: &'a Device,
+    raw: *mut c_void,
+}
+
+// SAFETY: the driver's streams may be used from any thread.
+unsafe impl Send for Stream<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Stream<'_> {}
+
+impl Stream<'_> {
+    /// Waits for everything in it.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the device.
+    pub fn synchronize(&self) -> Result<()> {
+        let _current = self.device.current()?;
+        Ok(copies::wait(StreamRef::from(self))?)
+    }
+
+    /// The driver's pointer (`CUstream`), valid as long as the stream.
+    pub fn as_raw(&self) -> *mut c_void {
+        self.raw
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        if let Ok(_current) = self.device.current() {
+            // SAFETY: the stream is this value's. The driver keeps it until what it holds has run.
+            unsafe { driver::cuStreamDestroy_v2(self.raw) };
+        }
+    }
+}
+
+impl<T: cust::memory::DeviceCopy> From<&cust::memory::DeviceSlice<T>> for DeviceMemory {
+    fn from(slice: &cust::memory::DeviceSlice<T>) -> Self {
+        DeviceMemory {
+            address: slice.as_device_ptr().as_raw(),
+            bytes: (slice.len() * size_of::<T>()) as u64,
+        }
+    }
+}
+
+impl<T: cust::memory::DeviceCopy> From<&cust::memory::DeviceBuffer<T>> for DeviceMemory {
+    fn from(buffer: &cust::memory::DeviceBuffer<T>) -> Self {
+        buffer.as_slice().into()
+    }
+}
