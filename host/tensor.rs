@@ -166,12 +166,26 @@ impl<'a> TensorView<'a> {
         self.layout.shape
     }
 
+    /// Strides in elements, of [batch, heads, length, head_dim].
+    pub fn strides(&self) -> [usize; 4] {
+        self.layout.strides
+    }
+
     /// Element type.
     pub fn dtype(&self) -> Dtype {
         match self.data {
             Slice::F32(_) => Dtype::F32,
             Slice::F16(_) => Dtype::F16,
             Slice::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    /// The whole buffer as it lies in memory, gaps included.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match self.data {
+            Slice::F32(data) => bytemuck::cast_slice(data),
+            Slice::F16(data) => bytemuck::cast_slice(data),
+            Slice::Bf16(data) => bytemuck::cast_slice(data),
         }
     }
 
@@ -249,12 +263,26 @@ impl<'a> TensorViewMut<'a> {
         self.layout.shape
     }
 
+    /// Strides in elements, of [batch, heads, length, head_dim].
+    pub fn strides(&self) -> [usize; 4] {
+        self.layout.strides
+    }
+
     /// Element type.
     pub fn dtype(&self) -> Dtype {
         match self.data {
             SliceMut::F32(_) => Dtype::F32,
             SliceMut::F16(_) => Dtype::F16,
             SliceMut::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    /// The whole buffer as it lies in memory, gaps included.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.data {
+            SliceMut::F32(data) => bytemuck::cast_slice_mut(data),
+            SliceMut::F16(data) => bytemuck::cast_slice_mut(data),
+            SliceMut::Bf16(data) => bytemuck::cast_slice_mut(data),
         }
     }
 

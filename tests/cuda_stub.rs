@@ -35,7 +35,10 @@ fn a_stand_in_for_the_driver_is_recognised() {
             matches!(&error, Error::Cuda(CudaError::NoDriver { .. })),
             "{error}"
         );
-        assert!(error.to_string().contains("install NVIDIA's driver"), "{error}");
+        assert!(
+            error.to_string().contains("install NVIDIA's driver"),
+            "{error}"
+        );
     }
 }
 

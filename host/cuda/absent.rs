@@ -155,10 +155,6 @@ impl Device {
     pub fn stream(&self) -> Result<Stream<'_>> {
         match self.0 {}
     }
-
-    pub fn synchronize(&self) -> Result<()> {
-        match self.0 {}
-    }
 }
 
 impl pipeline::Device for Executor<'_> {

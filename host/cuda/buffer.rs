@@ -39,24 +39,10 @@ impl Device {
     /// Whatever the driver says.
     pub fn stream(&self) -> Result<Stream<'_>> {
         let _current = self.current()?;
-        let mut raw = std::ptr::null_mut();
-        // SAFETY: the pointer is to live memory.
-        check("cuStreamCreate", unsafe {
-            driver::cuStreamCreate(&raw mut raw, driver::STREAM_NON_BLOCKING)
-        })?;
-        Ok(Stream { device: self, raw })
-    }
-
-    /// Waits for everything that was launched on the device.
-    ///
-    /// # Errors
-    /// Whatever went wrong on the device.
-    pub fn synchronize(&self) -> Result<()> {
-        let _current = self.current()?;
-        // SAFETY: nothing is asked of the caller.
-        Ok(check("cuCtxSynchronize", unsafe {
-            driver::cuCtxSynchronize()
-        })?)
+        Ok(Stream {
+            device: self,
+            raw: copies::new_stream()?,
+        })
     }
 }
 
@@ -83,24 +69,18 @@ impl Buffer<'_> {
         }
     }
 
-    /// Waits for the whole device, and sets every byte.
+    /// Sets every byte, and waits until that is done. Whoever launched something on the buffer has waited for it.
     ///
     /// # Errors
     /// Whatever went wrong on the device.
     pub fn fill(&mut self, value: u8) -> Result<()> {
-        self.device.synchronize()?;
-        {
-            let _current = self.device.current()?;
-            let DeviceMemory { address, bytes } = self.memory;
-            // SAFETY: the memory is this buffer's, and nothing runs that could use it.
-            check("cuMemsetD8", unsafe {
-                driver::cuMemsetD8_v2(address, value, bytes as usize)
-            })?;
-        }
-        self.device.synchronize()
+        let _current = self.device.current()?;
+        // SAFETY: the memory is this buffer's, and nothing runs that uses it, as the contract of every launch says.
+        Ok(unsafe { copies::fill(self.device.copies(), self.memory, value) }?)
     }
 
-    /// Waits for the whole device, and writes bytes from an offset on.
+    /// Writes bytes from an offset on, and waits until they are there. Whoever launched something on the buffer has waited
+    /// for it.
     ///
     /// # Errors
     /// Whatever went wrong on the device.
@@ -109,19 +89,12 @@ impl Buffer<'_> {
     /// If they reach beyond the end.
     pub fn write(&mut self, offset_bytes: u64, from: &[u8]) -> Result<()> {
         let to = self.part(offset_bytes, from.len() as u64);
-        self.device.synchronize()?;
-        {
-            let _current = self.device.current()?;
-            // SAFETY: the memory is this buffer's, and nothing runs that could use it.
-            check("cuMemcpyHtoD", unsafe {
-                driver::cuMemcpyHtoD_v2(to.address, from.as_ptr().cast(), from.len())
-            })?;
-        }
-        // The copy may still be on its way when the call returns.
-        self.device.synchronize()
+        let _current = self.device.current()?;
+        // SAFETY: the memory is this buffer's, and nothing runs that uses it, as the contract of every launch says.
+        Ok(unsafe { copies::write(self.device.copies(), to.address, from) }?)
     }
 
-    /// Waits for the whole device, and reads bytes from an offset on.
+    /// Reads bytes from an offset on, and waits for them. Whoever launched something that writes them has waited for it.
     ///
     /// # Errors
     /// Whatever went wrong on the device.
@@ -130,12 +103,9 @@ impl Buffer<'_> {
     /// If they reach beyond the end.
     pub fn read(&self, offset_bytes: u64, to: &mut [u8]) -> Result<()> {
         let from = self.part(offset_bytes, to.len() as u64);
-        self.device.synchronize()?;
         let _current = self.device.current()?;
-        // SAFETY: the memory is this buffer's, and nothing runs that could use it.
-        Ok(check("cuMemcpyDtoH", unsafe {
-            driver::cuMemcpyDtoH_v2(to.as_mut_ptr().cast(), from.address, to.len())
-        })?)
+        // SAFETY: the memory is this buffer's, and nothing runs that writes it, as the contract of every launch says.
+        Ok(unsafe { copies::read(self.device.copies(), from.address, to) }?)
     }
 }
 

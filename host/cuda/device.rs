@@ -1,5 +1,7 @@
 //! A GPU with its kernels loaded, and the doors through which plans run on it.
 
+use std::ffi::c_void;
+
 use cust::context::Context;
 use cust::device::DeviceAttribute;
 use sample_attention_device::gpu::{TensorMap, TensorMapLayout};
@@ -27,9 +29,19 @@ pub struct Device {
     capability: [u32; 2],
     multiprocessors: u32,
     target: Target,
+    /// For copies that are no caller's.
+    copies: OwnStream,
     /// Released last.
     context: Context,
 }
+
+/// A stream that [`Device`] destroys.
+struct OwnStream(*mut c_void);
+
+// SAFETY: the driver's streams may be used from any thread.
+unsafe impl Send for OwnStream {}
+// SAFETY: as above.
+unsafe impl Sync for OwnStream {}
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -124,9 +136,12 @@ impl Device {
         let multiprocessors = attribute(DeviceAttribute::MultiprocessorCount)?;
         let shared_bytes = shared_bytes_opt_in(&device)?;
         let context = Context::new(device).map_err(of_cust("cuDevicePrimaryCtxRetain"))?;
-        let kernels = {
+        let (kernels, copies) = {
             let _current = Current::new(&context, raw(&context))?;
-            Kernels::load(target, shared_bytes)?
+            (
+                Kernels::load(target, shared_bytes)?,
+                OwnStream(copies::new_stream()?),
+            )
         };
         Ok(Device {
             kernels,
@@ -135,6 +150,7 @@ impl Device {
             capability,
             multiprocessors,
             target,
+            copies,
             context,
         })
     }
@@ -340,6 +356,12 @@ impl Device {
         Current::new(self, raw(&self.context))
     }
 
+    /// The device's own stream.
+    pub(super) fn copies(&self) -> StreamRef<'_> {
+        // SAFETY: it lives as long as the device.
+        unsafe { StreamRef::from_raw(self.copies.0) }
+    }
+
     pub(super) fn kernels(&self) -> &Kernels {
         &self.kernels
     }
@@ -349,6 +371,8 @@ impl Drop for Device {
     fn drop(&mut self) {
         if let Ok(_current) = Current::new(&self.context, raw(&self.context)) {
             self.kernels.unload();
+            // SAFETY: every buffer, and with it every copy, has ended before the device.
+            unsafe { driver::cuStreamDestroy_v2(self.copies.0) };
         }
     }
 }

@@ -59,6 +59,7 @@ pub(super) const STREAM_NON_BLOCKING: c_uint = 1;
 /// `CUresult`.
 type Code = u32;
 type Address = u64;
+/// `CUstream`.
 type RawStream = *mut c_void;
 
 unsafe extern "C" {
@@ -69,7 +70,6 @@ unsafe extern "C" {
     -> Code;
     fn cuCtxPushCurrent_v2(context: RawContext) -> Code;
     fn cuCtxPopCurrent_v2(context: *mut RawContext) -> Code;
-    pub(super) fn cuCtxSynchronize() -> Code;
     pub(super) fn cuModuleLoadDataEx(
         module: *mut RawModule,
         image: *const c_void,
@@ -120,9 +120,12 @@ unsafe extern "C" {
     ) -> Code;
     pub(super) fn cuMemAlloc_v2(address: *mut Address, bytes: usize) -> Code;
     pub(super) fn cuMemFree_v2(address: Address) -> Code;
-    pub(super) fn cuMemsetD8_v2(address: Address, value: u8, bytes: usize) -> Code;
-    pub(super) fn cuMemcpyHtoD_v2(to: Address, from: *const c_void, bytes: usize) -> Code;
-    pub(super) fn cuMemcpyDtoH_v2(to: *mut c_void, from: Address, bytes: usize) -> Code;
+    pub(super) fn cuMemsetD8Async(
+        address: Address,
+        value: u8,
+        bytes: usize,
+        stream: RawStream,
+    ) -> Code;
     pub(super) fn cuMemcpyHtoDAsync_v2(
         to: Address,
         from: *const c_void,
