@@ -13,7 +13,7 @@ use crate::error::{CudaError, DriverCode};
 
 /// `cuTensorMapEncodeTiled`.
 type EncodeTiled = unsafe extern "C" fn(
-    map: *mut TensorMap,
+    map: *mut Encoded,
     data_type: c_uint,
     rank: c_uint,
     address: *mut c_void,
@@ -26,6 +26,10 @@ type EncodeTiled = unsafe extern "C" fn(
     l2_promotion: c_uint,
     out_of_bounds: c_uint,
 ) -> u32;
+
+/// `CUtensorMap`, which the driver wants at a multiple of 64 bytes.
+#[repr(C, align(64))]
+struct Encoded([u64; 16]);
 
 /// CUDA version of the function's signature.
 const CUDA_12_0: c_int = 12_000;
@@ -55,8 +59,8 @@ impl Encoder {
             _ => 4,
         };
         let element_strides = [1; 5];
-        let mut map = TensorMap::from_words([0; 16]);
-        // SAFETY: the map is 64-byte aligned and writable; the arrays have as many elements as the rank asks for, at most 5
+        let mut map = Encoded([0; 16]);
+        // SAFETY: the map is writable; the arrays have as many elements as the rank asks for, at most 5
         // (4 strides). The address is not read.
         let code = unsafe {
             function(
@@ -75,7 +79,7 @@ impl Encoder {
             )
         };
         match DriverCode(code) {
-            DriverCode(0) => Ok(map),
+            DriverCode(0) => Ok(TensorMap::from_words(map.0)),
             DriverCode::INVALID_VALUE => {
                 Err(refused(&format!("the driver does not take {layout:?}")))
             }
