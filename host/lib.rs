@@ -21,19 +21,19 @@
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
 //! The same call gives the same bits, whatever the number of threads.
 //!
-//! With the feature `emulator`, the module `pipeline` states the same four stages as launches of GPU kernels, and `emulator`
-//! runs those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
+//! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
+//! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
 //!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
 pub mod cpu;
+pub mod cuda;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
 mod geometry;
-#[cfg(feature = "emulator")]
 pub mod pipeline;
 mod plan;
 mod policy;
@@ -47,7 +47,7 @@ mod tensor;
 pub mod top_k;
 
 pub use cpu::Stages;
-pub use error::{Error, Result};
+pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use plan::Plan;
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};

@@ -63,7 +63,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Checks that every index stays below `len` and that rows are contiguous.
-    fn new(shape: [usize; 4], strides: [usize; 4], len: usize) -> Result<Self> {
+    pub(crate) fn new(shape: [usize; 4], strides: [usize; 4], len: usize) -> Result<Self> {
         if strides[3] != 1 && shape[3] > 1 {
             return Err(Error::InnerStride { stride: strides[3] });
         }
@@ -88,7 +88,7 @@ impl Layout {
         Ok(Layout { shape, strides })
     }
 
-    fn dense([a, b, c, d]: [usize; 4]) -> Result<[usize; 4]> {
+    pub(crate) fn dense([a, b, c, d]: [usize; 4]) -> Result<[usize; 4]> {
         let overflow = Error::SizeOverflow {
             shape: [a, b, c, d],
         };
@@ -101,7 +101,7 @@ impl Layout {
     }
 
     /// Whether no two indices share an address: sorted by stride, each dimension steps over all the smaller ones.
-    fn is_injective(&self) -> bool {
+    pub(crate) fn is_injective(&self) -> bool {
         let mut dims: Vec<(usize, usize)> = self
             .strides
             .into_iter()
@@ -166,12 +166,26 @@ impl<'a> TensorView<'a> {
         self.layout.shape
     }
 
+    /// Strides in elements, of [batch, heads, length, head_dim].
+    pub fn strides(&self) -> [usize; 4] {
+        self.layout.strides
+    }
+
     /// Element type.
     pub fn dtype(&self) -> Dtype {
         match self.data {
             Slice::F32(_) => Dtype::F32,
             Slice::F16(_) => Dtype::F16,
             Slice::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    /// The whole buffer as it lies in memory, gaps included.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match self.data {
+            Slice::F32(data) => bytemuck::cast_slice(data),
+            Slice::F16(data) => bytemuck::cast_slice(data),
+            Slice::Bf16(data) => bytemuck::cast_slice(data),
         }
     }
 
@@ -249,12 +263,26 @@ impl<'a> TensorViewMut<'a> {
         self.layout.shape
     }
 
+    /// Strides in elements, of [batch, heads, length, head_dim].
+    pub fn strides(&self) -> [usize; 4] {
+        self.layout.strides
+    }
+
     /// Element type.
     pub fn dtype(&self) -> Dtype {
         match self.data {
             SliceMut::F32(_) => Dtype::F32,
             SliceMut::F16(_) => Dtype::F16,
             SliceMut::Bf16(_) => Dtype::Bf16,
+        }
+    }
+
+    /// The whole buffer as it lies in memory, gaps included.
+    pub fn as_bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.data {
+            SliceMut::F32(data) => bytemuck::cast_slice_mut(data),
+            SliceMut::F16(data) => bytemuck::cast_slice_mut(data),
+            SliceMut::Bf16(data) => bytemuck::cast_slice_mut(data),
         }
     }
 
@@ -281,11 +309,15 @@ impl<'a> TensorViewMut<'a> {
     }
 }
 
-fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
+pub(crate) fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
     [a, c, b, d]
 }
 
-fn check_shape(tensor: &'static str, expected: [usize; 4], given: [usize; 4]) -> Result<()> {
+pub(crate) fn check_shape(
+    tensor: &'static str,
+    expected: [usize; 4],
+    given: [usize; 4],
+) -> Result<()> {
     if given != expected {
         return Err(Error::Shape {
             tensor,

@@ -1,7 +1,7 @@
 //! The backends behind one call.
 
-use sample_attention::emulator::{Emulator, Watch};
-use sample_attention::pipeline::GpuPlan;
+use sample_attention::emulator::Emulator;
+use sample_attention::pipeline::{GpuPlan, Watch};
 use sample_attention::{
     Inputs, Outputs, Plan, Problem, Progress, Report, Result, Selection, Stage,
 };

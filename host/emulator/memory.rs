@@ -5,7 +5,6 @@ use sample_attention_device::gpu::emu::{Buffer, Gpu};
 use sample_attention_device::params::TensorArg;
 
 use crate::error::{Error, Result};
-use crate::pipeline::strides_in_place;
 use crate::problem::Dtype;
 use crate::tensor::{Layout, Slice, SliceMut, TensorView, TensorViewMut};
 
@@ -77,6 +76,20 @@ impl Place {
     fn len(&self, [batch, heads, tokens, dim]: [usize; 4]) -> usize {
         self.row([batch - 1, heads - 1, tokens - 1]) + dim
     }
+}
+
+/// Elements between sequences, heads and tokens of a view whose rows the kernels can take where they lie: at multiples of 16
+/// bytes, if the first element is at one. `None` where the rows have to be copied first.
+fn strides_in_place(layout: &Layout) -> Option<[u64; 3]> {
+    let mut strides = [0; 3];
+    for (dimension, to) in strides.iter_mut().enumerate() {
+        // A stride over a single element is never taken.
+        if layout.shape[dimension] > 1 {
+            let stride = layout.strides[dimension];
+            *to = stride.is_multiple_of(8).then_some(stride as u64)?;
+        }
+    }
+    Some(strides)
 }
 
 /// Index of every row of a tensor.

@@ -25,16 +25,11 @@ mod memory;
 
 use std::time::Instant;
 
-use sample_attention_device::geometry::Units;
 use sample_attention_device::gpu::emu::{self, Buffer, Fault, Gpu};
-use sample_attention_device::reduction::MASS_ONE;
-use sample_attention_device::top_k;
 
-use crate::cpu::{SampledRow, UnitMass};
 use crate::error::{Error, Result};
-use crate::pipeline::{Arguments, Call, Device, GpuPlan, Launch, Lists, Region};
-use crate::policy::Budget;
-use crate::report::{Report, SelectedHead, Stage, StageTimes};
+use crate::pipeline::{Arguments, Device, GpuPlan, Launch, Lists, Outcome, Watch};
+use crate::report::StageTimes;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 use memory::{OutputMemory, upload};
@@ -44,30 +39,6 @@ use memory::{OutputMemory, upload};
 pub struct Emulator {
     mode: emu::Mode,
 }
-
-/// What a run found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EmulatedRun {
-    /// What each head kept. The times are the emulator's, and say nothing about a GPU's.
-    pub report: Report,
-    /// What was selected; `None` where the plan runs dense.
-    pub selection: Option<Selection>,
-}
-
-/// Told of every launch that ended, and of what its stage left in memory.
-pub trait Watch {
-    /// `done` of `total` launches have ended.
-    fn launched(&mut self, _stage: Stage, _done: usize, _total: usize) {}
-
-    /// A wave's rows were sampled.
-    fn sampled(&mut self, _rows: Vec<SampledRow>) {}
-
-    /// A unit's masses were added up.
-    fn reduced(&mut self, _unit: UnitMass<'_>) {}
-}
-
-/// Watches nothing.
-impl Watch for () {}
 
 impl Emulator {
     /// Threads in their natural order, blocks of them on all cores, no search for races.
@@ -91,7 +62,7 @@ impl Emulator {
         plan: &GpuPlan,
         inputs: &Inputs<'_>,
         outputs: Outputs<'_>,
-    ) -> Result<EmulatedRun> {
+    ) -> Result<Outcome> {
         self.run_watched(plan, inputs, outputs, &mut ())
     }
 
@@ -105,7 +76,7 @@ impl Emulator {
         inputs: &Inputs<'_>,
         outputs: Outputs<'_>,
         watch: &mut dyn Watch,
-    ) -> Result<EmulatedRun> {
+    ) -> Result<Outcome> {
         self.execute(plan, None, inputs, outputs, watch)
     }
 
@@ -120,9 +91,8 @@ impl Emulator {
         selection: &Selection,
         outputs: Outputs<'_>,
     ) -> Result<()> {
-        selection.check(plan.problem())?;
         let plan = GpuPlan::given(*plan.problem(), selection.sinks())?;
-        let lists = Lists::of(plan.sizes(), selection);
+        let lists = Lists::of(&plan, selection)?;
         self.execute(&plan, Some(&lists), inputs, outputs, &mut ())?;
         Ok(())
     }
@@ -134,7 +104,7 @@ impl Emulator {
         inputs: &Inputs<'_>,
         mut outputs: Outputs<'_>,
         watch: &mut dyn Watch,
-    ) -> Result<EmulatedRun> {
+    ) -> Result<Outcome> {
         let problem = plan.problem();
         inputs.check(problem)?;
         outputs.check(problem)?;
@@ -172,7 +142,10 @@ impl Emulator {
             .map_err(|fault| Error::KernelFault {
                 fault: fault.to_string(),
             })?;
-        let run = executor.found()?;
+        let run = plan.outcome(executor.times, |offset_bytes, to| {
+            read_words(&executor.gpu, &workspace, offset_bytes, to);
+            Ok::<(), Error>(())
+        })?;
         o.download(&executor.gpu, &mut outputs.o);
         if let Some(to) = outputs.lse {
             to.copy_from_slice(&executor.gpu.read(&lse));
@@ -206,144 +179,25 @@ impl Device for Executor<'_> {
         self.launched += 1;
         self.watch
             .launched(launch.stage, self.launched, self.launches);
-        match &launch.call {
-            Call::Sampling(_, params) => self.tell_sampled(&params.units),
-            Call::ReductionBlocks(_, params) => self.tell_reduced(&params.units),
-            Call::ReductionKeys(_, params) => self.tell_reduced(&params.units),
-            _ => {}
-        }
-        Ok(())
+        let read = |offset_bytes, to: &mut [u8]| {
+            read_words(&self.gpu, &self.workspace, offset_bytes, to);
+            Ok(())
+        };
+        self.plan.tell(launch, read, self.watch)
     }
 }
 
 impl Executor<'_> {
-    fn region<T>(&self, region: &Region<T>) -> Buffer<T> {
-        self.workspace
-            .part(region.offset_bytes, region.len as usize)
-    }
-
     fn write_lists(&mut self, lists: &Lists) {
-        let regions = self.plan.workspace();
-        for (region, data) in [
-            (&regions.lists, &lists.lists),
-            (&regions.list_counts, &lists.list_counts),
-            (&regions.stripes, &lists.stripes),
-            (&regions.stripe_counts, &lists.stripe_counts),
-            (&regions.dense, &lists.dense),
-        ] {
-            let buffer = self.region(region);
+        for (region, data) in lists.regions(self.plan.workspace()) {
+            let buffer = self.workspace.part(region.offset_bytes, data.len());
             self.gpu.write(&buffer, data);
         }
     }
+}
 
-    fn read_lists(&self) -> Lists {
-        let regions = self.plan.workspace();
-        let read = |region: &Region<u32>| self.gpu.read(&self.region(region));
-        Lists {
-            lists: read(&regions.lists),
-            list_counts: read(&regions.list_counts),
-            stripes: read(&regions.stripes),
-            stripe_counts: read(&regions.stripe_counts),
-            dense: read(&regions.dense),
-        }
-    }
-
-    fn tell_sampled(&mut self, units: &Units) {
-        let sizes = units.sizes;
-        let row_lse = self.gpu.read(&self.region(&self.plan.workspace().row_lse));
-        let of_unit = row_lse.chunks(units.row_capacity as usize);
-        let rows = (0..units.count)
-            .zip(of_unit)
-            .flat_map(|(slot, row_lse)| {
-                let unit = units.unit(units.first + slot);
-                let rows = units.rows(unit);
-                (0..rows.len()).zip(row_lse).map(move |(rank, &lse)| {
-                    let row = rows.position(rank) + sizes.q_len - sizes.k_len;
-                    SampledRow {
-                        batch: (unit.head / sizes.q_heads) as usize,
-                        q_head: (unit.head % sizes.q_heads) as usize,
-                        row: row as usize,
-                        lse: f64::from(lse) * std::f64::consts::LN_2,
-                    }
-                })
-            })
-            .collect();
-        self.watch.sampled(rows);
-    }
-
-    fn tell_reduced(&mut self, units: &Units) {
-        let plan = self.plan;
-        let Some(policy) = plan.plan().policy() else {
-            return;
-        };
-        let regions = plan.workspace();
-        let mass = self.gpu.read(&self.region(&regions.mass));
-        let covered = self.gpu.read(&self.region(&regions.covered));
-        let (candidates, candidates_per_row, tasks) = match policy.budget {
-            Budget::Blocks => (
-                units.pair_capacity(),
-                units.sizes.key_blocks(),
-                units.unit_blocks,
-            ),
-            Budget::Residual | Budget::Paper => (
-                units.key_capacity(),
-                units.key_capacity(),
-                units.sizes.key_blocks(),
-            ),
-        };
-        let of_units = mass
-            .chunks(candidates as usize)
-            .zip(covered.chunks(tasks as usize));
-        for (slot, (mass, covered)) in (0..units.count).zip(of_units) {
-            let unit = units.unit(units.first + slot);
-            let rows = units.rows(unit).len();
-            let covered = covered.iter().sum();
-            let goal = top_k::goal(policy.coverage, rows);
-            self.watch.reduced(UnitMass {
-                batch: (unit.head / units.sizes.q_heads) as usize,
-                q_head: (unit.head % units.sizes.q_heads) as usize,
-                first_query_block: unit.first_block as usize,
-                rows: rows as usize,
-                covered,
-                need: match policy.budget {
-                    Budget::Paper => goal,
-                    Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
-                },
-                candidates_per_row: candidates_per_row as usize,
-                mass,
-            });
-        }
-    }
-
-    /// Report and selection, once all launches have ended.
-    fn found(&self) -> Result<EmulatedRun> {
-        let plan = self.plan;
-        let Some(units) = plan.units() else {
-            return Ok(EmulatedRun {
-                report: Report::new(plan.plan(), self.times, |_| None),
-                selection: None,
-            });
-        };
-        let lists = self.read_lists();
-        let selection = lists.selection(plan.problem(), units.sinks)?;
-        let kept = self.gpu.read(&self.region(&plan.workspace().kept));
-        let q_heads = plan.problem().q_heads;
-        let report = Report::new(plan.plan(), self.times, |head| {
-            let per_head = units.per_head();
-            let of_head = head as u32 * per_head..(head as u32 + 1) * per_head;
-            let rows: u64 = of_head
-                .clone()
-                .map(|unit| u64::from(units.rows(units.unit(unit)).len()))
-                .sum();
-            let kept: u64 = of_head.map(|unit| kept[unit as usize]).sum();
-            Some(SelectedHead {
-                mask: selection.head(head / q_heads, head % q_heads),
-                sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
-            })
-        });
-        Ok(EmulatedRun {
-            report,
-            selection: Some(selection),
-        })
-    }
+/// Copies words of the workspace, which all of its regions are made of.
+fn read_words(gpu: &Gpu, workspace: &Buffer<u64>, offset_bytes: u64, to: &mut [u8]) {
+    let words = workspace.part::<u32>(offset_bytes, to.len() / size_of::<u32>());
+    to.copy_from_slice(bytemuck::cast_slice(&gpu.read(&words)));
 }

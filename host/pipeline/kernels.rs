@@ -2,7 +2,9 @@
 
 use std::ffi::c_void;
 
-use sample_attention_device::gpu::emu::{Fault, Gpu, Kernel, Launch};
+use sample_attention_device::gpu::emu::Kernel;
+#[cfg(feature = "emulator")]
+use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
 use sample_attention_device::reduction::blocks::ReductionBlocksParams;
 use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
 use sample_attention_device::sampling::{self, SamplingParams};
@@ -41,6 +43,7 @@ macro_rules! calls {
             }
 
             /// Runs the kernel on an emulated device.
+            #[cfg(feature = "emulator")]
             pub(crate) fn emulate(&self, gpu: &mut Gpu, launch: &Launch) -> Result<(), Fault> {
                 match self {
                     $(Call::$variant(kernel, params) => gpu.launch(*kernel, launch, params),)*

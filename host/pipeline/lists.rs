@@ -1,8 +1,9 @@
 //! A selection as the kernels have it: lists, stripes and flags in arrays.
 
-use sample_attention_device::params::{BLOCK, ProblemSizes};
+use sample_attention_device::params::BLOCK;
 
-use crate::error::Result;
+use super::{GpuPlan, Region, Workspace};
+use crate::error::{Error, Result};
 use crate::problem::Problem;
 use crate::selection::Selection;
 
@@ -22,8 +23,20 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// The lists of a selection for a problem of these sizes.
-    pub(crate) fn of(sizes: &ProblemSizes, selection: &Selection) -> Self {
+    /// The lists of a selection, for a plan of [`GpuPlan::given`] with the selection's sinks.
+    ///
+    /// # Errors
+    /// [`Error::SelectionShape`], [`Error::SelectionSinks`] and [`Error::NoLists`].
+    pub fn of(plan: &GpuPlan, selection: &Selection) -> Result<Self> {
+        selection.check(plan.problem())?;
+        let expected = plan.given_sinks().ok_or(Error::NoLists)?;
+        if expected != selection.sinks() {
+            return Err(Error::SelectionSinks {
+                expected,
+                given: selection.sinks(),
+            });
+        }
+        let sizes = plan.sizes();
         let mut lists = Lists {
             lists: Vec::new(),
             list_counts: Vec::new(),
@@ -50,16 +63,27 @@ impl Lists {
             lists.stripes.resize(end, u32::MAX);
             lists.dense.push(u32::from(mask.is_dense()));
         }
-        lists
+        Ok(lists)
+    }
+
+    /// Where each of them belongs in a workspace.
+    pub fn regions(&self, workspace: &Workspace) -> [(Region<u32>, &[u32]); 5] {
+        [
+            (workspace.lists, &self.lists),
+            (workspace.list_counts, &self.list_counts),
+            (workspace.stripes, &self.stripes),
+            (workspace.stripe_counts, &self.stripe_counts),
+            (workspace.dense, &self.dense),
+        ]
     }
 
     /// The selection that the lists are.
     ///
     /// # Errors
-    /// Those of the problem and of an index out of range: no kernel writes such lists.
-    pub(crate) fn selection(&self, problem: &Problem, sinks: u32) -> Result<Selection> {
+    /// [`Error::SelectionIndex`] and [`Error::StripesNotAscending`] for what no kernel writes.
+    pub(crate) fn selection(&self, problem: &Problem, sinks: usize) -> Result<Selection> {
         let mut selection = Selection::new(problem)?;
-        selection.set_sinks(sinks as usize);
+        selection.set_sinks(sinks);
         let heads = problem.batch * problem.q_heads;
         let query_blocks = self.list_counts.len() / heads;
         let key_blocks = problem.k_len.div_ceil(BLOCK as usize);
@@ -67,17 +91,32 @@ impl Lists {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
             for query_block in 0..query_blocks {
                 let row = head * query_blocks + query_block;
-                let list = &self.lists[row * key_blocks..][..self.list_counts[row] as usize];
+                let count = in_list(self.list_counts[row], key_blocks)?;
+                let list = &self.lists[row * key_blocks..][..count];
                 let list: Vec<usize> = list.iter().map(|&block| block as usize).collect();
                 selection.set_blocks(batch, q_head, query_block, &list)?;
             }
             if let Some(stripes) = self.stripes.get(head * problem.k_len..) {
-                let count = self.stripe_counts[head] as usize;
-                selection.set_stripes(batch, q_head, stripes.get(..count).unwrap_or_default())?;
+                let capacity = stripes.len().min(problem.k_len);
+                let count = in_list(self.stripe_counts[head], capacity)?;
+                selection.set_stripes(batch, q_head, &stripes[..count])?;
             }
             let is_dense = self.dense.get(head).is_some_and(|&dense| dense != 0);
             selection.set_dense(batch, q_head, is_dense)?;
         }
         Ok(selection)
     }
+}
+
+/// A count that memory which no run wrote could hold too: an error where the list is not that long.
+fn in_list(count: u32, capacity: usize) -> Result<usize> {
+    let count = count as usize;
+    if count > capacity {
+        return Err(Error::SelectionIndex {
+            what: "the length of a list",
+            index: count,
+            count: capacity + 1,
+        });
+    }
+    Ok(count)
 }

@@ -15,22 +15,26 @@
 
 mod kernels;
 mod lists;
+mod operands;
 mod plan;
+mod readback;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 pub use kernels::Call;
 pub use lists::Lists;
+pub use operands::{DeviceMemory, DeviceTensor, Operands};
 pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, WAVE_BYTES};
+pub use readback::{Outcome, Watch};
 pub use sample_attention_device::geometry::Units;
 pub use sample_attention_device::gpu::Global;
 pub use sample_attention_device::launch::LaunchShape;
+pub use sample_attention_device::launch_bounds::Target;
 pub use sample_attention_device::params::TensorArg;
-pub use workspace::{Region, Workspace};
+pub use workspace::{Region, WORKSPACE_ALIGN_BYTES, Workspace};
 
 use crate::report::Stage;
-use crate::tensor::Layout;
 
 /// One launch of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -53,18 +57,4 @@ pub trait Device {
     /// # Errors
     /// The executor's own.
     fn launch(&mut self, launch: &Launch) -> Result<(), Self::Error>;
-}
-
-/// Elements between sequences, heads and tokens of a view whose rows the kernels can take where they lie: at multiples of 16
-/// bytes, if the first element is at one. `None` where the rows have to be copied first.
-pub(crate) fn strides_in_place(layout: &Layout) -> Option<[u64; 3]> {
-    let mut strides = [0; 3];
-    for (dimension, to) in strides.iter_mut().enumerate() {
-        // A stride over a single element is never taken.
-        if layout.shape[dimension] > 1 {
-            let stride = layout.strides[dimension];
-            *to = stride.is_multiple_of(8).then_some(stride as u64)?;
-        }
-    }
-    Some(strides)
 }

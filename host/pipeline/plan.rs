@@ -186,6 +186,14 @@ impl GpuPlan {
         &self.sizes
     }
 
+    /// Sinks of the caller's lists; `None` where the plan takes none.
+    pub(crate) fn given_sinks(&self) -> Option<usize> {
+        match &self.work {
+            Work::Given { sinks } => Some(*sinks as usize),
+            Work::Dense | Work::Select { .. } => None,
+        }
+    }
+
     /// How the selection is cut up; `None` where nothing is selected.
     pub fn units(&self) -> Option<&Units> {
         match &self.work {

@@ -10,9 +10,9 @@ use sample_attention_device::{sampling, top_k};
 
 use crate::policy::Budget;
 
-/// Regions begin at multiples of this, as allocations of a GPU do: every vector access is aligned, and no two regions share
-/// a line of the cache.
-const ALIGN_BYTES: u64 = 256;
+/// A workspace and its regions begin at multiples of this, as allocations of a GPU do: every vector access is aligned, and no
+/// two regions share a line of the cache.
+pub const WORKSPACE_ALIGN_BYTES: u64 = 256;
 
 /// Elements of the workspace.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -160,7 +160,7 @@ struct End(u64);
 
 impl End {
     fn take<T>(&mut self, len: u64) -> Region<T> {
-        let offset_bytes = self.0.next_multiple_of(ALIGN_BYTES);
+        let offset_bytes = self.0.next_multiple_of(WORKSPACE_ALIGN_BYTES);
         if len > 0 {
             self.0 = offset_bytes + len * size_of::<T>() as u64;
         }

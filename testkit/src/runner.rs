@@ -18,6 +18,7 @@ mod backend;
 mod buffers;
 mod case;
 mod cpu;
+mod cuda;
 mod emulator;
 mod report_checks;
 mod selection_checks;
@@ -26,6 +27,7 @@ pub use backend::{Backend, Found, UnitFound};
 pub use buffers::{Buffer, Layout};
 pub use case::{Attend, Case, Data};
 pub use cpu::Cpu;
+pub use cuda::Cuda;
 pub use emulator::Emulator;
 
 use sample_attention::{Inputs, Outputs, Result};

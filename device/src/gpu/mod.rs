@@ -65,6 +65,10 @@ pub use warp::*;
 pub use wgmma::*;
 
 #[cfg(not(target_arch = "nvptx64"))]
+#[cfg_attr(
+    not(feature = "emulator"),
+    allow(dead_code, reason = "nothing is launched")
+)]
 pub mod emu;
 
 /// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or

@@ -1,8 +1,8 @@
 //! The GPU kernels on the emulator.
 
 use sample_attention::cpu::{SampledRow, UnitMass};
-use sample_attention::emulator::{self, Watch};
-use sample_attention::pipeline::GpuPlan;
+use sample_attention::emulator;
+use sample_attention::pipeline::{GpuPlan, Watch};
 use sample_attention::{Dtype, Inputs, Outputs, Problem, Result};
 
 use super::{Attend, Backend, Found};

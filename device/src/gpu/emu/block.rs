@@ -1,12 +1,12 @@
-//! One block: its threads as coroutines, and the scheduler that switches between them.
+//! One block: its threads, what they share, and who may run next.
 
-use std::any::Any;
-use std::cell::{Cell, RefCell};
+#[cfg(feature = "emulator")]
+mod coroutines;
+
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
-
-use corosensei::stack::DefaultStack;
-use corosensei::{Coroutine, CoroutineResult, Yielder};
+use std::panic::{Location, resume_unwind};
+use std::ptr::NonNull;
 
 use super::barrier::Barriers;
 use super::bulk::{Loads, StoreQueue};
@@ -20,11 +20,11 @@ use super::race::Races;
 use super::rng::Rng;
 use super::wgmma::Warpgroup;
 
+#[cfg(feature = "emulator")]
+pub(super) use coroutines::run;
+
 /// Where in the source an instruction was called.
 pub(super) type At = &'static Location<'static>;
-
-/// The stack of a thread. Kernels hold a few kilobytes of "registers"; unoptimised builds more.
-const STACK_BYTES: usize = 256 * 1024;
 
 /// Turns of the scheduler in which threads only spun, before that counts as livelock.
 const SPIN_LIMIT: u64 = 1 << 22;
@@ -76,8 +76,14 @@ pub(super) enum State {
     Exited,
 }
 
+/// How a running thread gives way to the scheduler.
+trait GiveWay {
+    fn give_way(&self);
+}
+
 pub(super) struct Thread {
-    yielder: *const Yielder<(), ()>,
+    /// The thread's own, from its start on.
+    yielder: Option<NonNull<dyn GiveWay>>,
     pub(super) state: State,
     pub(super) copies: CopyQueue,
     pub(super) stores: StoreQueue,
@@ -112,7 +118,6 @@ struct Abort;
 
 thread_local! {
     static CURRENT: Cell<*mut Block> = const { Cell::new(std::ptr::null_mut()) };
-    static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The block of the running thread, for the time of `f`, which must not suspend.
@@ -134,8 +139,7 @@ pub(super) fn suspend() {
         block.spins = 0;
         block.threads[block.current as usize].yielder
     });
-    // SAFETY: the thread stored its own yielder when it started, and is running now.
-    unsafe { &*yielder }.suspend(());
+    give_way(yielder);
 }
 
 /// Gives way to the scheduler, staying ready: for instructions that kernels spin on.
@@ -156,8 +160,13 @@ pub(super) fn spin(at: At) {
         block.make_ready(current);
         block.threads[current as usize].yielder
     });
-    // SAFETY: as in `suspend`.
-    unsafe { &*yielder }.suspend(());
+    give_way(yielder);
+}
+
+fn give_way(yielder: Option<NonNull<dyn GiveWay>>) {
+    let yielder = yielder.expect("a running thread has started");
+    // SAFETY: the thread stored its own yielder when it started, and is running now.
+    unsafe { yielder.as_ref() }.give_way();
 }
 
 impl Block {
@@ -230,145 +239,6 @@ impl Block {
         }
         self.ready.pop_front()
     }
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(ToString::to_string)
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without text".to_owned())
-}
-
-/// Runs one block to its end.
-pub(super) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
-    let count: u32 = grid.ntid.iter().product();
-    let rng = match grid.mode {
-        Mode::Fast => None,
-        Mode::Checked { seed } => {
-            let [x, y, z] = ctaid.map(u64::from);
-            Some(Rng::new(seed ^ (x << 40 | y << 20 | z)))
-        }
-    };
-    let mut block = Block {
-        kernel: grid.kernel,
-        memory: grid.memory,
-        ctaid,
-        nctaid: grid.nctaid,
-        ntid: grid.ntid,
-        mode: grid.mode,
-        shared: SharedMemory::new(grid.shared_bytes),
-        threads: (0..count)
-            .map(|_| Thread {
-                yielder: std::ptr::null(),
-                state: State::Ready,
-                copies: CopyQueue::default(),
-                stores: StoreQueue::default(),
-            })
-            .collect(),
-        warps: Warp::all_of(count),
-        barriers: Barriers::default(),
-        mbarriers: Vec::new(),
-        loads: Loads::default(),
-        warpgroups: (0..count / 128).map(|_| Warpgroup::default()).collect(),
-        races: rng.is_some().then(|| Races::new(count, grid.shared_bytes)),
-        current: 0,
-        ready: (0..count).collect(),
-        rng,
-        spins: 0,
-        fault: None,
-    };
-    let block = &raw mut block;
-    // A nested launch from inside a kernel would overwrite the pointer; put back what was there.
-    let outer = CURRENT.replace(block);
-    let result = schedule(grid, block, count);
-    CURRENT.set(outer);
-    result
-}
-
-type ThreadCoroutine = Coroutine<(), (), (), DefaultStack>;
-
-fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault> {
-    // SAFETY: coroutines must be `'static`; these end, or are abandoned, before this function does,
-    // and with it the borrow of `grid`.
-    let (body, params) = unsafe {
-        (
-            std::mem::transmute::<Body<'_>, Body<'static>>(grid.body),
-            grid.params,
-        )
-    };
-    let mut coroutines: Vec<Option<ThreadCoroutine>> = (0..count)
-        .map(|index| {
-            let stack = STACKS
-                .with_borrow_mut(Vec::pop)
-                .unwrap_or_else(|| DefaultStack::new(STACK_BYTES).expect("memory for a stack"));
-            Some(Coroutine::with_stack(
-                stack,
-                move |yielder: &Yielder<(), ()>, ()| {
-                    with(|block| block.threads[index as usize].yielder = yielder);
-                    body(params);
-                },
-            ))
-        })
-        .collect();
-    let mut running = count;
-    let result = loop {
-        // SAFETY: the block outlives this call, and no coroutine runs, so this is the only
-        // reference to it until the block's end.
-        let next = unsafe {
-            let block = &mut *block;
-            let next = block.next_ready().or_else(|| block.land_one_load());
-            if let Some(index) = next {
-                block.current = index;
-            }
-            next
-        };
-        let Some(index) = next else {
-            if running == 0 {
-                break Ok(());
-            }
-            // SAFETY: as above.
-            break Err(unsafe { &*block }.deadlock());
-        };
-        let slot = &mut coroutines[index as usize];
-        let coroutine = slot.as_mut().expect("a ready thread has not exited");
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let step = coroutine.resume(());
-            if matches!(step, CoroutineResult::Return(())) {
-                with(|block| {
-                    block.exit();
-                    if running == 1 {
-                        block.all_exited();
-                    }
-                });
-            }
-            step
-        }));
-        match outcome {
-            Ok(CoroutineResult::Yield(())) => {}
-            Ok(CoroutineResult::Return(())) => {
-                running -= 1;
-                let stack = slot.take().expect("it just ran").into_stack();
-                STACKS.with_borrow_mut(|stacks| stacks.push(stack));
-            }
-            Err(payload) => {
-                // SAFETY: as above: the coroutine has unwound.
-                let block = unsafe { &mut *block };
-                break Err(block.fault.take().unwrap_or_else(|| {
-                    let text = format!("the kernel panicked: {}", panic_text(&*payload));
-                    block.describe(FaultKind::Panic, Some(index), None, text)
-                }));
-            }
-        }
-    };
-    for coroutine in coroutines.iter_mut().flatten() {
-        if coroutine.started() && !coroutine.done() {
-            // SAFETY: what is abandoned owns nothing: a thread suspends only inside an intrinsic,
-            // and kernel code, which is `no_std` and allocates nothing, has no destructors.
-            unsafe { coroutine.force_reset() };
-        }
-    }
-    result
 }
 
 impl Block {

@@ -1,22 +1,14 @@
-//! Emulated devices, their buffers, and launches.
+//! Emulated devices, their buffers, and what a launch is.
 
 use std::marker::PhantomData;
 
-use rayon::prelude::*;
-
-use super::block::{self, Grid};
-use super::diagnosis::{Fault, FaultKind};
 use super::memory::GlobalMemory;
-use super::rng::Rng;
 use crate::gpu::{Global, Word};
 
-/// Shared memory that a block can have on sm_90.
-const MAX_SHARED_BYTES: u32 = 227 * 1024;
-
-/// A kernel by name: what [`entry!`](crate::entry) publishes and [`Gpu::launch`] runs.
+/// A kernel by name: what [`entry!`](crate::entry) publishes and `Gpu::launch` runs.
 pub struct Kernel<P> {
-    name: &'static str,
-    body: fn(&P),
+    pub(super) name: &'static str,
+    pub(super) body: fn(&P),
 }
 
 impl<P> Clone for Kernel<P> {
@@ -61,10 +53,10 @@ pub enum Mode {
 /// The shape of a launch.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch {
-    grid: [u32; 3],
-    block: [u32; 3],
-    shared_bytes: u32,
-    mode: Mode,
+    pub(super) grid: [u32; 3],
+    pub(super) block: [u32; 3],
+    pub(super) shared_bytes: u32,
+    pub(super) mode: Mode,
 }
 
 impl Launch {
@@ -150,7 +142,7 @@ impl<T> Buffer<T> {
 /// An emulated device: its global memory, and launches on it.
 #[derive(Default)]
 pub struct Gpu {
-    memory: GlobalMemory,
+    pub(super) memory: GlobalMemory,
 }
 
 impl Gpu {
@@ -191,80 +183,5 @@ impl Gpu {
     /// If the buffer is of another device.
     pub fn read<T: Word>(&self, buffer: &Buffer<T>) -> Vec<T> {
         self.memory.read(buffer.base, buffer.len)
-    }
-
-    /// Runs the kernel to its end.
-    ///
-    /// # Errors
-    /// The first [`Fault`] that a thread ran into. The device stays usable; buffers keep what was
-    /// written until then.
-    pub fn launch<P: Sync>(
-        &mut self,
-        kernel: Kernel<P>,
-        launch: &Launch,
-        params: &P,
-    ) -> Result<(), Fault> {
-        let malformed = |message: String| Fault {
-            kind: FaultKind::Launch,
-            message,
-            kernel: kernel.name,
-            block: None,
-            thread: None,
-            at: None,
-            mode: launch.mode,
-        };
-        let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
-        if !(1..=1024).contains(&threads) {
-            return Err(malformed(format!(
-                "a block of {:?} has {threads} threads; it may have 1 to 1024",
-                launch.block
-            )));
-        }
-        if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 {
-            return Err(malformed(format!(
-                "a grid of {:?} blocks: each dimension is at least 1, the second and third at most 65535",
-                launch.grid
-            )));
-        }
-        if launch.shared_bytes > MAX_SHARED_BYTES {
-            return Err(malformed(format!(
-                "{} bytes of shared memory; a block may have {MAX_SHARED_BYTES}",
-                launch.shared_bytes
-            )));
-        }
-        let body = |params: *const ()| {
-            // SAFETY: the pointer is `params` below, which outlives the launch.
-            (kernel.body)(unsafe { &*params.cast::<P>() });
-        };
-        let grid = Grid {
-            kernel: kernel.name,
-            body: &body,
-            params: std::ptr::from_ref(params).cast(),
-            memory: &self.memory,
-            nctaid: launch.grid,
-            ntid: launch.block,
-            shared_bytes: launch.shared_bytes,
-            mode: launch.mode,
-        };
-        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
-        let ctaid = |linear: u64| {
-            let [x, y, _] = launch.grid.map(u64::from);
-            [linear % x, linear / x % y, linear / (x * y)].map(|n| n as u32)
-        };
-        match launch.mode {
-            Mode::Fast => (0..blocks)
-                .into_par_iter()
-                .try_for_each(|linear| block::run(&grid, ctaid(linear))),
-            Mode::Checked { seed } => {
-                let mut rng = Rng::new(seed);
-                let mut order: Vec<u64> = (0..blocks).collect();
-                for last in (1..order.len()).rev() {
-                    order.swap(last, rng.below(last + 1));
-                }
-                order
-                    .into_iter()
-                    .try_for_each(|linear| block::run(&grid, ctaid(linear)))
-            }
-        }
     }
 }

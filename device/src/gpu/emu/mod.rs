@@ -27,6 +27,9 @@
 //! # Ok::<(), emu::Fault>(())
 //! ```
 //!
+//! Launching needs the feature `emulator`, and with it `corosensei`. Everything else is always here: kernels are named by
+//! [`Kernel`], and their intrinsics refer to this module on every target but a GPU.
+//!
 //! # What it finds
 //! Each of these ends the launch with a [`Fault`] whose text names the thread, the source line and
 //! the seed:
@@ -101,6 +104,8 @@ pub(super) mod memory;
 mod order;
 mod race;
 mod rng;
+#[cfg(feature = "emulator")]
+mod run;
 mod tensor;
 pub(super) mod thread;
 pub(super) mod warp;

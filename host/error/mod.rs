@@ -1,5 +1,11 @@
 //! Everything that can be wrong with a call, each with its remedy.
 
+mod cuda;
+mod driver_code;
+
+pub use cuda::CudaError;
+pub use driver_code::DriverCode;
+
 use crate::cpu::InstructionSet;
 use crate::problem::{Dtype, MAX_HEAD_DIM};
 
@@ -170,7 +176,7 @@ pub enum Error {
     },
     /// The workspace is shorter than the plan needs.
     #[error(
-        "the workspace has {given} bytes, but this plan needs {needed}: pass Plan::workspace_bytes bytes"
+        "the workspace has {given} bytes, but this plan needs {needed}: pass as many as its workspace_bytes says"
     )]
     WorkspaceTooSmall {
         /// Needed bytes.
@@ -188,6 +194,19 @@ pub enum Error {
         /// Sizes of the selection.
         given: [usize; 5],
     },
+    /// A selection with other sinks than the plan of [`GpuPlan::given`](crate::pipeline::GpuPlan::given).
+    #[error(
+        "the selection keeps {given} sinks, but the plan was made for {expected}: pass Selection::sinks to GpuPlan::given"
+    )]
+    SelectionSinks {
+        /// Sinks of the plan.
+        expected: usize,
+        /// Sinks of the selection.
+        given: usize,
+    },
+    /// Lists for a plan that takes none.
+    #[error("this plan has no room for the caller's lists: make it with GpuPlan::given")]
+    NoLists,
     /// A head, block or key index of a selection is out of range.
     #[error("{what} {index} of the selection is out of range: there are {count}")]
     SelectionIndex {
@@ -242,6 +261,33 @@ pub enum Error {
         /// The emulator's diagnosis.
         fault: String,
     },
+    /// Memory of a device at an address that is not aligned.
+    #[error(
+        "{operand} begins at {address:#x}; it must begin at a multiple of {align} bytes, as an allocation of a GPU does"
+    )]
+    Misaligned {
+        /// Which operand.
+        operand: &'static str,
+        /// The given address.
+        address: u64,
+        /// What it must be a multiple of.
+        align: u64,
+    },
+    /// A tensor on a device whose rows the kernels cannot take where they lie.
+    #[error(
+        "rows of {tensor} do not all begin at multiples of 16 bytes (address {address:#x}, strides {strides:?} elements): use strides that are multiples of 16 bytes, or copy the tensor"
+    )]
+    RowAlignment {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Address of the first element.
+        address: u64,
+        /// Strides in elements.
+        strides: [usize; 4],
+    },
+    /// A failure of the CUDA executor.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
     /// A wave was asked for that the run does not have.
     #[error(
         "there is no wave {wave}: this run selects in {waves} (a dense plan in none; Plan::new with Fallback::Never always selects)"

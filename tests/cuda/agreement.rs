@@ -1,0 +1,101 @@
+//! The same selection on every backend.
+
+use std::path::Path;
+
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use testkit::capture::Capture;
+use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_with};
+use testkit::tensor::{Qkv, Tensor};
+
+use crate::support::{every_target, skip};
+
+const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+
+#[test]
+fn the_selection_is_the_emulators() {
+    for device in every_target() {
+        for (index, budget) in BUDGETS.into_iter().enumerate() {
+            let dtype = [Dtype::Bf16, Dtype::F16][index % 2];
+            let head_dim = [64, 128][index % 2];
+            let problem = Problem {
+                q_heads: 4,
+                kv_heads: 2,
+                q_len: 600,
+                ..Problem::causal(700, head_dim, dtype)
+            };
+            let policy = Policy {
+                budget,
+                coverage: 0.9,
+                window: Window::Tokens(100),
+                fallback: Fallback::Never,
+                ..Policy::default()
+            };
+            let case = Case {
+                data: Data::Structured,
+                seed: 21,
+                ..Case::new(problem, Attend::Policy(policy))
+            };
+            let qkv = case.inputs();
+            let cuda = check_with(&Cuda::new(device), &case, &qkv);
+            let emulator = run_with(&Emulator::default(), &case, &qkv);
+            assert_eq!(cuda.found.selection, emulator.found.selection, "{budget:?}");
+        }
+    }
+}
+
+/// Two heads of a layer that is easily sparse; `data/` lies in the repository's root, where cargo starts tests.
+fn captured() -> Option<(Case, Qkv)> {
+    let path = Path::new("data/qkv-layer3-4096.safetensors");
+    if !path.exists() {
+        skip(format_args!(
+            "no {}; start the test in the repository's root",
+            path.display()
+        ));
+        return None;
+    }
+    let capture = Capture::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let problem = capture.problem;
+    let tensor = |shape, values: &testkit::capture::Tensor| Tensor {
+        shape,
+        values: values.to_f32(),
+    };
+    let qkv = Qkv {
+        q: tensor(problem.q_shape(), &capture.q),
+        k: tensor(problem.kv_shape(), &capture.k),
+        v: tensor(problem.kv_shape(), &capture.v),
+    };
+    let case = Case {
+        output: Dtype::F32,
+        row_step: 67,
+        ..Case::new(problem, Attend::Dense)
+    };
+    Some((case, qkv))
+}
+
+#[test]
+fn a_captured_input_is_selected_from_as_on_the_cpu() {
+    let devices = every_target();
+    let (false, Some((case, qkv))) = (devices.is_empty(), captured()) else {
+        return;
+    };
+    for budget in BUDGETS {
+        let policy = Policy {
+            budget,
+            fallback: Fallback::Never,
+            ..if budget == Budget::Paper {
+                Policy::paper()
+            } else {
+                Policy::default()
+            }
+        };
+        let case = Case {
+            attend: Attend::Policy(policy),
+            ..case.clone()
+        };
+        let cpu = run_with(&Cpu::default(), &case, &qkv);
+        for device in &devices {
+            let cuda = check_with(&Cuda::new(device), &case, &qkv);
+            assert_eq!(cuda.found.selection, cpu.found.selection, "{budget:?}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The published shapes through the one runner, by the f64 oracle.
+
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use testkit::runner::{Attend, Case, Cuda, Data, Layout, check};
+
+use crate::support::every_target;
+
+const SHAPES: [(usize, usize); 17] = [
+    (113, 203),
+    (128, 217),
+    (113, 211),
+    (108, 256),
+    (256, 512),
+    (512, 256),
+    (1024, 1024),
+    (1023, 1024),
+    (1024, 1023),
+    (2048, 2048),
+    (1, 1),
+    (64, 128),
+    (239, 1),
+    (799, 3),
+    (1023, 2049),
+    (65, 65),
+    (129, 129),
+];
+
+/// Query and key/value heads: one, multi-head, multi-query and grouped.
+const HEADS: [(usize, usize); 4] = [(1, 1), (3, 3), (8, 1), (4, 2)];
+
+const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+
+fn policy(budget: Budget) -> Policy {
+    Policy {
+        budget,
+        coverage: 0.9,
+        window: Window::Tokens(100),
+        fallback: Fallback::Never,
+        ..Policy::default()
+    }
+}
+
+/// Every shape with both types and both head dimensions; heads and layouts alternate, so that all of them come up.
+fn cases(attend: impl Fn(usize) -> Attend) -> impl Iterator<Item = Case> {
+    let combinations = SHAPES.into_iter().flat_map(|shape| {
+        [
+            (Dtype::Bf16, 64),
+            (Dtype::F16, 64),
+            (Dtype::Bf16, 128),
+            (Dtype::F16, 128),
+        ]
+        .map(|kernel| (shape, kernel))
+    });
+    combinations
+        .enumerate()
+        .map(move |(index, ((q_len, k_len), (dtype, head_dim)))| {
+            let (q_heads, kv_heads) = HEADS[(index + index / 4) % 4];
+            let problem = Problem {
+                batch: 1 + index % 2,
+                q_heads,
+                kv_heads,
+                q_len,
+                k_len,
+                ..Problem::causal(1, head_dim, dtype)
+            };
+            Case {
+                data: Data::Structured,
+                layout: Layout::ALL[index % 5],
+                output: if index % 3 == 0 { Dtype::F32 } else { dtype },
+                seed: index as u64,
+                // The oracle's rows cost O(k_len) each, in f64.
+                row_step: if k_len > 512 { 53 } else { 1 },
+                ..Case::new(problem, attend(index))
+            }
+        })
+}
+
+#[test]
+fn dense_agrees_with_the_oracle() {
+    for device in every_target() {
+        for (index, case) in cases(|_| Attend::Dense).enumerate() {
+            let causal = index % 3 != 2;
+            let problem = Problem {
+                causal,
+                ..case.problem
+            };
+            check(&Cuda::new(device), &Case { problem, ..case });
+        }
+    }
+}
+
+#[test]
+fn every_budget_selects_and_attends_as_the_oracle_says() {
+    for device in every_target() {
+        for at in 0..BUDGETS.len() {
+            let budget = |index| policy(BUDGETS[(index + at) % BUDGETS.len()]);
+            for case in cases(|index| Attend::Policy(budget(index))) {
+                check(&Cuda::new(device), &case);
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Runs whose memory stays: contiguous bf16 or f16 tensors that can be written anew.
+
+use half::{bf16, f16};
+use sample_attention::cuda::{Buffer, Device, Stream};
+use sample_attention::pipeline::{DeviceTensor, GpuPlan, Operands, Outcome};
+use sample_attention::{Dtype, StageTimes};
+use testkit::tensor::{Qkv, Tensor};
+
+/// A plan with memory of its own.
+pub struct Run<'a> {
+    pub device: &'a Device,
+    pub plan: GpuPlan,
+    q: Buffer<'a>,
+    k: Buffer<'a>,
+    v: Buffer<'a>,
+    o: Buffer<'a>,
+    lse: Buffer<'a>,
+    workspace: Buffer<'a>,
+}
+
+/// What a run left, as bits.
+#[derive(Debug, PartialEq)]
+pub struct Bits {
+    pub o: Vec<u8>,
+    pub lse: Vec<u8>,
+}
+
+impl<'a> Run<'a> {
+    /// Memory for a plan; all bits of outputs and workspace are set.
+    pub fn new(device: &'a Device, plan: GpuPlan) -> Self {
+        let problem = *plan.problem();
+        let alloc = |bytes: usize| {
+            let mut buffer = device.alloc(bytes as u64).unwrap();
+            buffer.fill(0xff).unwrap();
+            buffer
+        };
+        let elements = |shape: [usize; 4]| shape.iter().product::<usize>();
+        Run {
+            q: alloc(2 * elements(problem.q_shape())),
+            k: alloc(2 * elements(problem.kv_shape())),
+            v: alloc(2 * elements(problem.kv_shape())),
+            o: alloc(2 * elements(problem.q_shape())),
+            lse: alloc(4 * problem.lse_len()),
+            workspace: alloc(plan.workspace_bytes() as usize),
+            device,
+            plan,
+        }
+    }
+
+    pub fn operands(&self) -> Operands {
+        let problem = self.plan.problem();
+        let tensor = |buffer: &Buffer<'_>, shape| {
+            DeviceTensor::bhsd(buffer, problem.dtype, shape).expect("made for it")
+        };
+        Operands {
+            q: tensor(&self.q, problem.q_shape()),
+            k: tensor(&self.k, problem.kv_shape()),
+            v: tensor(&self.v, problem.kv_shape()),
+            o: tensor(&self.o, problem.q_shape()),
+            lse: self.lse.memory(),
+            workspace: self.workspace.memory(),
+        }
+    }
+
+    /// New inputs.
+    pub fn write(&mut self, qkv: &Qkv) {
+        let dtype = self.plan.problem().dtype;
+        for (buffer, tensor) in [
+            (&mut self.q, &qkv.q),
+            (&mut self.k, &qkv.k),
+            (&mut self.v, &qkv.v),
+        ] {
+            buffer.write(0, &bytes(dtype, tensor)).unwrap();
+        }
+    }
+
+    /// Puts the run into a stream.
+    pub fn enqueue(&self, stream: &Stream<'_>) {
+        // SAFETY: the operands are this run's buffers, which nothing else uses until the stream was waited for.
+        unsafe { self.device.run(stream, &self.plan, &self.operands()) }.unwrap();
+    }
+
+    /// What the last run found, once it has ended.
+    pub fn outcome(&self, stream: &Stream<'_>) -> Outcome {
+        let times = StageTimes::default();
+        // SAFETY: the workspace is this run's.
+        unsafe {
+            self.device
+                .outcome(stream, &self.plan, &self.workspace, times)
+        }
+        .unwrap()
+    }
+
+    /// What the last run wrote, once it has ended.
+    pub fn bits(&self) -> Bits {
+        Bits {
+            o: read(&self.o),
+            lse: read(&self.lse),
+        }
+    }
+
+    /// Sets every bit of outputs and workspace again.
+    pub fn poison(&mut self) {
+        for buffer in [&mut self.o, &mut self.lse, &mut self.workspace] {
+            buffer.fill(0xff).unwrap();
+        }
+    }
+}
+
+pub fn read(buffer: &Buffer<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; buffer.memory().bytes as usize];
+    buffer.read(0, &mut bytes).unwrap();
+    bytes
+}
+
+fn bytes(dtype: Dtype, tensor: &Tensor) -> Vec<u8> {
+    let bits = |x: &f32| match dtype {
+        Dtype::Bf16 => bf16::from_f32(*x).to_bits(),
+        Dtype::F16 => f16::from_f32(*x).to_bits(),
+        Dtype::F32 => panic!("the kernels take no f32"),
+    };
+    tensor
+        .values
+        .iter()
+        .flat_map(|x| bits(x).to_ne_bytes())
+        .collect()
+}
