@@ -5,7 +5,9 @@ use sample_attention::{
     Budget, Dtype, Error, Fallback, HeadPath, Policy, Problem, Selection, Window,
 };
 use testkit::random::Random;
-use testkit::runner::{Attend, Backend, Case, Cpu, Data, Emulator, Layout, check, try_run};
+use testkit::runner::{
+    Attend, Backend, Case, Cpu, Data, Emulator, Layout, Outcome, check, try_run,
+};
 
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
@@ -33,6 +35,12 @@ fn selecting(problem: Problem, policy: Policy, seed: u64) -> Case {
         seed,
         ..Case::new(problem, Attend::Policy(policy))
     }
+}
+
+/// Checks the portable kernels and Hopper's, and returns what the portable ones gave.
+fn check_kernels(case: &Case) -> Outcome {
+    check(&Emulator::hopper(), case);
+    check(&Emulator::default(), case)
 }
 
 /// Numbers that alternate with the index of a case, so that all of their combinations come up.
@@ -72,7 +80,7 @@ fn dense_agrees_with_the_oracle_on_the_published_shapes() {
             output: if index % 4 == 3 { Dtype::F32 } else { dtype },
             ..Case::new(problem, Attend::Dense)
         };
-        check(&Emulator::default(), &case);
+        check_kernels(&case);
     }
 }
 
@@ -100,7 +108,7 @@ fn every_budget_selects_as_the_oracle_says() {
                     index as u64,
                 )
             };
-            check(&Emulator::default(), &case);
+            check_kernels(&case);
         }
     }
 }
@@ -125,7 +133,7 @@ fn long_published_shapes_pass() {
                 3,
             )
         };
-        check(&Emulator::default(), &case);
+        check_kernels(&case);
     }
 }
 
@@ -144,7 +152,7 @@ fn sequences_and_grouped_heads_keep_apart() {
                 layout: Layout::Aligned,
                 ..selecting(problem, policy(budget), 5)
             };
-            check(&Emulator::default(), &case);
+            check_kernels(&case);
         }
     }
 }
@@ -288,7 +296,7 @@ fn fallback_is_decided_on_the_device_as_on_the_cpu() {
             data,
             ..selecting(problem(140, 1600, 64, Dtype::Bf16), auto(coverage), 1)
         };
-        let outcome = check(&Emulator::default(), &case);
+        let outcome = check_kernels(&case);
         let cpu = check(&Cpu::default(), &case);
         let path = outcome.found.report.unwrap().heads[0].path;
         assert_eq!(path, cpu.found.report.unwrap().heads[0].path);
@@ -321,7 +329,7 @@ fn the_callers_own_lists_are_the_mask() {
             layout,
             ..Case::new(problem, Attend::Own(selection))
         };
-        check(&Emulator::default(), &case);
+        check_kernels(&case);
     }
 }
 

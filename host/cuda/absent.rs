@@ -160,6 +160,18 @@ impl Device {
 impl pipeline::Device for Executor<'_> {
     type Error = Error;
 
+    fn target(&self) -> Target {
+        match self.0 {}
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        match self.0 {}
+    }
+
+    fn tensor_map(&mut self, _layout: &TensorMapLayout) -> Result<TensorMap> {
+        match self.0 {}
+    }
+
     fn launch(&mut self, _launch: &Launch) -> Result<()> {
         match self.0 {}
     }

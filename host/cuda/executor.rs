@@ -7,7 +7,7 @@ use super::Device;
 use super::driver;
 use super::stream::StreamRef;
 use crate::error::{CudaError, DriverCode, Error, Result};
-use crate::pipeline::{self, Launch};
+use crate::pipeline::{self, Launch, Target, TensorMap, TensorMapLayout};
 
 /// Puts launches into a stream. Allocates nothing, waits for nothing and reads nothing back.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,18 @@ impl<'a> Executor<'a> {
 
 impl pipeline::Device for Executor<'_> {
     type Error = Error;
+
+    fn target(&self) -> Target {
+        self.device.target()
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.device.multiprocessors()
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap> {
+        self.device.tensor_map(layout)
+    }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
         let kernel = launch.call.name();

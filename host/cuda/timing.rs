@@ -8,7 +8,7 @@ use super::driver::{self, RawEvent, check};
 use super::executor::Executor;
 use super::stream::StreamRef;
 use crate::error::{CudaError, Error, Result};
-use crate::pipeline::{self, Launch};
+use crate::pipeline::{self, Launch, Target, TensorMap, TensorMapLayout};
 use crate::report::{Stage, StageTimes};
 
 /// An executor that records an event wherever a launch belongs to another stage than the one before it.
@@ -42,6 +42,18 @@ impl<'a> Timed<'a> {
 
 impl pipeline::Device for Timed<'_> {
     type Error = Error;
+
+    fn target(&self) -> Target {
+        self.executor.device().target()
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.executor.device().multiprocessors()
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap> {
+        self.executor.device().tensor_map(layout)
+    }
 
     fn launch(&mut self, launch: &Launch) -> Result<()> {
         if self.begins.last().map(|(stage, _)| *stage) != Some(launch.stage) {

@@ -28,7 +28,9 @@ use std::time::Instant;
 use sample_attention_device::gpu::emu::{self, Buffer, Fault, Gpu};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{Arguments, Device, GpuPlan, Launch, Lists, Outcome, Watch};
+use crate::pipeline::{
+    Arguments, Device, GpuPlan, Launch, Lists, Outcome, Target, TensorMap, TensorMapLayout, Watch,
+};
 use crate::report::StageTimes;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
@@ -38,19 +40,30 @@ use memory::{OutputMemory, upload};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emulator {
     mode: emu::Mode,
+    target: Target,
 }
+
+/// Few, so that a block of a persistent kernel has several tasks even in small problems.
+const MULTIPROCESSORS: u32 = 4;
 
 impl Emulator {
     /// Threads in their natural order, blocks of them on all cores, no search for races.
     pub const FAST: Self = Emulator {
         mode: emu::Mode::Fast,
+        target: Target::Sm80,
     };
 
     /// Races in shared memory are errors; threads run in an order that the seed draws and replays. Several times slower.
     pub const fn checked(seed: u64) -> Self {
         Emulator {
             mode: emu::Mode::Checked { seed },
+            target: Target::Sm80,
         }
+    }
+
+    /// The same with the kernels of another target; [`Target::Sm80`] unless told.
+    pub const fn with_target(self, target: Target) -> Self {
+        Emulator { target, ..self }
     }
 
     /// Selects and attends. A plan of [`GpuPlan::given`] has no lists here: see [`Emulator::attend`].
@@ -128,20 +141,25 @@ impl Emulator {
         let mut executor = Executor {
             plan,
             mode: self.mode,
+            target: self.target,
             gpu,
             workspace,
             times: StageTimes::default(),
             launched: 0,
-            launches: plan.launches(&arguments).len(),
+            launches: 0,
             watch,
         };
+        let to_error = |fault: Fault| Error::KernelFault {
+            fault: fault.to_string(),
+        };
+        executor.launches = plan
+            .launches(&mut executor, &arguments)
+            .map_err(to_error)?
+            .len();
         if let Some(lists) = lists {
             executor.write_lists(lists);
         }
-        plan.run(&mut executor, &arguments)
-            .map_err(|fault| Error::KernelFault {
-                fault: fault.to_string(),
-            })?;
+        plan.run(&mut executor, &arguments).map_err(to_error)?;
         let run = plan.outcome(executor.times, |offset_bytes, to| {
             read_words(&executor.gpu, &workspace, offset_bytes, to);
             Ok::<(), Error>(())
@@ -158,6 +176,7 @@ impl Emulator {
 struct Executor<'a> {
     plan: &'a GpuPlan,
     mode: emu::Mode,
+    target: Target,
     gpu: Gpu,
     workspace: Buffer<u64>,
     times: StageTimes,
@@ -168,6 +187,18 @@ struct Executor<'a> {
 
 impl Device for Executor<'_> {
     type Error = Fault;
+
+    fn target(&self) -> Target {
+        self.target
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap, Fault> {
+        Ok(emu::tensor_map(layout).expect("checked operands are what tensor maps take"))
+    }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Fault> {
         let shape = emu::Launch::new(launch.shape.grid, launch.shape.block)

@@ -8,6 +8,8 @@ use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
 use sample_attention_device::reduction::blocks::ReductionBlocksParams;
 use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
 use sample_attention_device::sampling::{self, SamplingParams};
+use sample_attention_device::sparse_flash::hopper::schedule::ScheduleParams;
+use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 use sample_attention_device::top_k::blocks::TopKBlocksParams;
 use sample_attention_device::top_k::dense::ChooseDenseParams;
@@ -66,8 +68,12 @@ calls! {
     TopKKeys(TopKKeysParams),
     /// Which heads run dense.
     ChooseDense(ChooseDenseParams),
-    /// Attention.
+    /// Attention, on any GPU.
     SparseFlash(SparseFlashParams),
+    /// The order of the attention's tasks on Hopper.
+    SparseFlashSchedule(ScheduleParams),
+    /// Attention on Hopper.
+    SparseFlashHopper(HopperParams),
 }
 
 /// The kernels of one element type and head_dim, where they depend on these.
@@ -76,35 +82,41 @@ pub(super) struct Kernels {
     pub(super) sampling: Kernel<SamplingParams>,
     pub(super) reduction_keys: Kernel<ReductionKeysParams>,
     pub(super) sparse_flash: Kernel<SparseFlashParams>,
+    pub(super) hopper_sparse_flash: Kernel<HopperParams>,
 }
 
 impl Kernels {
     pub(super) fn of(problem: &Problem) -> Result<Self> {
-        let kernels = |sampling, reduction_keys, sparse_flash| Kernels {
+        let kernels = |sampling, reduction_keys, sparse_flash, hopper_sparse_flash| Kernels {
             sampling,
             reduction_keys,
             sparse_flash,
+            hopper_sparse_flash,
         };
         match (problem.dtype, problem.head_dim) {
             (Dtype::Bf16, 64) => Ok(kernels(
                 sampling::BF16_D64,
                 reduction_keys::BF16_D64,
                 portable::BF16_D64,
+                hopper::BF16_D64,
             )),
             (Dtype::Bf16, 128) => Ok(kernels(
                 sampling::BF16_D128,
                 reduction_keys::BF16_D128,
                 portable::BF16_D128,
+                hopper::BF16_D128,
             )),
             (Dtype::F16, 64) => Ok(kernels(
                 sampling::F16_D64,
                 reduction_keys::F16_D64,
                 portable::F16_D64,
+                hopper::F16_D64,
             )),
             (Dtype::F16, 128) => Ok(kernels(
                 sampling::F16_D128,
                 reduction_keys::F16_D128,
                 portable::F16_D128,
+                hopper::F16_D128,
             )),
             (dtype @ Dtype::F32, _) => Err(Error::KernelDtype { dtype }),
             (_, head_dim) => Err(Error::KernelHeadDim { head_dim }),

@@ -6,7 +6,7 @@
 //!     reduction          those (or q, k)       -> mass, covered
 //!     top_k              mass, covered         -> lists or stripes, kept
 //! choose_dense           lists, stripes        -> dense           with Fallback::Auto
-//! sparse_flash           q, k, v, all of these -> o, lse          alone where the plan is dense
+//! sparse_flash           q, k, v, all of these -> o, lse          alone where the plan is dense; on Hopper after its schedule
 //! ```
 //!
 //! A [`GpuPlan`] knows every launch before the first runs: sizes and addresses are all that it needs. Launches are data, in the
@@ -14,6 +14,7 @@
 //! A [`Device`] runs them; memory, copies and times are the business of whoever owns it.
 
 mod kernels;
+mod launches;
 mod lists;
 mod operands;
 mod plan;
@@ -25,10 +26,10 @@ mod workspace;
 pub use kernels::Call;
 pub use lists::Lists;
 pub use operands::{DeviceMemory, DeviceTensor, Operands};
-pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, WAVE_BYTES};
+pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, Rescale, WAVE_BYTES};
 pub use readback::{Outcome, Watch};
 pub use sample_attention_device::geometry::Units;
-pub use sample_attention_device::gpu::Global;
+pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};
 pub use sample_attention_device::launch::LaunchShape;
 pub use sample_attention_device::launch_bounds::Target;
 pub use sample_attention_device::params::TensorArg;
@@ -51,6 +52,19 @@ pub struct Launch {
 pub trait Device {
     /// Why a launch was not made, or failed.
     type Error;
+
+    /// Which kernels it has loaded.
+    fn target(&self) -> Target;
+
+    /// Multiprocessors: as many blocks as a persistent kernel has.
+    fn multiprocessors(&self) -> u32;
+
+    /// Encodes a tensor map, as `cuTensorMapEncodeTiled` does: elements of 16 bits, zeros out of bounds. Asked for
+    /// [`Target::Sm90a`] alone.
+    ///
+    /// # Errors
+    /// The executor's own.
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap, Self::Error>;
 
     /// Runs one launch, or puts it into the stream.
     ///

@@ -22,6 +22,38 @@ fn arguments() -> Arguments {
     }
 }
 
+/// Takes launches for either target.
+struct Paper {
+    target: Target,
+}
+
+impl Device for Paper {
+    type Error = std::convert::Infallible;
+
+    fn target(&self) -> Target {
+        self.target
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        132
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap, Self::Error> {
+        layout.check().expect("a map that hardware takes");
+        Ok(TensorMap::from_words([layout.base; 16]))
+    }
+
+    fn launch(&mut self, _launch: &Launch) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+fn launches(plan: &GpuPlan) -> Vec<Launch> {
+    let target = Target::Sm80;
+    let Ok(launches) = plan.launches(&mut Paper { target }, &arguments());
+    launches
+}
+
 fn long_problem() -> Problem {
     Problem {
         q_heads: 32,
@@ -47,7 +79,7 @@ fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
     }
     let all = bounds!(
         row_lse: f32, stats: f32, sink_stats: f32, mass: u64, outside: u64, covered: u64, kept: u64,
-        lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32
+        lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32, taken: u32, order: u32
     );
     let mut some: Vec<(u64, u64)> = all
         .into_iter()
@@ -84,7 +116,7 @@ fn waves_bound_the_workspace_and_hold_every_unit_once() {
         plan.clone().with_wave_bytes(0),
         plan.with_wave_bytes(u64::MAX),
     ] {
-        let launches = plan.launches(&arguments());
+        let launches = launches(&plan);
         let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
         let waves = plan.waves() as usize;
         let wave = ["sampling_bf16_d128", "reduction_blocks", "top_k_blocks"];
@@ -111,14 +143,15 @@ fn waves_bound_the_workspace_and_hold_every_unit_once() {
 }
 
 #[test]
-fn a_dense_plan_is_one_launch_without_a_workspace() {
+fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
     let short = Problem::causal(1000, 64, Dtype::F16);
     for plan in [
         GpuPlan::dense(short).unwrap(),
         GpuPlan::new(short, Policy::default()).unwrap(),
     ] {
-        assert_eq!((plan.workspace_bytes(), plan.waves()), (0, 0));
-        let launches = plan.launches(&arguments());
+        // Hopper's counter of tasks alone.
+        assert_eq!((plan.workspace_bytes(), plan.waves()), (4, 0));
+        let launches = launches(&plan);
         let [launch] = &launches[..] else {
             panic!("{launches:?}")
         };
@@ -127,13 +160,24 @@ fn a_dense_plan_is_one_launch_without_a_workspace() {
         };
         assert_eq!(kernel.name(), "sparse_flash_f16_d64");
         assert!(params.lists.is_null() && params.stripes.is_null() && params.dense.is_null());
+
+        let target = Target::Sm90a;
+        let Ok(launches) = plan.launches(&mut Paper { target }, &arguments());
+        let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
+        let expected = ["sparse_flash_schedule", "sparse_flash_sm90_f16_d64"];
+        assert_eq!(names, expected);
+        let Call::SparseFlashHopper(_, params) = &launches[1].call else {
+            panic!("{launches:?}")
+        };
+        assert_eq!(params.schedule.taken.address(), WORKSPACE);
+        assert!(params.schedule.order.is_null());
     }
 }
 
 #[test]
 fn the_parameter_is_the_struct_that_the_call_holds() {
     let plan = GpuPlan::dense(long_problem()).unwrap();
-    let launch = plan.launches(&arguments())[0];
+    let launch = launches(&plan)[0];
     let Call::SparseFlash(_, params) = &launch.call else {
         panic!("{launch:?}")
     };
@@ -147,7 +191,7 @@ fn budgets_of_keys_hand_the_stripes_from_kernel_to_kernel() {
     let stripes = plan.workspace().stripes.at(arguments().workspace).address();
     assert!(stripes > WORKSPACE);
     let mut written = 0;
-    for launch in plan.launches(&arguments()) {
+    for launch in launches(&plan) {
         match &launch.call {
             Call::TopKKeys(_, params) => {
                 assert_eq!(params.stripes.address(), stripes);

@@ -6,6 +6,7 @@ use sample_attention_device::geometry::Units;
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::ProblemSizes;
 use sample_attention_device::reduction::{blocks, keys};
+use sample_attention_device::sparse_flash::hopper::schedule;
 use sample_attention_device::{sampling, top_k};
 
 use crate::policy::Budget;
@@ -62,6 +63,10 @@ pub struct Workspace {
     pub stripe_counts: Region<u32>,
     /// \[batch · q_heads\]: 1 where the head runs dense.
     pub dense: Region<u32>,
+    /// How many of the attention's tasks have been taken; one word.
+    pub taken: Region<u32>,
+    /// The attention's tasks, longest first.
+    pub order: Region<u32>,
     /// Bytes of all.
     pub bytes: u64,
 }
@@ -99,8 +104,11 @@ impl Workspace {
             stripes: end.take(0),
             stripe_counts: end.take(0),
             dense: end.take(0),
+            taken: end.take(1),
+            order: end.take(0),
             bytes: 0,
         };
+        workspace.bytes = end.0;
         let (has_stripes, has_dense) = match contents {
             Contents::Nothing => return workspace,
             Contents::Lists => (true, true),
@@ -120,6 +128,7 @@ impl Workspace {
             workspace.stripes = end.take(heads * u64::from(sizes.k_len));
         }
         workspace.stripe_counts = end.take(heads);
+        workspace.order = end.take(schedule::tasks(sizes).into());
         if has_dense {
             workspace.dense = end.take(heads);
         }

@@ -41,9 +41,9 @@ impl LazySoftmax {
     ) -> Option<Rescale> {
         let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
         let mut grows = false;
-        for row in 0..2 {
+        for (row, maximum) in maximum.iter().enumerate() {
             // Nothing seen before and nothing now: NaN, which is not greater.
-            grows |= (maximum[row] - self.reference[row]) * scale_log2 > slack_log2;
+            grows |= (maximum - self.reference[row]) * scale_log2 > slack_log2;
         }
         let mut rescale = None;
         if gpu::vote_sync_any(WARP, grows) {

@@ -60,7 +60,8 @@ impl<'a> Cuda<'a> {
         }
         // SAFETY: as above.
         let mut executor = unsafe { self.device.executor(stream) };
-        for launch in plan.launches(&plan.arguments(operands)?) {
+        let launches = plan.launches(&mut executor, &plan.arguments(operands)?)?;
+        for launch in launches {
             pipeline::Device::launch(&mut executor, &launch)?;
             self.tell(stream, plan, operands, &launch, found)?;
         }

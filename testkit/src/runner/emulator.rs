@@ -2,7 +2,7 @@
 
 use sample_attention::cpu::{SampledRow, UnitMass};
 use sample_attention::emulator;
-use sample_attention::pipeline::{GpuPlan, Watch};
+use sample_attention::pipeline::{GpuPlan, Target, Watch};
 use sample_attention::{Dtype, Inputs, Outputs, Problem, Result};
 
 use super::{Attend, Backend, Found};
@@ -26,6 +26,14 @@ impl Default for Emulator {
 }
 
 impl Emulator {
+    /// The kernels for Hopper.
+    pub fn hopper() -> Self {
+        Emulator {
+            emulator: emulator::Emulator::FAST.with_target(Target::Sm90a),
+            ..Self::default()
+        }
+    }
+
     /// The checked mode, in the order of threads that the seed draws.
     pub fn checked(seed: u64) -> Self {
         Emulator {
