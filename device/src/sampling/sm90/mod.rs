@@ -1,0 +1,312 @@
+//! Sampling on Hopper: `wgmma` multiplies, bulk copies bring the keys, and the exponentials of one product run under the
+//! next one.
+//!
+//! ```text
+//! a block of threads: a panel of 256 sampled rows of one unit against the tiles (key blocks) that the last of them sees
+//!
+//! producer, one thread:
+//!     for each step: wait until the stage is empty, copy the step's tile into it
+//! two consumer warpgroups of 128 rows, as two groups of 64:
+//!     the rows as fragments in registers
+//!     scores of the first group with the first tile begin
+//!     for each step:
+//!         scores of the second group with this tile begin
+//!         sums of the first group's scores                       (the tensor cores work on the second's)
+//!         scores of the first group with the next tile begin
+//!         sums of the second group's scores                      (the tensor cores work on the first's)
+//!     row_lse[row] = reference + log2(total)
+//! ```
+//!
+//! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
+//! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
+//! registers of its own; and the references that rows take from sinks and diagonal, their heaviest keys, seldom have to
+//! grow later ([`sums`]). A product is a tensor core's 512 cycles and its exponentials are as many of the MUFU, so
+//! nothing but one `ex2`, one `fma` and one `add` is done for a score outside the diagonal.
+//!
+//! Each tile in shared memory serves 256 rows: 128 would ask the L2 for 32 bytes a cycle and multiprocessor, which is what
+//! it has.
+//!
+//! # Who does what
+//! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 128·g to 128·g + 128 of
+//! the panel; its warp w has rows 16·w to 16·w + 16 of both groups. Four neighbouring lanes share a row. A warpgroup
+//! multiplies the tiles that one of its rows sees, a warp sums up those that one of its own sees.
+//!
+//! # Synchronisation
+//! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes eight: lane 0 of
+//! each consumer warp, after the wait for the second group's product, or at once where the warpgroup sees nothing of the
+//! tile. Every consumer takes part in every step. Each output has one writer.
+//!
+//! # Shape contract
+//! [`launch_shape`], [`k_map_layout`]; head_dim as the entry says.
+
+mod group;
+mod order;
+mod scores;
+mod sums;
+
+use super::SamplingParams;
+use crate::geometry::Units;
+use crate::gpu::{self, KMajor, Shared, Swizzle, TensorMap, TensorMapLayout, Walk};
+use crate::launch::LaunchShape;
+use crate::params::{BLOCK, ProblemSizes, TensorArg};
+use crate::tile::{Bf16, F16, WARP};
+
+use group::Group;
+use order::Panel;
+use scores::{Multiply, fragments};
+
+/// What sampling reads and writes on Hopper.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Sm90Params {
+    /// The keys, as [`k_map_layout`] has them.
+    pub k_map: TensorMap,
+    /// As on every GPU; `k` is read through the map alone.
+    pub sampling: SamplingParams,
+}
+
+/// Rows that share the tiles in shared memory.
+const PANEL: u32 = 256;
+/// Rows of one product: the m of `wgmma`.
+const GROUP: u32 = 64;
+/// Rows of a consumer warpgroup, in two groups.
+const WARPGROUP_ROWS: u32 = 2 * GROUP;
+/// Rows of a warp in a group.
+const WARP_ROWS: u32 = 16;
+/// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
+const TILE: u32 = BLOCK;
+/// Elements of a bulk copy's rows: 128 bytes, the swizzle's.
+const BOX_COLUMNS: u32 = 64;
+/// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
+/// 128. A power of two.
+const STAGES: u32 = 4;
+const WARPGROUP: u32 = 128;
+/// One warpgroup that produces, two that consume.
+pub const THREADS: u32 = 3 * WARPGROUP;
+/// 64 products and as many in flight, 64 of fragments of rows, and what belongs to four rows. Registers of a
+/// multiprocessor: 128·24 + 256·240 of 65536.
+const CONSUMER_REGISTERS: u32 = 240;
+const PRODUCER_REGISTERS: u32 = 24;
+
+const fn tile_bytes(head_dim: u32) -> u32 {
+    TILE * head_dim * 2
+}
+
+/// The launch of a sampling kernel on Hopper.
+pub const fn launch_shape(units: &Units) -> LaunchShape {
+    let barriers = 2 * STAGES * size_of::<u64>() as u32;
+    LaunchShape::linear(
+        order::blocks(units),
+        THREADS,
+        STAGES * tile_bytes(units.sizes.head_dim) + barriers,
+    )
+}
+
+/// The layout of [`Sm90Params::k_map`] for keys of 16-bit elements. [`TensorMapLayout::check`] says whether hardware takes
+/// it: what it may not, strides of 2^40 bytes and more apart, contradicts the contract of [`TensorArg`].
+pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
+    let element_bytes = size_of::<u16>() as u32;
+    // Nothing lies along a dimension of size 1, so callers may have any stride there, and hardware would mind.
+    const fn stride(elements: u64, size: u32, sizes: &ProblemSizes) -> u64 {
+        2 * if size > 1 {
+            elements
+        } else {
+            sizes.head_dim as u64
+        }
+    }
+    TensorMapLayout {
+        base: k.address.address(),
+        element_bytes,
+        rank: 4,
+        dims: [
+            sizes.head_dim as u64,
+            sizes.k_len as u64,
+            sizes.kv_heads as u64,
+            sizes.batch as u64,
+            0,
+        ],
+        strides_bytes: [
+            stride(k.stride_token, sizes.k_len, sizes),
+            stride(k.stride_head, sizes.kv_heads, sizes),
+            stride(k.stride_batch, sizes.batch, sizes),
+            0,
+        ],
+        box_dims: [BOX_COLUMNS, TILE, 1, 1, 0],
+        swizzle: Swizzle::Bytes128,
+    }
+}
+
+/// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
+#[derive(Clone, Copy)]
+struct Ring<const K_STEPS: usize> {
+    tiles: Shared<u16>,
+}
+
+impl<const K_STEPS: usize> Ring<K_STEPS> {
+    const TILE_BYTES: u32 = tile_bytes(16 * K_STEPS as u32);
+
+    #[inline(always)]
+    fn tile(self, step: u32) -> Shared<u16> {
+        self.tiles.byte_add(step % STAGES * Self::TILE_BYTES)
+    }
+
+    #[inline(always)]
+    fn full(self, step: u32) -> Shared<u64> {
+        let barriers = self.tiles.byte_add(STAGES * Self::TILE_BYTES).cast();
+        barriers.add(step % STAGES)
+    }
+
+    #[inline(always)]
+    fn empty(self, step: u32) -> Shared<u64> {
+        self.full(step).add(STAGES)
+    }
+
+    /// The parity of the phase in which the step's stage is full.
+    #[inline(always)]
+    fn parity(step: u32) -> u32 {
+        step / STAGES % 2
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn wait(self, step: u32) {
+        gpu::mbarrier_wait_parity(self.full(step), Self::parity(step));
+    }
+
+    /// The warp reads the step's tile no more.
+    #[inline(always)]
+    #[track_caller]
+    fn release(self, step: u32) {
+        if gpu::laneid() == 0 {
+            gpu::mbarrier_arrive(self.empty(step));
+        }
+    }
+}
+
+#[inline(always)]
+fn sample<T: Multiply<K_STEPS>, const K_STEPS: usize>(p: &Sm90Params, in_place: &Sm90Params) {
+    let Some(panel) = Panel::of_block(&p.sampling, gpu::ctaid_x()) else {
+        return;
+    };
+    let ring = Ring::<K_STEPS> {
+        tiles: gpu::dynamic_shared().cast(),
+    };
+    if gpu::tid_x() == 0 {
+        for stage in 0..STAGES {
+            gpu::mbarrier_init(ring.full(stage), 1);
+            gpu::mbarrier_init(ring.empty(stage), 2 * WARPGROUP / 32);
+        }
+        gpu::fence_mbarrier_init();
+    }
+    gpu::bar_sync(0);
+    // A shuffle, so that the compiler knows that a warp does not diverge.
+    let warpgroup = gpu::shfl_sync_idx(WARP, gpu::tid_x() / WARPGROUP, 0);
+    if warpgroup == 0 {
+        gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
+        if gpu::tid_x() == 0 {
+            produce(&in_place.k_map, &panel, ring);
+        }
+    } else {
+        gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
+        consume::<T, K_STEPS>(&p.sampling, &panel, ring, warpgroup - 1);
+    }
+}
+
+#[inline(always)]
+fn produce<const K_STEPS: usize>(map: &TensorMap, panel: &Panel, ring: Ring<K_STEPS>) {
+    let mut step = 0;
+    while step < panel.steps() {
+        // The first wait of each stage is for the phase before the first, which counts as complete.
+        gpu::mbarrier_wait_parity(ring.empty(step), Ring::<K_STEPS>::parity(step) ^ 1);
+        gpu::mbarrier_arrive_expect_tx(ring.full(step), Ring::<K_STEPS>::TILE_BYTES);
+        let first_key = panel.tile(step) * TILE;
+        for half in 0..K_STEPS as u32 / 4 {
+            let column = half * BOX_COLUMNS;
+            gpu::cp_async_bulk_tensor_4d_shared_global(
+                ring.tile(step).add(column * TILE),
+                map,
+                [column, first_key, panel.kv_head, panel.batch].map(|at| at as i32),
+                ring.full(step),
+            );
+        }
+        step += 1;
+    }
+}
+
+#[inline(always)]
+fn consume<T: Multiply<K_STEPS>, const K_STEPS: usize>(
+    p: &SamplingParams,
+    panel: &Panel,
+    ring: Ring<K_STEPS>,
+    warpgroup: u32,
+) {
+    let first_rank = panel.first_rank + warpgroup * WARPGROUP_ROWS;
+    let warp_rank = first_rank + gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0) * WARP_ROWS;
+    let mut first = Group::new(panel, warp_rank);
+    let mut second = Group::new(panel, warp_rank + GROUP);
+    let rows_of_first = fragments(first.queries(p, panel));
+    let rows_of_second = fragments(second.queries(p, panel));
+    let keys = |step: u32| KMajor::<TILE>::descriptor(ring.tile(step));
+
+    let mut step = 0;
+    let mut end = panel.sink_tiles;
+    loop {
+        if step < end {
+            ring.wait(step);
+            let mut of_first = T::scores(&rows_of_first, keys(step));
+            gpu::wgmma_wait_group::<0, _>(&mut of_first);
+            loop {
+                let mut of_second = T::scores(&rows_of_second, keys(step));
+                first.account(p, panel, step, of_first);
+                let is_last = step + 1 == end;
+                if !is_last {
+                    // Before the wait for the product, so that the next one follows at once.
+                    ring.wait(step + 1);
+                }
+                gpu::wgmma_wait_group::<0, _>(&mut of_second);
+                ring.release(step);
+                if is_last {
+                    second.account(p, panel, step, of_second);
+                    break;
+                }
+                of_first = T::scores(&rows_of_first, keys(step + 1));
+                second.account(p, panel, step, of_second);
+                gpu::wgmma_wait_group::<0, _>(&mut of_first);
+                step += 1;
+            }
+        }
+        if end == panel.steps() {
+            break;
+        }
+        step = panel.first_step_of(first_rank, first_rank + WARPGROUP_ROWS - 1);
+        while end < step {
+            ring.wait(end);
+            ring.release(end);
+            end += 1;
+        }
+        end = panel.steps();
+    }
+    first.write_row_lse(p, panel);
+    second.write_row_lse(p, panel);
+}
+
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `bf16`, head_dim 64, on Hopper.
+    BF16_D64, sampling_sm90_bf16_d64 = sample::<Bf16, 4>, Sm90Params
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `bf16`, head_dim 128, on Hopper.
+    BF16_D128, sampling_sm90_bf16_d128 = sample::<Bf16, 8>, Sm90Params
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `f16`, head_dim 64, on Hopper.
+    F16_D64, sampling_sm90_f16_d64 = sample::<F16, 4>, Sm90Params
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `f16`, head_dim 128, on Hopper.
+    F16_D128, sampling_sm90_f16_d128 = sample::<F16, 8>, Sm90Params
+}
