@@ -5,6 +5,7 @@ mod check;
 mod lists;
 mod pipeline;
 mod reference;
+mod references;
 mod synthetic;
 
 use sample_attention_device::gpu::emu::Mode;

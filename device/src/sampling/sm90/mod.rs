@@ -310,3 +310,51 @@ crate::entry! {
     /// Sampling of `f16`, head_dim 128, on Hopper.
     F16_D128, sampling_sm90_f16_d128 = sample::<F16, 8>, Sm90Params
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Global;
+
+    #[test]
+    fn hardware_takes_any_stride_of_dimensions_of_size_one() {
+        let k = TensorArg {
+            address: Global::from_address(1 << 20),
+            stride_batch: 0,
+            stride_head: 1,
+            stride_token: u64::MAX,
+        };
+        let sizes = ProblemSizes {
+            batch: 1,
+            q_heads: 4,
+            kv_heads: 1,
+            q_len: 1,
+            k_len: 1,
+            head_dim: 128,
+            causal: 1,
+        };
+        assert_eq!(k_map_layout(&k, &sizes).check(), Ok(()));
+        let sizes = ProblemSizes { k_len: 2, ..sizes };
+        assert!(k_map_layout(&k, &sizes).check().is_err());
+    }
+
+    #[test]
+    fn a_tile_is_whole_boxes() {
+        for head_dim in [64, 128] {
+            let sizes = ProblemSizes {
+                batch: 2,
+                q_heads: 4,
+                kv_heads: 2,
+                q_len: 100,
+                k_len: 1000,
+                head_dim,
+                causal: 1,
+            };
+            let k = TensorArg::contiguous::<u16>(Global::from_address(1 << 20), 2, 1000, head_dim);
+            let layout = k_map_layout(&k, &sizes);
+            assert_eq!(layout.check(), Ok(()));
+            let boxes = head_dim / BOX_COLUMNS;
+            assert_eq!(boxes * layout.box_bytes(), tile_bytes(head_dim));
+        }
+    }
+}

@@ -122,3 +122,63 @@ impl Panel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Candidates;
+    use crate::params::{ProblemSizes, TensorArg};
+
+    fn params(units: Units) -> SamplingParams {
+        let tensor = TensorArg::contiguous::<u16>(Global::NULL, 1, 1, 64);
+        SamplingParams {
+            units,
+            scale_log2: 1.0,
+            q: tensor,
+            k: tensor,
+            row_lse: Global::NULL,
+            stats: Global::NULL,
+            sink_stats: Global::NULL,
+        }
+    }
+
+    #[test]
+    fn every_row_of_a_launch_has_one_panel_and_heavy_panels_come_first() {
+        for (q_len, k_len) in [(20_000, 20_000), (300, 20_000), (1, 1), (9000, 8193)] {
+            let sizes = ProblemSizes {
+                batch: 2,
+                q_heads: 3,
+                kv_heads: 1,
+                q_len,
+                k_len,
+                head_dim: 64,
+                causal: 1,
+            };
+            for (candidates, row_stride) in [(Candidates::Blocks, 16), (Candidates::Keys, 20)] {
+                let all = Units::new(sizes, candidates, row_stride, 16, 256);
+                for (first, count) in [(0, all.count), (0, 1), (all.count / 3, all.count / 2)] {
+                    if count == 0 {
+                        continue;
+                    }
+                    let p = params(all.slice(first, count));
+                    let of_blocks: Vec<Panel> = (0..blocks(&p.units))
+                        .filter_map(|block| Panel::of_block(&p, block))
+                        .collect();
+                    assert!(of_blocks.is_sorted_by(|x, y| x.tiles >= y.tiles));
+                    let mut covered: Vec<[u32; 2]> = of_blocks
+                        .iter()
+                        .map(|panel| [panel.slot, panel.first_rank])
+                        .collect();
+                    covered.sort_unstable();
+                    let rows = |slot| p.units.rows(p.units.unit(first + slot)).len();
+                    let expected: Vec<[u32; 2]> = (0..count)
+                        .flat_map(|slot| {
+                            (0..rows(slot).div_ceil(PANEL)).map(move |i| [slot, i * PANEL])
+                        })
+                        .collect();
+                    assert_eq!(covered, expected);
+                }
+            }
+        }
+    }
+}

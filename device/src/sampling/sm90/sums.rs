@@ -91,11 +91,11 @@ impl RowSums {
     /// Moves the references up to these maxima.
     #[inline(always)]
     fn raise(&mut self, maxima: [f32; 2]) {
-        for row in 0..2 {
-            let raised = gpu::max_f32(self.reference[row], maxima[row]);
-            let below = self.reference[row] - finite_or_zero(raised);
-            self.total[row] *= gpu::ex2_approx_ftz_f32(below);
-            self.reference[row] = raised;
+        let rows = self.reference.iter_mut().zip(&mut self.total);
+        for ((reference, total), maximum) in rows.zip(maxima) {
+            let raised = gpu::max_f32(*reference, maximum);
+            *total *= gpu::ex2_approx_ftz_f32(*reference - finite_or_zero(raised));
+            *reference = raised;
         }
     }
 
