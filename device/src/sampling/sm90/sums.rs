@@ -77,7 +77,9 @@ impl RowSums {
             if partial {
                 mask(&mut scores, keys());
             }
-            self.raise(maxima_of(&scores));
+            let [first, second] = maxima_of(&scores);
+            self.raise(0, first);
+            self.raise(1, second);
             sums = sums_of(&scores, 1.0, self.reference.map(finite_or_zero));
         }
         for (sum, total) in sums.iter_mut().zip(&mut self.total) {
@@ -88,15 +90,13 @@ impl RowSums {
         sums
     }
 
-    /// Moves the references up to these maxima.
+    /// Moves the reference of a row up to this maximum.
     #[inline(always)]
-    fn raise(&mut self, maxima: [f32; 2]) {
-        let rows = self.reference.iter_mut().zip(&mut self.total);
-        for ((reference, total), maximum) in rows.zip(maxima) {
-            let raised = gpu::max_f32(*reference, maximum);
-            *total *= gpu::ex2_approx_ftz_f32(*reference - finite_or_zero(raised));
-            *reference = raised;
-        }
+    fn raise(&mut self, row: usize, maximum: f32) {
+        let raised = gpu::max_f32(self.reference[row], maximum);
+        let below = self.reference[row] - finite_or_zero(raised);
+        self.total[row] *= gpu::ex2_approx_ftz_f32(below);
+        self.reference[row] = raised;
     }
 
     /// The rows' statistics of keys with these sums.
