@@ -14,8 +14,9 @@
 //!
 //! A statistic of some keys of a row is a pair (reference, Σ 2^(score − reference)), scores in the log2 domain. The
 //! reference is at most the maximum of all of the row's scores, and no score of these keys is so far above it that the sum
-//! comes near the end of `f32`: each share sum · 2^(reference − row_lse) is then as exact as `f32` is. Where keys are so far
-//! below that the sum is 0, so is their share. The portable kernel takes the keys' own maximum.
+//! comes near the end of `f32`: each share sum · 2^(reference − row_lse) is then as exact as `f32` is. Where keys are a
+//! hundred below it and more the sum may be anything as small, for so is their share. The portable kernel takes the keys'
+//! own maximum.
 
 use crate::geometry::Units;
 use crate::gpu::Global;

@@ -20,8 +20,8 @@
 //! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
 //! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
 //! registers of its own; and the references that rows take from sinks and diagonal, their heaviest keys, seldom have to
-//! grow later ([`sums`]). A product is a tensor core's 512 cycles and its exponentials are as many of the MUFU, so
-//! nothing but one `ex2`, one `fma` and one `add` is done for a score outside the diagonal.
+//! grow later ([`sums`]). A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
+//! score outside the diagonal gets one `fma`, one `ex2` and one `add`, and one in five does without the MUFU.
 //!
 //! Each tile in shared memory serves 256 rows: 128 would ask the L2 for 32 bytes a cycle and multiprocessor, which is what
 //! it has.
@@ -83,8 +83,8 @@ const STAGES: u32 = 4;
 const WARPGROUP: u32 = 128;
 /// One warpgroup that produces, two that consume.
 pub const THREADS: u32 = 3 * WARPGROUP;
-/// 64 products and as many in flight, 64 of fragments of rows, and what belongs to four rows. Registers of a
-/// multiprocessor: 128·24 + 256·240 of 65536.
+/// At head_dim 128: 64 scores and as many in flight, 64 of fragments of rows, some 30 for what belongs to them. Of the
+/// multiprocessor's 65536 registers 128·24 + 256·240 are taken.
 const CONSUMER_REGISTERS: u32 = 240;
 const PRODUCER_REGISTERS: u32 = 24;
 

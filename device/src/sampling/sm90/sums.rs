@@ -9,13 +9,19 @@
 
 use crate::gpu;
 use crate::sampling::finite_or_zero;
-use crate::tile::WARP;
+use crate::tile::{WARP, exp2_by_fma};
 
 use super::scores::Scores;
 
 /// What the sum of a lane's scores in a tile may be before the reference follows. A score is then at most 16 above its
 /// reference: as far as those below it that still count, so that rounding the difference costs no more there.
 const MOST: f32 = 65536.0;
+
+/// Every so manieth exponential outside the diagonal is done by [`exp2_by_fma`], or 0 for none: 12 of 64. The tensor cores
+/// and the MUFU need the same 512 cycles for the scores of a warpgroup with a tile, and neither is ever busy all the time;
+/// so the MUFU gets less, and half of the instructions that could be issued meanwhile are still none. Odd, so that both
+/// rows and both chains of additions get their part.
+const FMA_EVERY: usize = 5;
 
 /// Keys that count for one row, from a tile's first: `from..to`. Negative numbers and those after the tile's last are
 /// welcome.
@@ -65,7 +71,7 @@ impl RowSums {
         let mut sums = [0.0; 2];
         let mut long_way = partial;
         if !partial {
-            sums = sums_of(&scores, scale_log2, self.reference);
+            sums = sums_of::<FMA_EVERY>(&scores, scale_log2, self.reference);
             // NaN is not at most anything.
             let fits = sums[0] + sums[1] <= MOST;
             long_way = gpu::vote_sync_any(WARP, !fits);
@@ -80,7 +86,7 @@ impl RowSums {
             let [first, second] = maxima_of(&scores);
             self.raise(0, first);
             self.raise(1, second);
-            sums = sums_of(&scores, 1.0, self.reference.map(finite_or_zero));
+            sums = sums_of::<0>(&scores, 1.0, self.reference.map(finite_or_zero));
         }
         for (sum, total) in sums.iter_mut().zip(&mut self.total) {
             *sum += gpu::shfl_sync_bfly(WARP, *sum, 1);
@@ -123,15 +129,21 @@ const fn row_of(element: usize) -> usize {
     element / 2 % 2
 }
 
-/// Σ 2^(score · scale − reference) over the lane's scores of each row.
+/// Σ 2^(score · scale − reference) over the lane's scores of each row, every `FMA_EVERY`th of them by [`exp2_by_fma`]; none
+/// if that is 0.
 #[inline(always)]
-fn sums_of(scores: &Scores, scale: f32, reference: [f32; 2]) -> [f32; 2] {
+fn sums_of<const FMA_EVERY: usize>(scores: &Scores, scale: f32, reference: [f32; 2]) -> [f32; 2] {
     // Two chains of additions a row, even and odd columns: four in all cover the latency of an addition.
     let mut sums = [[0.0; 2]; 2];
     for (element, &score) in scores.iter().enumerate() {
         let row = row_of(element);
         let below = gpu::fma_rn_f32(score, scale, -reference[row]);
-        sums[row][element % 2] += gpu::ex2_approx_ftz_f32(below);
+        let by_fma = FMA_EVERY > 0 && element % FMA_EVERY == FMA_EVERY - 1;
+        sums[row][element % 2] += if by_fma {
+            exp2_by_fma(below)
+        } else {
+            gpu::ex2_approx_ftz_f32(below)
+        };
     }
     sums.map(|[even, odd]| even + odd)
 }
