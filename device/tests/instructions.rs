@@ -190,8 +190,8 @@ fn narrow_conversions_round_to_nearest_even() {
 
 #[test]
 fn plain_extremes_prefer_numbers_and_nan_extremes_do_not() {
-    let nan = f32::NAN;
     let got = words::<4>(1, |out| {
+        let nan = f32::NAN;
         let plain = [gpu::max_f32(nan, 1.0), gpu::min_f32(1.0, nan)];
         let strict = [gpu::max_nan_f32(nan, 1.0), gpu::min_nan_f32(1.0, nan)];
         let numbers = [gpu::max_nan_f32(-1.0, 2.0), gpu::min_nan_f32(-1.0, 2.0)];

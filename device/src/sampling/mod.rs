@@ -1,6 +1,6 @@
 //! Sampling: the exact softmax normaliser of every sampled row, and where blocks are selected, what each key block adds to it.
 //!
-//! Scores never reach memory. [`portable`] runs on every GPU; [`sm90`] is for Hopper, with `wgmma` and bulk copies. Both
+//! Scores never reach memory. [`portable`] runs on every GPU; [`hopper`] is for Hopper, with `wgmma` and bulk copies. Both
 //! write the same things to the same places, not the same last bits; each gives the same bits whenever it runs.
 //!
 //! # Shape contract
@@ -22,8 +22,8 @@ use crate::geometry::Units;
 use crate::gpu::Global;
 use crate::params::TensorArg;
 
+pub mod hopper;
 pub mod portable;
-pub mod sm90;
 
 pub use portable::*;
 

@@ -29,11 +29,11 @@ impl Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {
     Portable,
-    Sm90,
+    Hopper,
 }
 
 impl Sampling {
-    pub const ALL: [Sampling; 2] = [Sampling::Portable, Sampling::Sm90];
+    pub const ALL: [Sampling; 2] = [Sampling::Portable, Sampling::Hopper];
 }
 
 /// How a tensor lies in memory.

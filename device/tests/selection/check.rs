@@ -130,7 +130,7 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, slot: u32, hea
             let maximum = reference::maximum(of_keys);
             match case.sampling {
                 Sampling::Portable => same_mass(reference, maximum, what, rank),
-                Sampling::Sm90 => assert!(
+                Sampling::Hopper => assert!(
                     reference <= reference::maximum(scores) + LOG2_TOLERANCE,
                     "{case:?}: the reference of {what} of unit {slot}, rank {rank} is {reference}"
                 ),

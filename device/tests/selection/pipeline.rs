@@ -7,7 +7,7 @@ use sample_attention_device::launch::LaunchShape;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 use sample_attention_device::reduction::blocks as to_blocks;
 use sample_attention_device::reduction::keys as to_keys;
-use sample_attention_device::sampling::sm90::{self, Sm90Params};
+use sample_attention_device::sampling::hopper::{self, HopperParams};
 use sample_attention_device::sampling::{self, SamplingParams};
 use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, dense, keys};
 
@@ -285,16 +285,16 @@ impl<'a> Pipeline<'a> {
                 let shape = sampling::launch_shape(units);
                 launch(&mut self.gpu, mode, kernel, shape, &params);
             }
-            Sampling::Sm90 => {
+            Sampling::Hopper => {
                 let kernel = match (self.case.format, self.case.head_dim) {
-                    (Format::Bf16, 64) => sm90::BF16_D64,
-                    (Format::Bf16, _) => sm90::BF16_D128,
-                    (Format::F16, 64) => sm90::F16_D64,
-                    (Format::F16, _) => sm90::F16_D128,
+                    (Format::Bf16, 64) => hopper::BF16_D64,
+                    (Format::Bf16, _) => hopper::BF16_D128,
+                    (Format::F16, 64) => hopper::F16_D64,
+                    (Format::F16, _) => hopper::F16_D128,
                 };
-                let shape = sm90::launch_shape(units);
-                let layout = sm90::k_map_layout(&params.k, &units.sizes);
-                let params = Sm90Params {
+                let shape = hopper::launch_shape(units);
+                let layout = hopper::k_map_layout(&params.k, &units.sizes);
+                let params = HopperParams {
                     k_map: tensor_map(&layout).expect("a valid layout"),
                     sampling: params,
                 };

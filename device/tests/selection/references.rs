@@ -56,7 +56,7 @@ fn sums_are_exact_whatever_the_scores_of_other_tiles_were() {
 fn infinite_keys_spoil_the_same_rows_on_every_kernel() {
     for value in [f32::INFINITY, f32::NEG_INFINITY] {
         let spoilt_key = 200;
-        let [portable, sm90] = Sampling::ALL.map(|sampling| {
+        let [portable, hopper] = Sampling::ALL.map(|sampling| {
             let case = Case::new(640, 640).sampled_by(sampling);
             let mut inputs = Inputs::new(&case);
             let at = inputs.k_place.token(0, 0, spoilt_key);
@@ -64,14 +64,14 @@ fn infinite_keys_spoil_the_same_rows_on_every_kernel() {
             run(&case, &inputs, Budget::Blocks, Mode::Fast)
         });
         let mut spoilt = [0; 2];
-        for (rank, (&x, &y)) in portable.row_lse.iter().zip(&sm90.row_lse).enumerate() {
+        for (rank, (&x, &y)) in portable.row_lse.iter().zip(&hopper.row_lse).enumerate() {
             let [x, y] = [x, y].map(f32::from_bits);
             assert_eq!(x.is_nan(), y.is_nan(), "{value}: rank {rank}");
             assert!(x.is_nan() || (x - y).abs() < 1e-4, "{value}: rank {rank}");
             spoilt[usize::from(x.is_nan())] += 1;
         }
         assert!(spoilt[0] > 13 && spoilt[1] > 0, "{spoilt:?}");
-        for (&x, &y) in portable.mass.iter().zip(&sm90.mass) {
+        for (&x, &y) in portable.mass.iter().zip(&hopper.mass) {
             let larger = x.max(y) as f64;
             assert!(x.abs_diff(y) as f64 <= 1e-4 * larger + 4096.0);
         }

@@ -23,8 +23,8 @@
 //! grow later ([`sums`]). A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
 //! score outside the diagonal gets one `fma`, one `ex2` and one `add`, and one in five does without the MUFU.
 //!
-//! Each tile in shared memory serves 256 rows: 128 would ask the L2 for 32 bytes a cycle and multiprocessor, which is what
-//! it has.
+//! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
+//! that it has.
 //!
 //! # Who does what
 //! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 128·g to 128·g + 128 of
@@ -41,24 +41,27 @@
 
 mod group;
 mod order;
-mod scores;
 mod sums;
+
+use core::marker::PhantomData;
 
 use super::SamplingParams;
 use crate::geometry::Units;
-use crate::gpu::{self, KMajor, Shared, Swizzle, TensorMap, TensorMapLayout, Walk};
+use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes, TensorArg};
-use crate::tile::{Bf16, F16, WARP};
+use crate::tile::warpgroup::{
+    D64, D128, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
+};
+use crate::tile::{Bf16, F16, Float16, WARP};
 
 use group::Group;
 use order::Panel;
-use scores::{Multiply, fragments};
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Sm90Params {
+pub struct HopperParams {
     /// The keys, as [`k_map_layout`] has them.
     pub k_map: TensorMap,
     /// As on every GPU; `k` is read through the map alone.
@@ -75,8 +78,7 @@ const WARPGROUP_ROWS: u32 = 2 * GROUP;
 const WARP_ROWS: u32 = 16;
 /// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
 const TILE: u32 = BLOCK;
-/// Elements of a bulk copy's rows: 128 bytes, the swizzle's.
-const BOX_COLUMNS: u32 = 64;
+const _: () = assert!(TILE == TILE_ROWS);
 /// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
 /// 128. A power of two.
 const STAGES: u32 = 4;
@@ -88,71 +90,37 @@ pub const THREADS: u32 = 3 * WARPGROUP;
 const CONSUMER_REGISTERS: u32 = 240;
 const PRODUCER_REGISTERS: u32 = 24;
 
-const fn tile_bytes(head_dim: u32) -> u32 {
-    TILE * head_dim * 2
-}
-
 /// The launch of a sampling kernel on Hopper.
 pub const fn launch_shape(units: &Units) -> LaunchShape {
     let barriers = 2 * STAGES * size_of::<u64>() as u32;
     LaunchShape::linear(
         order::blocks(units),
         THREADS,
-        STAGES * tile_bytes(units.sizes.head_dim) + barriers,
+        STAGES * TILE * units.sizes.head_dim * 2 + barriers,
     )
 }
 
-/// The layout of [`Sm90Params::k_map`] for keys of 16-bit elements. [`TensorMapLayout::check`] says whether hardware takes
-/// it: what it may not, strides of 2^40 bytes and more apart, contradicts the contract of [`TensorArg`].
+/// The layout of [`HopperParams::k_map`].
 pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
-    let element_bytes = size_of::<u16>() as u32;
-    // Nothing lies along a dimension of size 1, so callers may have any stride there, and hardware would mind.
-    const fn stride(elements: u64, size: u32, sizes: &ProblemSizes) -> u64 {
-        2 * if size > 1 {
-            elements
-        } else {
-            sizes.head_dim as u64
-        }
-    }
-    TensorMapLayout {
-        base: k.address.address(),
-        element_bytes,
-        rank: 4,
-        dims: [
-            sizes.head_dim as u64,
-            sizes.k_len as u64,
-            sizes.kv_heads as u64,
-            sizes.batch as u64,
-            0,
-        ],
-        strides_bytes: [
-            stride(k.stride_token, sizes.k_len, sizes),
-            stride(k.stride_head, sizes.kv_heads, sizes),
-            stride(k.stride_batch, sizes.batch, sizes),
-            0,
-        ],
-        box_dims: [BOX_COLUMNS, TILE, 1, 1, 0],
-        swizzle: Swizzle::Bytes128,
-    }
+    map_layout(k, sizes, sizes.kv_heads, sizes.k_len)
 }
 
 /// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
 #[derive(Clone, Copy)]
-struct Ring<const K_STEPS: usize> {
-    tiles: Shared<u16>,
+struct Ring<D> {
+    tiles: Shared<u8>,
+    head_dim: PhantomData<D>,
 }
 
-impl<const K_STEPS: usize> Ring<K_STEPS> {
-    const TILE_BYTES: u32 = tile_bytes(16 * K_STEPS as u32);
-
+impl<D: HeadDim> Ring<D> {
     #[inline(always)]
-    fn tile(self, step: u32) -> Shared<u16> {
-        self.tiles.byte_add(step % STAGES * Self::TILE_BYTES)
+    fn tile(self, step: u32) -> Shared<u8> {
+        self.tiles.byte_add(step % STAGES * D::TILE_BYTES)
     }
 
     #[inline(always)]
     fn full(self, step: u32) -> Shared<u64> {
-        let barriers = self.tiles.byte_add(STAGES * Self::TILE_BYTES).cast();
+        let barriers = self.tiles.byte_add(STAGES * D::TILE_BYTES).cast();
         barriers.add(step % STAGES)
     }
 
@@ -184,12 +152,13 @@ impl<const K_STEPS: usize> Ring<K_STEPS> {
 }
 
 #[inline(always)]
-fn sample<T: Multiply<K_STEPS>, const K_STEPS: usize>(p: &Sm90Params, in_place: &Sm90Params) {
+fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams) {
     let Some(panel) = Panel::of_block(&p.sampling, gpu::ctaid_x()) else {
         return;
     };
-    let ring = Ring::<K_STEPS> {
-        tiles: gpu::dynamic_shared().cast(),
+    let ring = Ring::<D> {
+        tiles: gpu::dynamic_shared(),
+        head_dim: PhantomData,
     };
     if gpu::tid_x() == 0 {
         for stage in 0..STAGES {
@@ -208,24 +177,23 @@ fn sample<T: Multiply<K_STEPS>, const K_STEPS: usize>(p: &Sm90Params, in_place: 
         }
     } else {
         gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
-        consume::<T, K_STEPS>(&p.sampling, &panel, ring, warpgroup - 1);
+        consume::<T, D>(&p.sampling, &panel, ring, warpgroup - 1);
     }
 }
 
 #[inline(always)]
-fn produce<const K_STEPS: usize>(map: &TensorMap, panel: &Panel, ring: Ring<K_STEPS>) {
+fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
     let mut step = 0;
     while step < panel.steps() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
-        gpu::mbarrier_wait_parity(ring.empty(step), Ring::<K_STEPS>::parity(step) ^ 1);
-        gpu::mbarrier_arrive_expect_tx(ring.full(step), Ring::<K_STEPS>::TILE_BYTES);
+        gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
+        gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
         let first_key = panel.tile(step) * TILE;
-        for half in 0..K_STEPS as u32 / 4 {
-            let column = half * BOX_COLUMNS;
+        for piece in 0..D::PIECES {
             gpu::cp_async_bulk_tensor_4d_shared_global(
-                ring.tile(step).add(column * TILE),
+                ring.tile(step).byte_add(piece * PIECE_BYTES),
                 map,
-                [column, first_key, panel.kv_head, panel.batch].map(|at| at as i32),
+                [piece * PIECE_COLUMNS, first_key, panel.kv_head, panel.batch].map(|at| at as i32),
                 ring.full(step),
             );
         }
@@ -234,29 +202,28 @@ fn produce<const K_STEPS: usize>(map: &TensorMap, panel: &Panel, ring: Ring<K_ST
 }
 
 #[inline(always)]
-fn consume<T: Multiply<K_STEPS>, const K_STEPS: usize>(
+fn consume<T: Float16, D: Products<T>>(
     p: &SamplingParams,
     panel: &Panel,
-    ring: Ring<K_STEPS>,
+    ring: Ring<D>,
     warpgroup: u32,
 ) {
     let first_rank = panel.first_rank + warpgroup * WARPGROUP_ROWS;
     let warp_rank = first_rank + gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0) * WARP_ROWS;
     let mut first = Group::new(panel, warp_rank);
     let mut second = Group::new(panel, warp_rank + GROUP);
-    let rows_of_first = fragments(first.queries(p, panel));
-    let rows_of_second = fragments(second.queries(p, panel));
-    let keys = |step: u32| KMajor::<TILE>::descriptor(ring.tile(step));
+    let rows_of_first = first.load_queries::<D>(p, panel);
+    let rows_of_second = second.load_queries::<D>(p, panel);
 
     let mut step = 0;
     let mut end = panel.sink_tiles;
     loop {
         if step < end {
             ring.wait(step);
-            let mut of_first = T::scores(&rows_of_first, keys(step));
+            let mut of_first = D::scores(&rows_of_first, ring.tile(step));
             gpu::wgmma_wait_group::<0, _>(&mut of_first);
             loop {
-                let mut of_second = T::scores(&rows_of_second, keys(step));
+                let mut of_second = D::scores(&rows_of_second, ring.tile(step));
                 first.account(p, panel, step, of_first);
                 let is_last = step + 1 == end;
                 if !is_last {
@@ -269,7 +236,7 @@ fn consume<T: Multiply<K_STEPS>, const K_STEPS: usize>(
                     second.account(p, panel, step, of_second);
                     break;
                 }
-                of_first = T::scores(&rows_of_first, keys(step + 1));
+                of_first = D::scores(&rows_of_first, ring.tile(step + 1));
                 second.account(p, panel, step, of_second);
                 gpu::wgmma_wait_group::<0, _>(&mut of_first);
                 step += 1;
@@ -293,68 +260,20 @@ fn consume<T: Multiply<K_STEPS>, const K_STEPS: usize>(
 crate::entry! {
     sm_90a maps:
     /// Sampling of `bf16`, head_dim 64, on Hopper.
-    BF16_D64, sampling_sm90_bf16_d64 = sample::<Bf16, 4>, Sm90Params
+    BF16_D64, sampling_sm90_bf16_d64 = sample::<Bf16, D64>, HopperParams
 }
 crate::entry! {
     sm_90a maps:
     /// Sampling of `bf16`, head_dim 128, on Hopper.
-    BF16_D128, sampling_sm90_bf16_d128 = sample::<Bf16, 8>, Sm90Params
+    BF16_D128, sampling_sm90_bf16_d128 = sample::<Bf16, D128>, HopperParams
 }
 crate::entry! {
     sm_90a maps:
     /// Sampling of `f16`, head_dim 64, on Hopper.
-    F16_D64, sampling_sm90_f16_d64 = sample::<F16, 4>, Sm90Params
+    F16_D64, sampling_sm90_f16_d64 = sample::<F16, D64>, HopperParams
 }
 crate::entry! {
     sm_90a maps:
     /// Sampling of `f16`, head_dim 128, on Hopper.
-    F16_D128, sampling_sm90_f16_d128 = sample::<F16, 8>, Sm90Params
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gpu::Global;
-
-    #[test]
-    fn hardware_takes_any_stride_of_dimensions_of_size_one() {
-        let k = TensorArg {
-            address: Global::from_address(1 << 20),
-            stride_batch: 0,
-            stride_head: 1,
-            stride_token: u64::MAX,
-        };
-        let sizes = ProblemSizes {
-            batch: 1,
-            q_heads: 4,
-            kv_heads: 1,
-            q_len: 1,
-            k_len: 1,
-            head_dim: 128,
-            causal: 1,
-        };
-        assert_eq!(k_map_layout(&k, &sizes).check(), Ok(()));
-        let sizes = ProblemSizes { k_len: 2, ..sizes };
-        assert!(k_map_layout(&k, &sizes).check().is_err());
-    }
-
-    #[test]
-    fn a_tile_is_whole_boxes() {
-        for head_dim in [64, 128] {
-            let sizes = ProblemSizes {
-                batch: 2,
-                q_heads: 4,
-                kv_heads: 2,
-                q_len: 100,
-                k_len: 1000,
-                head_dim,
-                causal: 1,
-            };
-            let k = TensorArg::contiguous::<u16>(Global::from_address(1 << 20), 2, 1000, head_dim);
-            let layout = k_map_layout(&k, &sizes);
-            assert_eq!(layout.check(), Ok(()));
-            let boxes = head_dim / BOX_COLUMNS;
-            assert_eq!(boxes * layout.box_bytes(), tile_bytes(head_dim));
-        }
-    }
+    F16_D128, sampling_sm90_f16_d128 = sample::<F16, D128>, HopperParams
 }

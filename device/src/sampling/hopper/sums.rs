@@ -9,9 +9,8 @@
 
 use crate::gpu;
 use crate::sampling::finite_or_zero;
+use crate::tile::warpgroup::Scores;
 use crate::tile::{WARP, exp2_by_fma};
-
-use super::scores::Scores;
 
 /// What the sum of a lane's scores in a tile may be before the reference follows. A score is then at most 16 above its
 /// reference: as far as those below it that still count, so that rounding the difference costs no more there.

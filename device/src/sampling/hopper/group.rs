@@ -3,9 +3,9 @@
 use crate::gpu::{self, Global};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::tile::WARP;
+use crate::tile::warpgroup::{HeadDim, Scores};
 
 use super::order::Panel;
-use super::scores::Scores;
 use super::sums::{Keys, RowSums};
 use super::{TILE, WARP_ROWS};
 
@@ -34,10 +34,27 @@ impl Group {
         }
     }
 
-    /// Where the lane's queries begin.
+    /// The warp's queries as A operands. Each element is read from memory once, by the lane that holds it.
     #[inline(always)]
-    pub(super) fn queries(&self, p: &SamplingParams, panel: &Panel) -> [Global<u16>; 2] {
-        [0, 8].map(|further| panel.query(p, self.rank + further))
+    pub(super) fn load_queries<D: HeadDim>(&self, p: &SamplingParams, panel: &Panel) -> D::Queries {
+        let first_column = u64::from(gpu::laneid() % 4 * 2);
+        let [upper, lower] =
+            [0, 8].map(|further| panel.query(p, self.rank + further).add(first_column));
+        // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that
+        // keeps it in local memory.)
+        let mut queries: D::Queries = unsafe { core::mem::zeroed() };
+        for (step, registers) in queries.as_mut().iter_mut().enumerate() {
+            let pair = |row: Global<u16>, column: usize| {
+                gpu::ld_global_nc(row.add((16 * step + column) as u64).cast::<u32>())
+            };
+            *registers = [
+                pair(upper, 0),
+                pair(lower, 0),
+                pair(upper, 8),
+                pair(lower, 8),
+            ];
+        }
+        queries
     }
 
     /// Sums up the scores of a step, and writes the statistics of its key block. The whole warp calls it.
