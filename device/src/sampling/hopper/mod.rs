@@ -20,7 +20,7 @@
 //! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
 //! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
 //! registers of its own; and the references that rows take from sinks and diagonal, their heaviest keys, seldom have to
-//! grow later ([`sums`]). A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
+//! grow later. A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
 //! score outside the diagonal gets one `fma`, one `ex2` and one `add`, and one in five does without the MUFU.
 //!
 //! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
