@@ -3,12 +3,13 @@
 //! | entry | threads | blocks of the grid | dynamic shared memory |
 //! |---|---|---|---|
 //! | `sampling_*` | [`PANEL_THREADS`] | unit × panel of [`PANEL`] sampled rows | [`STAGES`] tiles of [`TILE`] rows |
+//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | head × panel of 256 sampled rows | 4 tiles of 128 rows, and 64 bytes |
 //! | `reduction_keys_*` | [`PANEL_THREADS`] | head × key block | the same, and 4 bytes a row of each tile |
 //! | `reduction_blocks` | [`REDUCTION_BLOCKS_THREADS`] | unit × query block | 8 bytes |
 //! | `top_k_blocks`, `top_k_keys` | [`TOP_K_THREADS`] | unit | a histogram of 16 KB, and 784 bytes |
 //! | `choose_dense` | [`CHOOSE_DENSE_THREADS`] | head | 16 bytes |
 //!
-//! `reduction_keys_*_d128` alone asks for more than the 48 KB that a launch has without opting in.
+//! `reduction_keys_*_d128` and `sampling_sm90_*` ask for more than the 48 KB that a launch has without opting in.
 
 /// Rows that a block of threads holds in registers, 4 warps of [`WARP_ROWS`].
 pub const PANEL: u32 = 128;

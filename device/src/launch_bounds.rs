@@ -66,6 +66,11 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     portable("sampling_bf16_d128", 128, 2),
     portable("sampling_f16_d64", 128, 2),
     portable("sampling_f16_d128", 128, 2),
+    // Three warpgroups of 168 registers, which `setmaxnreg` then shares out anew.
+    hopper("sampling_sm90_bf16_d64", 384),
+    hopper("sampling_sm90_bf16_d128", 384),
+    hopper("sampling_sm90_f16_d64", 384),
+    hopper("sampling_sm90_f16_d128", 384),
     portable("reduction_keys_bf16_d64", 128, 2),
     portable("reduction_keys_bf16_d128", 128, 2),
     portable("reduction_keys_f16_d64", 128, 2),

@@ -188,6 +188,26 @@ fn narrow_conversions_round_to_nearest_even() {
     assert_eq!(got, [[0xc000_3f80, 0x7c00_3c00, 0x7fff, 0]]);
 }
 
+#[test]
+fn plain_extremes_prefer_numbers_and_nan_extremes_do_not() {
+    let got = words::<4>(1, |out| {
+        let nan = f32::NAN;
+        let plain = [gpu::max_f32(nan, 1.0), gpu::min_f32(1.0, nan)];
+        let strict = [gpu::max_nan_f32(nan, 1.0), gpu::min_nan_f32(1.0, nan)];
+        let numbers = [gpu::max_nan_f32(-1.0, 2.0), gpu::min_nan_f32(-1.0, 2.0)];
+        put(
+            out,
+            [
+                u32::from(plain == [1.0; 2]),
+                u32::from(strict[0].is_nan()),
+                u32::from(strict[1].is_nan()),
+                u32::from(numbers == [2.0, -1.0]),
+            ],
+        );
+    });
+    assert_eq!(got, [[1; 4]]);
+}
+
 /// A tensor of 3 planes of 10 rows of 72 elements, with padded strides, and a map of it.
 struct Planes {
     device: Gpu,

@@ -14,6 +14,13 @@ fn kernels() -> Vec<(&'static str, u32)> {
         (sampling::BF16_D128.name(), PANEL_THREADS),
         (sampling::F16_D64.name(), PANEL_THREADS),
         (sampling::F16_D128.name(), PANEL_THREADS),
+        (sampling::hopper::BF16_D64.name(), sampling::hopper::THREADS),
+        (
+            sampling::hopper::BF16_D128.name(),
+            sampling::hopper::THREADS,
+        ),
+        (sampling::hopper::F16_D64.name(), sampling::hopper::THREADS),
+        (sampling::hopper::F16_D128.name(), sampling::hopper::THREADS),
         (reduction::keys::BF16_D64.name(), PANEL_THREADS),
         (reduction::keys::BF16_D128.name(), PANEL_THREADS),
         (reduction::keys::F16_D64.name(), PANEL_THREADS),

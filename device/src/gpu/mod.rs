@@ -107,6 +107,10 @@ macro_rules! entry {
         pub const $constant: $crate::gpu::emu::Kernel<$params> =
             $crate::gpu::emu::Kernel::new(stringify!($name), $kernel);
 
+        // A target that does not publish the kernel would call its source dead code.
+        #[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda"), not(all($($rustc)*))))]
+        const _: fn(&$params) = $kernel;
+
         $(#[$meta])*
         ///
         /// # Safety

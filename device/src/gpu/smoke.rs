@@ -179,6 +179,7 @@ fn arithmetic(sum: &mut Sum) {
         rcp_approx_ftz_f32(x),
     ]);
     sum.all([max_f32(x, 1.0), min_f32(x, 1.0), fma_rn_f32(x, x, x)]);
+    sum.all([max_nan_f32(x, 1.0), min_nan_f32(x, 1.0)]);
     sum.all([cvt_rn_bf16x2_f32(x, 1.0), cvt_rn_f16x2_f32(x, 1.0)]);
     sum.all([cvt_rn_bf16_f32(x), cvt_rn_f16_f32(x)]);
     let bits = sum.0 as u16;

@@ -4,7 +4,8 @@
 
 use super::float16::{Bf16, F16, Float16};
 use super::swizzled::SwizzledTile;
-use crate::gpu::{self, Accumulators, KMajor, MnMajor, Shared, Walk};
+use crate::gpu::{self, Accumulators, KMajor, MnMajor, Shared, Swizzle, TensorMapLayout, Walk};
+use crate::params::{ProblemSizes, TensorArg};
 
 /// Rows of a tile.
 pub const TILE_ROWS: u32 = 128;
@@ -14,6 +15,39 @@ pub const PIECE_COLUMNS: u32 = 64;
 
 /// Bytes of a piece of a tile.
 pub const PIECE_BYTES: u32 = TILE_ROWS * 128;
+
+/// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
+pub const fn map_layout(
+    tensor: &TensorArg,
+    sizes: &ProblemSizes,
+    heads: u32,
+    tokens: u32,
+) -> TensorMapLayout {
+    // A stride over a single element is never taken, and may be anything in the caller's description.
+    const fn stride_bytes(elements: u64, count: u32) -> u64 {
+        if count > 1 { 2 * elements } else { 16 }
+    }
+    TensorMapLayout {
+        base: tensor.address.address(),
+        element_bytes: 2,
+        rank: 4,
+        dims: [
+            sizes.head_dim as u64,
+            tokens as u64,
+            heads as u64,
+            sizes.batch as u64,
+            0,
+        ],
+        strides_bytes: [
+            stride_bytes(tensor.stride_token, tokens),
+            stride_bytes(tensor.stride_head, heads),
+            stride_bytes(tensor.stride_batch, sizes.batch),
+            0,
+        ],
+        box_dims: [PIECE_COLUMNS, TILE_ROWS, 1, 1, 0],
+        swizzle: Swizzle::Bytes128,
+    }
+}
 
 /// The scores of a thread's two rows. Element i is in row `(i >> 1) & 1` of the two, and column `(i >> 2) · 8 + (i & 1)` from the
 /// lane's first.
@@ -129,5 +163,47 @@ pub fn mask(scores: &mut Scores, last: [i32; 2]) {
         if ((i >> 2) * 8 + (i & 1)) as i32 > last[i >> 1 & 1] {
             *score = f32::NEG_INFINITY;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Global;
+
+    fn sizes(k_len: u32, head_dim: u32) -> ProblemSizes {
+        ProblemSizes {
+            batch: 1,
+            q_heads: 4,
+            kv_heads: 1,
+            q_len: 1,
+            k_len,
+            head_dim,
+            causal: 1,
+        }
+    }
+
+    #[test]
+    fn hardware_takes_any_stride_of_dimensions_of_size_one() {
+        let k = TensorArg {
+            address: Global::from_address(1 << 20),
+            stride_batch: 0,
+            stride_head: 1,
+            stride_token: u64::MAX / 2,
+        };
+        assert_eq!(map_layout(&k, &sizes(1, 128), 1, 1).check(), Ok(()));
+        assert!(map_layout(&k, &sizes(2, 128), 1, 2).check().is_err());
+    }
+
+    #[test]
+    fn a_tile_is_whole_boxes() {
+        fn check<D: HeadDim>() {
+            let k = TensorArg::contiguous::<u16>(Global::from_address(1 << 20), 1, 1000, D::DIM);
+            let layout = map_layout(&k, &sizes(1000, D::DIM), 1, 1000);
+            assert_eq!(layout.check(), Ok(()));
+            assert_eq!(D::PIECES * layout.box_bytes(), D::TILE_BYTES);
+        }
+        check::<D64>();
+        check::<D128>();
     }
 }

@@ -25,6 +25,17 @@ impl Format {
     }
 }
 
+/// Which kernel samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampling {
+    Portable,
+    Hopper,
+}
+
+impl Sampling {
+    pub const ALL: [Sampling; 2] = [Sampling::Portable, Sampling::Hopper];
+}
+
 /// How a tensor lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -51,6 +62,7 @@ pub struct Case {
     pub window: usize,
     pub coverage: f32,
     pub seed: u64,
+    pub sampling: Sampling,
 }
 
 impl Case {
@@ -70,7 +82,12 @@ impl Case {
             window: 100,
             coverage: 0.9,
             seed: 1,
+            sampling: Sampling::Portable,
         }
+    }
+
+    pub fn sampled_by(self, sampling: Sampling) -> Self {
+        Case { sampling, ..self }
     }
 
     pub fn heads(&self) -> usize {

@@ -5,11 +5,12 @@ mod check;
 mod lists;
 mod pipeline;
 mod reference;
+mod references;
 mod synthetic;
 
 use sample_attention_device::gpu::emu::Mode;
 
-use case::{Case, Format, Inputs, Layout};
+use case::{Case, Format, Inputs, Layout, Sampling};
 use check::check;
 use pipeline::{Budget, Outcome, run, run_in_waves};
 
@@ -39,22 +40,26 @@ fn every_length_selects_what_the_definition_does() {
         (203, 113),
         (799, 3),
     ] {
-        for budget in Budget::ALL {
-            run_and_check(&Case::new(q_len, k_len), budget, Mode::Fast);
+        for sampling in Sampling::ALL {
+            let case = Case::new(q_len, k_len).sampled_by(sampling);
+            for budget in Budget::ALL {
+                run_and_check(&case, budget, Mode::Fast);
+            }
         }
     }
 }
 
 #[test]
 fn heads_batches_formats_and_strides_do_not_mix() {
-    for budget in Budget::ALL {
+    let by_any = Sampling::ALL.map(|sampling| Budget::ALL.map(|budget| (sampling, budget)));
+    for (sampling, budget) in by_any.into_iter().flatten() {
         for layout in [Layout::HeadMajor, Layout::TokenMajorPadded] {
             let case = Case {
                 batch: 2,
                 q_heads: 4,
                 kv_heads: 2,
                 layout,
-                ..Case::new(300, 400)
+                ..Case::new(300, 400).sampled_by(sampling)
             };
             run_and_check(&case, budget, Mode::Fast);
         }
@@ -64,7 +69,7 @@ fn heads_batches_formats_and_strides_do_not_mix() {
                 head_dim,
                 format,
                 layout: Layout::TokenMajorPadded,
-                ..Case::new(450, 450)
+                ..Case::new(450, 450).sampled_by(sampling)
             };
             run_and_check(&case, budget, Mode::Fast);
         }
@@ -137,21 +142,47 @@ fn every_policy_selects_what_the_definition_does() {
         },
         Case {
             softmax_scale: -0.7,
+            ..base.clone()
+        },
+        // Scores that differ by hundreds, so that most keys are nothing to their row.
+        Case {
+            softmax_scale: 12.0,
+            ..base.clone()
+        },
+        Case {
+            softmax_scale: -12.0,
+            ..base.clone()
+        },
+        Case {
+            sinks: 128,
+            ..base.clone()
+        },
+        Case {
+            row_stride: 1,
             ..base
         },
     ];
     for case in policies {
-        for budget in Budget::ALL {
-            run_and_check(&case, budget, Mode::Fast);
+        for sampling in Sampling::ALL {
+            let case = case.clone().sampled_by(sampling);
+            for budget in Budget::ALL {
+                run_and_check(&case, budget, Mode::Fast);
+            }
         }
     }
 }
 
 #[test]
 fn long_prompts_select_segment_by_segment() {
+    for sampling in Sampling::ALL {
+        long_prompt_selects_segment_by_segment(sampling);
+    }
+}
+
+fn long_prompt_selects_segment_by_segment(sampling: Sampling) {
     let case = Case {
         row_stride: 700,
-        ..Case::new(9000, 9000)
+        ..Case::new(9000, 9000).sampled_by(sampling)
     };
     let outcome = run_and_check(&case, Budget::Blocks, Mode::Fast);
     assert_eq!(outcome.units.count, 2);
@@ -178,11 +209,12 @@ fn long_prompts_select_segment_by_segment() {
 
 #[test]
 fn waves_of_units_select_what_one_launch_does() {
-    for budget in Budget::ALL {
+    let by_any = Sampling::ALL.map(|sampling| Budget::ALL.map(|budget| (sampling, budget)));
+    for (sampling, budget) in by_any.into_iter().flatten() {
         let case = Case {
             q_heads: 3,
             row_stride: 900,
-            ..Case::new(8300, 8300)
+            ..Case::new(8300, 8300).sampled_by(sampling)
         };
         let inputs = Inputs::new(&case);
         let whole = run(&case, &inputs, budget, Mode::Fast);
@@ -213,7 +245,8 @@ fn any_order_of_threads_gives_the_same_bits() {
             ..Case::new(150, 300)
         },
     ];
-    for case in cases {
+    let by_any = cases.map(|case| Sampling::ALL.map(|sampling| case.clone().sampled_by(sampling)));
+    for case in by_any.into_iter().flatten() {
         let inputs = Inputs::new(&case);
         for budget in Budget::ALL {
             let fast = run_and_check(&case, budget, Mode::Fast);
@@ -228,7 +261,13 @@ fn any_order_of_threads_gives_the_same_bits() {
 /// A key that is not a number spoils the rows that see it, and nothing else.
 #[test]
 fn a_nan_key_leaves_the_rows_that_do_not_see_it_alone() {
-    let case = Case::new(640, 640);
+    for sampling in Sampling::ALL {
+        nan_key_leaves_the_rows_that_do_not_see_it_alone(sampling);
+    }
+}
+
+fn nan_key_leaves_the_rows_that_do_not_see_it_alone(sampling: Sampling) {
+    let case = Case::new(640, 640).sampled_by(sampling);
     let clean = Inputs::new(&case);
     let spoilt_key = 400;
     let mut spoilt = Inputs::new(&case);

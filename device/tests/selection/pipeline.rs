@@ -1,16 +1,17 @@
 //! The selection kernels in order, on the emulator.
 
 use sample_attention_device::geometry::{Candidates, Units};
-use sample_attention_device::gpu::emu::{Buffer, Gpu, Kernel, Launch, Mode};
+use sample_attention_device::gpu::emu::{Buffer, Gpu, Kernel, Launch, Mode, tensor_map};
 use sample_attention_device::gpu::{Global, Word};
 use sample_attention_device::launch::LaunchShape;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 use sample_attention_device::reduction::blocks as to_blocks;
 use sample_attention_device::reduction::keys as to_keys;
-use sample_attention_device::sampling;
+use sample_attention_device::sampling::hopper::{self, HopperParams};
+use sample_attention_device::sampling::{self, SamplingParams};
 use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, dense, keys};
 
-use crate::case::{Case, Format, Inputs, Place};
+use crate::case::{Case, Format, Inputs, Place, Sampling};
 
 /// What is selected, and how keys are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +197,7 @@ impl<'a> Pipeline<'a> {
     fn select(&mut self, units: Units, mode: Mode) {
         let is_blocks = self.budget == Budget::Blocks;
         let scale_log2 = self.case.softmax_scale * std::f32::consts::LOG2_E;
-        let sampling_params = sampling::SamplingParams {
+        let sampling_params = SamplingParams {
             units,
             scale_log2,
             q: self.q,
@@ -205,14 +206,7 @@ impl<'a> Pipeline<'a> {
             stats: or_null(&self.stats),
             sink_stats: or_null(&self.sink_stats),
         };
-        let kernel = match (self.case.format, self.case.head_dim) {
-            (Format::Bf16, 64) => sampling::BF16_D64,
-            (Format::Bf16, _) => sampling::BF16_D128,
-            (Format::F16, 64) => sampling::F16_D64,
-            (Format::F16, _) => sampling::F16_D128,
-        };
-        let shape = sampling::launch_shape(&units);
-        launch(&mut self.gpu, mode, kernel, shape, &sampling_params);
+        self.sample(sampling_params, mode);
 
         let masses = Masses {
             mass: self.mass.address(),
@@ -275,6 +269,37 @@ impl<'a> Pipeline<'a> {
             };
             let shape = top_k::launch_shape(&units);
             launch(&mut self.gpu, mode, keys::TOP_K_KEYS, shape, &params);
+        }
+    }
+
+    fn sample(&mut self, params: SamplingParams, mode: Mode) {
+        let units = &params.units;
+        match self.case.sampling {
+            Sampling::Portable => {
+                let kernel = match (self.case.format, self.case.head_dim) {
+                    (Format::Bf16, 64) => sampling::BF16_D64,
+                    (Format::Bf16, _) => sampling::BF16_D128,
+                    (Format::F16, 64) => sampling::F16_D64,
+                    (Format::F16, _) => sampling::F16_D128,
+                };
+                let shape = sampling::launch_shape(units);
+                launch(&mut self.gpu, mode, kernel, shape, &params);
+            }
+            Sampling::Hopper => {
+                let kernel = match (self.case.format, self.case.head_dim) {
+                    (Format::Bf16, 64) => hopper::BF16_D64,
+                    (Format::Bf16, _) => hopper::BF16_D128,
+                    (Format::F16, 64) => hopper::F16_D64,
+                    (Format::F16, _) => hopper::F16_D128,
+                };
+                let shape = hopper::launch_shape(units);
+                let layout = hopper::k_map_layout(&params.k, &units.sizes);
+                let params = HopperParams {
+                    k_map: tensor_map(&layout).expect("a valid layout"),
+                    sampling: params,
+                };
+                launch(&mut self.gpu, mode, kernel, shape, &params);
+            }
         }
     }
 

@@ -54,8 +54,12 @@ impl Head {
     }
 }
 
+pub fn maximum(scores: &[f64]) -> f64 {
+    scores.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
 pub fn log2_sum_exp2(scores: &[f64]) -> f64 {
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let max = maximum(scores);
     if max == f64::NEG_INFINITY {
         return max;
     }

@@ -43,10 +43,11 @@ pub mod schedule;
 mod shared;
 
 use super::{COPY_THREADS, SparseFlashParams};
-use crate::gpu::{self, FULL_MASK, Swizzle, TensorMap, TensorMapLayout};
+use crate::gpu::{self, FULL_MASK, TensorMap};
 use crate::launch::LaunchShape;
-use crate::params::{BLOCK, ProblemSizes, TensorArg};
-use crate::tile::warpgroup::{D64, D128, PIECE_COLUMNS, Products, TILE_ROWS};
+use crate::params::{BLOCK, ProblemSizes};
+pub use crate::tile::warpgroup::map_layout;
+use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS};
 use crate::tile::{Bf16, F16, Float16};
 use schedule::Schedule;
 
@@ -88,39 +89,6 @@ pub struct HopperParams {
 }
 
 const _: () = assert!(size_of::<TensorMap>().is_multiple_of(64));
-
-/// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
-pub const fn map_layout(
-    tensor: &TensorArg,
-    sizes: &ProblemSizes,
-    heads: u32,
-    tokens: u32,
-) -> TensorMapLayout {
-    // A stride over a single element is never taken, and may be anything in the caller's description.
-    const fn stride_bytes(elements: u64, count: u32) -> u64 {
-        if count > 1 { 2 * elements } else { 16 }
-    }
-    TensorMapLayout {
-        base: tensor.address.address(),
-        element_bytes: 2,
-        rank: 4,
-        dims: [
-            sizes.head_dim as u64,
-            tokens as u64,
-            heads as u64,
-            sizes.batch as u64,
-            0,
-        ],
-        strides_bytes: [
-            stride_bytes(tensor.stride_token, tokens),
-            stride_bytes(tensor.stride_head, heads),
-            stride_bytes(tensor.stride_batch, sizes.batch),
-            0,
-        ],
-        box_dims: [PIECE_COLUMNS, TILE_ROWS, 1, 1, 0],
-        swizzle: Swizzle::Bytes128,
-    }
-}
 
 /// The launch: `multiprocessors` blocks, or as many as there are tasks.
 pub const fn launch_shape(sizes: &ProblemSizes, multiprocessors: u32) -> LaunchShape {

@@ -1,0 +1,142 @@
+//! A warp's 16 rows of one group: which tiles they see, what they sum up, and where it goes.
+
+use crate::gpu::{self, Global};
+use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
+use crate::tile::WARP;
+use crate::tile::warpgroup::{HeadDim, Scores};
+
+use super::order::Panel;
+use super::sums::{Keys, RowSums};
+use super::{TILE, WARP_ROWS};
+
+/// A lane's view of the rows.
+pub(super) struct Group {
+    /// Rank of the first of the lane's two rows, which four lanes share; the second is 8 further.
+    rank: u32,
+    sums: RowSums,
+    /// Tiles before this one are seen whole by all rows.
+    first_partial_tile: u32,
+    /// Tiles from this one on are seen by none.
+    end_tile: u32,
+}
+
+impl Group {
+    /// The rows from rank `first_rank` on.
+    #[inline(always)]
+    pub(super) fn new(panel: &Panel, first_rank: u32) -> Self {
+        let has_rows = first_rank <= panel.last_rank;
+        let end_tile = panel.visible(first_rank + WARP_ROWS - 1).div_ceil(TILE);
+        Group {
+            rank: first_rank + gpu::laneid() / 4,
+            sums: RowSums::EMPTY,
+            first_partial_tile: panel.visible(first_rank) / TILE,
+            end_tile: if has_rows { end_tile } else { 0 },
+        }
+    }
+
+    /// The warp's queries as A operands. Each element is read from memory once, by the lane that holds it.
+    #[inline(always)]
+    pub(super) fn load_queries<D: HeadDim>(&self, p: &SamplingParams, panel: &Panel) -> D::Queries {
+        let first_column = u64::from(gpu::laneid() % 4 * 2);
+        let [upper, lower] =
+            [0, 8].map(|further| panel.query(p, self.rank + further).add(first_column));
+        // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that
+        // keeps it in local memory.)
+        let mut queries: D::Queries = unsafe { core::mem::zeroed() };
+        for (step, registers) in queries.as_mut().iter_mut().enumerate() {
+            let pair = |row: Global<u16>, column: usize| {
+                gpu::ld_global_nc(row.add((16 * step + column) as u64).cast::<u32>())
+            };
+            *registers = [
+                pair(upper, 0),
+                pair(lower, 0),
+                pair(upper, 8),
+                pair(lower, 8),
+            ];
+        }
+        queries
+    }
+
+    /// Sums up the scores of a step, and writes the statistics of its key block. The whole warp calls it.
+    #[inline(always)]
+    pub(super) fn account(&mut self, p: &SamplingParams, panel: &Panel, step: u32, scores: Scores) {
+        let tile = panel.tile(step);
+        if tile >= self.end_tile {
+            return;
+        }
+        let is_for_sinks = step < panel.sink_tiles;
+        let is_partial = tile >= self.first_partial_tile || tile < panel.sink_tiles;
+        let rank = self.rank;
+        let keys = || {
+            let rank = for_once(rank);
+            let (from, end) = if is_for_sinks {
+                (0, panel.sinks)
+            } else {
+                (panel.sinks, u32::MAX)
+            };
+            [0, 8].map(|further| {
+                let to = panel.visible(rank + further).min(end);
+                Keys::counted_from(tile * TILE, from, to)
+            })
+        };
+        let sums = self.sums.add(scores, p.scale_log2, is_partial, keys);
+        if is_for_sinks {
+            // What the rows have summed up so far; the last step's, if they see several tiles of sinks, stays.
+            let rank = written(for_once(self.rank));
+            let at = sink_stats_at(&p.units, panel.slot, rank);
+            self.write(panel, rank, p.sink_stats.add(at), self.sums.total());
+        } else if !p.stats.is_null() {
+            let rank = written(self.rank);
+            let at = stats_at(&p.units, panel.slot, tile, rank);
+            self.write(panel, rank, p.stats.add(at), sums);
+        }
+    }
+
+    /// Writes the normalisers. The whole warp calls it.
+    #[inline(always)]
+    pub(super) fn write_row_lse(&self, p: &SamplingParams, panel: &Panel) {
+        let rank = written(for_once(self.rank));
+        let at = row_lse_at(&p.units, panel.slot, rank);
+        if writes(panel, rank) {
+            gpu::st_global(p.row_lse.add(at), own(self.sums.log2()));
+        }
+    }
+
+    /// Writes the statistics of keys with these sums.
+    #[inline(always)]
+    fn write(&self, panel: &Panel, rank: u32, to: Global<f32>, sums: [f32; 2]) {
+        if writes(panel, rank) {
+            gpu::st_global_v2(to, own(self.sums.pairs(sums)));
+        }
+    }
+}
+
+/// A lane's rank, for what happens seldom. No compiler moves a shuffle out of a loop, not even a lane's with itself: so the
+/// addresses and limits that follow from it are worked out when they are wanted, and take no registers meanwhile. The whole
+/// warp calls it.
+#[inline(always)]
+fn for_once(rank: u32) -> u32 {
+    gpu::shfl_sync_idx(WARP, rank, gpu::laneid())
+}
+
+/// Of the four lanes that share two rows, lanes 0 and 1 write one each, so that the warp's 16 rows are written together:
+/// 128 bytes of statistics. This is the rank that the lane writes if it [`writes`].
+#[inline(always)]
+fn written(rank: u32) -> u32 {
+    rank + 8 * (gpu::laneid() % 4)
+}
+
+#[inline(always)]
+fn writes(panel: &Panel, written: u32) -> bool {
+    gpu::laneid() % 4 < 2 && written <= panel.last_rank
+}
+
+/// What belongs to the rank that the lane writes.
+#[inline(always)]
+fn own<V>([first, second]: [V; 2]) -> V {
+    if gpu::laneid().is_multiple_of(4) {
+        first
+    } else {
+        second
+    }
+}

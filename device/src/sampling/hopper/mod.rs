@@ -1,0 +1,279 @@
+//! Sampling on Hopper: `wgmma` multiplies, bulk copies bring the keys, and the exponentials of one product run under the
+//! next one.
+//!
+//! ```text
+//! a block of threads: a panel of 256 sampled rows of one unit against the tiles (key blocks) that the last of them sees
+//!
+//! producer, one thread:
+//!     for each step: wait until the stage is empty, copy the step's tile into it
+//! two consumer warpgroups of 128 rows, as two groups of 64:
+//!     the rows as fragments in registers
+//!     scores of the first group with the first tile begin
+//!     for each step:
+//!         scores of the second group with this tile begin
+//!         sums of the first group's scores                       (the tensor cores work on the second's)
+//!         scores of the first group with the next tile begin
+//!         sums of the second group's scores                      (the tensor cores work on the first's)
+//!     row_lse[row] = reference + log2(total)
+//! ```
+//!
+//! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
+//! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
+//! registers of its own; and the references that rows take from sinks and diagonal, their heaviest keys, seldom have to
+//! grow later. A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
+//! score outside the diagonal gets one `fma`, one `ex2` and one `add`, and one in five does without the MUFU.
+//!
+//! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
+//! that it has.
+//!
+//! # Who does what
+//! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 128·g to 128·g + 128 of
+//! the panel; its warp w has rows 16·w to 16·w + 16 of both groups. Four neighbouring lanes share a row. A warpgroup
+//! multiplies the tiles that one of its rows sees, a warp sums up those that one of its own sees.
+//!
+//! # Synchronisation
+//! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes eight: lane 0 of
+//! each consumer warp, after the wait for the second group's product, or at once where the warpgroup sees nothing of the
+//! tile. Every consumer takes part in every step. Each output has one writer.
+//!
+//! # Shape contract
+//! [`launch_shape`], [`k_map_layout`]; head_dim as the entry says.
+
+mod group;
+mod order;
+mod sums;
+
+use core::marker::PhantomData;
+
+use super::SamplingParams;
+use crate::geometry::Units;
+use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
+use crate::launch::LaunchShape;
+use crate::params::{BLOCK, ProblemSizes, TensorArg};
+use crate::tile::warpgroup::{
+    D64, D128, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
+};
+use crate::tile::{Bf16, F16, Float16, WARP};
+
+use group::Group;
+use order::Panel;
+
+/// What sampling reads and writes on Hopper.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HopperParams {
+    /// The keys, as [`k_map_layout`] has them.
+    pub k_map: TensorMap,
+    /// As on every GPU; `k` is read through the map alone.
+    pub sampling: SamplingParams,
+}
+
+/// Rows that share the tiles in shared memory.
+const PANEL: u32 = 256;
+/// Rows of one product: the m of `wgmma`.
+const GROUP: u32 = 64;
+/// Rows of a consumer warpgroup, in two groups.
+const WARPGROUP_ROWS: u32 = 2 * GROUP;
+/// Rows of a warp in a group.
+const WARP_ROWS: u32 = 16;
+/// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
+const TILE: u32 = BLOCK;
+const _: () = assert!(TILE == TILE_ROWS);
+/// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
+/// 128. A power of two.
+const STAGES: u32 = 4;
+const WARPGROUP: u32 = 128;
+/// One warpgroup that produces, two that consume.
+pub const THREADS: u32 = 3 * WARPGROUP;
+/// At head_dim 128: 64 scores and as many in flight, 64 of fragments of rows, some 30 for what belongs to them. Of the
+/// multiprocessor's 65536 registers 128·24 + 256·240 are taken.
+const CONSUMER_REGISTERS: u32 = 240;
+const PRODUCER_REGISTERS: u32 = 24;
+
+/// The launch of a sampling kernel on Hopper.
+pub const fn launch_shape(units: &Units) -> LaunchShape {
+    let barriers = 2 * STAGES * size_of::<u64>() as u32;
+    LaunchShape::linear(
+        order::blocks(units),
+        THREADS,
+        STAGES * TILE * units.sizes.head_dim * 2 + barriers,
+    )
+}
+
+/// The layout of [`HopperParams::k_map`].
+pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
+    map_layout(k, sizes, sizes.kv_heads, sizes.k_len)
+}
+
+/// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
+#[derive(Clone, Copy)]
+struct Ring<D> {
+    tiles: Shared<u8>,
+    head_dim: PhantomData<D>,
+}
+
+impl<D: HeadDim> Ring<D> {
+    #[inline(always)]
+    fn tile(self, step: u32) -> Shared<u8> {
+        self.tiles.byte_add(step % STAGES * D::TILE_BYTES)
+    }
+
+    #[inline(always)]
+    fn full(self, step: u32) -> Shared<u64> {
+        let barriers = self.tiles.byte_add(STAGES * D::TILE_BYTES).cast();
+        barriers.add(step % STAGES)
+    }
+
+    #[inline(always)]
+    fn empty(self, step: u32) -> Shared<u64> {
+        self.full(step).add(STAGES)
+    }
+
+    /// The parity of the phase in which the step's stage is full.
+    #[inline(always)]
+    fn parity(step: u32) -> u32 {
+        step / STAGES % 2
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn wait(self, step: u32) {
+        gpu::mbarrier_wait_parity(self.full(step), Self::parity(step));
+    }
+
+    /// The warp reads the step's tile no more.
+    #[inline(always)]
+    #[track_caller]
+    fn release(self, step: u32) {
+        if gpu::laneid() == 0 {
+            gpu::mbarrier_arrive(self.empty(step));
+        }
+    }
+}
+
+#[inline(always)]
+fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams) {
+    let Some(panel) = Panel::of_block(&p.sampling, gpu::ctaid_x()) else {
+        return;
+    };
+    let ring = Ring::<D> {
+        tiles: gpu::dynamic_shared(),
+        head_dim: PhantomData,
+    };
+    if gpu::tid_x() == 0 {
+        for stage in 0..STAGES {
+            gpu::mbarrier_init(ring.full(stage), 1);
+            gpu::mbarrier_init(ring.empty(stage), 2 * WARPGROUP / 32);
+        }
+        gpu::fence_mbarrier_init();
+    }
+    gpu::bar_sync(0);
+    // A shuffle, so that the compiler knows that a warp does not diverge.
+    let warpgroup = gpu::shfl_sync_idx(WARP, gpu::tid_x() / WARPGROUP, 0);
+    if warpgroup == 0 {
+        gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
+        if gpu::tid_x() == 0 {
+            produce(&in_place.k_map, &panel, ring);
+        }
+    } else {
+        gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
+        consume::<T, D>(&p.sampling, &panel, ring, warpgroup - 1);
+    }
+}
+
+#[inline(always)]
+fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
+    let mut step = 0;
+    while step < panel.steps() {
+        // The first wait of each stage is for the phase before the first, which counts as complete.
+        gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
+        gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
+        let first_key = panel.tile(step) * TILE;
+        for piece in 0..D::PIECES {
+            gpu::cp_async_bulk_tensor_4d_shared_global(
+                ring.tile(step).byte_add(piece * PIECE_BYTES),
+                map,
+                [piece * PIECE_COLUMNS, first_key, panel.kv_head, panel.batch].map(|at| at as i32),
+                ring.full(step),
+            );
+        }
+        step += 1;
+    }
+}
+
+#[inline(always)]
+fn consume<T: Float16, D: Products<T>>(
+    p: &SamplingParams,
+    panel: &Panel,
+    ring: Ring<D>,
+    warpgroup: u32,
+) {
+    let first_rank = panel.first_rank + warpgroup * WARPGROUP_ROWS;
+    let warp_rank = first_rank + gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0) * WARP_ROWS;
+    let mut first = Group::new(panel, warp_rank);
+    let mut second = Group::new(panel, warp_rank + GROUP);
+    let rows_of_first = first.load_queries::<D>(p, panel);
+    let rows_of_second = second.load_queries::<D>(p, panel);
+
+    let mut step = 0;
+    let mut end = panel.sink_tiles;
+    loop {
+        if step < end {
+            ring.wait(step);
+            let mut of_first = D::scores(&rows_of_first, ring.tile(step));
+            gpu::wgmma_wait_group::<0, _>(&mut of_first);
+            loop {
+                let mut of_second = D::scores(&rows_of_second, ring.tile(step));
+                first.account(p, panel, step, of_first);
+                let is_last = step + 1 == end;
+                if !is_last {
+                    // Before the wait for the product, so that the next one follows at once.
+                    ring.wait(step + 1);
+                }
+                gpu::wgmma_wait_group::<0, _>(&mut of_second);
+                ring.release(step);
+                if is_last {
+                    second.account(p, panel, step, of_second);
+                    break;
+                }
+                of_first = D::scores(&rows_of_first, ring.tile(step + 1));
+                second.account(p, panel, step, of_second);
+                gpu::wgmma_wait_group::<0, _>(&mut of_first);
+                step += 1;
+            }
+        }
+        if end == panel.steps() {
+            break;
+        }
+        step = panel.first_step_of(first_rank, first_rank + WARPGROUP_ROWS - 1);
+        while end < step {
+            ring.wait(end);
+            ring.release(end);
+            end += 1;
+        }
+        end = panel.steps();
+    }
+    first.write_row_lse(p, panel);
+    second.write_row_lse(p, panel);
+}
+
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `bf16`, head_dim 64, on Hopper.
+    BF16_D64, sampling_sm90_bf16_d64 = sample::<Bf16, D64>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `bf16`, head_dim 128, on Hopper.
+    BF16_D128, sampling_sm90_bf16_d128 = sample::<Bf16, D128>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `f16`, head_dim 64, on Hopper.
+    F16_D64, sampling_sm90_f16_d64 = sample::<F16, D64>, HopperParams
+}
+crate::entry! {
+    sm_90a maps:
+    /// Sampling of `f16`, head_dim 128, on Hopper.
+    F16_D128, sampling_sm90_f16_d128 = sample::<F16, D128>, HopperParams
+}

@@ -1,0 +1,284 @@
+//! Sampling with the instructions that every GPU has: `mma.sync` and `cp.async`.
+//!
+//! ```text
+//! a block of threads: 128 sampled rows of one unit, 32 a warp, against all keys that the last of them sees
+//!
+//! the rows as fragments in registers
+//! total[row] = nothing
+//! for the keys of the sinks, in tiles of 64; then for each key block, in two tiles of 64:      (a visit each)
+//!     part[row] = nothing
+//!     for each tile of the visit:
+//!         scores = rows · keysᵀ · softmax_scale · log2 e, −∞ where not visible or not of the visit
+//!         part[row] ⊕= (maximum, Σ 2^(score − maximum)) of the lane's own columns
+//!     combine part[row] over the four lanes of a row, write it if statistics are wanted
+//!     total[row] ⊕= part[row]
+//! row_lse[row] = maximum + log2(sum) of total[row]                                             (log2 domain)
+//! ```
+//!
+//! Scores never reach memory. Sinks are a visit of their own, so key blocks leave them out; their few keys are multiplied
+//! twice. A warp skips tiles that none of its rows sees, but takes part in every copy and barrier.
+//!
+//! # Synchronisation
+//! That of [`Panel`]: one barrier a tile. Statistics are combined inside a warp by shuffles. Each output has one writer.
+//!
+//! # Shape contract
+//! [`launch_shape`]; blocks of the grid are tiles of rows, heavy ones first. head_dim as the entry says.
+
+use super::{SamplingParams, finite_or_zero, row_lse_at, sink_stats_at, stats_at};
+use crate::geometry::Units;
+use crate::gpu;
+use crate::launch::{LaunchShape, PANEL, PANEL_THREADS, TILE, WARP_ROWS};
+use crate::params::BLOCK;
+use crate::tile::panel::{self, Panel, Scores};
+use crate::tile::{Bf16, F16, Float16, WARP};
+
+/// The launch of a sampling kernel.
+pub const fn launch_shape(units: &Units) -> LaunchShape {
+    LaunchShape::linear(
+        units.count * units.row_capacity.div_ceil(PANEL),
+        PANEL_THREADS,
+        panel::shared_bytes(units.sizes.head_dim),
+    )
+}
+
+/// Maximum and sum of 2^(score − maximum) over some keys of a row; (−∞, 0) over none.
+#[derive(Clone, Copy)]
+struct Stats {
+    maximum: f32,
+    sum: f32,
+}
+
+impl Stats {
+    const EMPTY: Self = Stats {
+        maximum: f32::NEG_INFINITY,
+        sum: 0.0,
+    };
+
+    /// Both over the keys of `self` and of `other`.
+    #[inline(always)]
+    fn merge(self, other: Self) -> Self {
+        let maximum = gpu::max_f32(self.maximum, other.maximum);
+        let reference = finite_or_zero(maximum);
+        let rescaled = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - reference);
+        let factor = gpu::ex2_approx_ftz_f32(other.maximum - reference);
+        let sum = gpu::fma_rn_f32(other.sum, factor, rescaled);
+        Stats { maximum, sum }
+    }
+
+    /// Over the keys of the four lanes that share a row.
+    #[inline(always)]
+    fn across_row(self) -> Self {
+        let mut maximum = self.maximum;
+        maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
+        maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
+        let mut sum = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - finite_or_zero(maximum));
+        sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+        sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+        Stats { maximum, sum }
+    }
+}
+
+/// The rows of one lane: by half of 16 rows, and pair of accumulator elements.
+type LaneRows<T> = [[T; 2]; 2];
+
+/// The keys of one tile, and what it belongs to.
+struct Visit {
+    /// First key of the tile.
+    start: u32,
+    /// The visit holds the keys `from..to`.
+    from: u32,
+    to: u32,
+    /// Whether this is its last tile.
+    ends: bool,
+}
+
+impl Visit {
+    #[inline(always)]
+    fn of_step(step: u32, sink_steps: u32, sinks: u32) -> Self {
+        if step < sink_steps {
+            Visit {
+                start: step * TILE,
+                from: 0,
+                to: sinks,
+                ends: step + 1 == sink_steps,
+            }
+        } else {
+            Visit {
+                start: (step - sink_steps) * TILE,
+                from: sinks,
+                to: u32::MAX,
+                ends: (step - sink_steps) % 2 == 1,
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
+    let units = &p.units;
+    let sizes = &units.sizes;
+    let panels = units.row_capacity.div_ceil(PANEL);
+    // Later rows see more keys.
+    let slot = units.count - 1 - gpu::ctaid_x() / panels;
+    let first_rank = (panels - 1 - gpu::ctaid_x() % panels) * PANEL;
+    let unit = units.unit(units.first + slot);
+    let rows = units.rows(unit);
+    if first_rank >= rows.len() {
+        return;
+    }
+    let last_rank = rows.len() - 1;
+    let visible = |rank: u32| rows.position(rank.min(last_rank)) + 1;
+
+    let (batch, q_head) = (unit.head / sizes.q_heads, unit.head % sizes.q_heads);
+    let queries = p.q.head::<u16>(batch, q_head);
+    let keys = p.k.head::<u16>(batch, sizes.kv_head(q_head));
+    let panel = Panel::<T, CHUNKS>::load(gpu::dynamic_shared(), |row| {
+        let position = rows.position((first_rank + row).min(last_rank));
+        let row = position + sizes.q_len - sizes.k_len;
+        queries.add(u64::from(row) * p.q.stride_token)
+    });
+
+    let warp_rank = first_rank + panel::warp() * WARP_ROWS;
+    let has_rows = warp_rank <= last_rank;
+    let warp_first_visible = visible(warp_rank);
+    let warp_last_visible = visible(warp_rank + WARP_ROWS - 1);
+    let rank = |half: usize, pair: usize| warp_rank + panel::row_in_warp(half as u32, pair as u32);
+    let lane_visible: LaneRows<u32> =
+        core::array::from_fn(|half| core::array::from_fn(|pair| visible(rank(half, pair))));
+
+    let end = visible(first_rank + PANEL - 1);
+    let with_stats = !p.stats.is_null();
+    let sinks = if with_stats { units.sinks } else { 0 };
+    let sink_steps = sinks.min(end).div_ceil(TILE);
+    let steps = sink_steps + end.div_ceil(BLOCK) * (BLOCK / TILE);
+    let writes = gpu::laneid().is_multiple_of(4);
+
+    let mut total: LaneRows<Stats> = [[Stats::EMPTY; 2]; 2];
+    let mut part: LaneRows<Stats> = [[Stats::EMPTY; 2]; 2];
+    panel.stream(
+        steps,
+        |step, row| {
+            let key = Visit::of_step(step, sink_steps, sinks).start + row;
+            // Rows after the last key repeat it: no row sees them.
+            keys.add(u64::from(key.min(sizes.k_len - 1)) * p.k.stride_token)
+        },
+        |_, _| (),
+        |step| {
+            let visit = Visit::of_step(step, sink_steps, sinks);
+            // A visit's last tile is wanted even where it is out of sight, to end the visit.
+            let ends_seen = visit.ends
+                && (step < sink_steps || visit.start / BLOCK * BLOCK < warp_last_visible);
+            has_rows && (visit.start < warp_last_visible || ends_seen)
+        },
+        |step, _, mut scores| {
+            let visit = Visit::of_step(step, sink_steps, sinks);
+            let all_count =
+                visit.start >= visit.from && visit.start + TILE <= visit.to.min(warp_first_visible);
+            scale_and_mask(&mut scores, p.scale_log2, all_count, &visit, &lane_visible);
+            for (half, part) in part.iter_mut().enumerate() {
+                for (pair, part) in part.iter_mut().enumerate() {
+                    accumulate(part, &scores, half, pair);
+                }
+            }
+            if visit.ends {
+                for half in 0..2 {
+                    for pair in 0..2 {
+                        let stats = part[half][pair].across_row();
+                        let rank = rank(half, pair);
+                        if with_stats && writes && rank <= last_rank {
+                            let at = if step < sink_steps {
+                                p.sink_stats.add(sink_stats_at(units, slot, rank))
+                            } else {
+                                p.stats
+                                    .add(stats_at(units, slot, visit.start / BLOCK, rank))
+                            };
+                            gpu::st_global_v2(at, [stats.maximum, stats.sum]);
+                        }
+                        total[half][pair] = total[half][pair].merge(stats);
+                        part[half][pair] = Stats::EMPTY;
+                    }
+                }
+            }
+        },
+    );
+    for (half, total) in total.iter().enumerate() {
+        for (pair, total) in total.iter().enumerate() {
+            let rank = rank(half, pair);
+            if writes && rank <= last_rank {
+                let lse = total.maximum + gpu::lg2_approx_ftz_f32(total.sum);
+                gpu::st_global(p.row_lse.add(row_lse_at(units, slot, rank)), lse);
+            }
+        }
+    }
+}
+
+/// Scores in the log2 domain; −∞ where the key is not of the visit or the row does not see it, whatever the score was.
+#[inline(always)]
+fn scale_and_mask(
+    scores: &mut Scores,
+    scale_log2: f32,
+    all_count: bool,
+    visit: &Visit,
+    visible: &LaneRows<u32>,
+) {
+    for rows in &mut scores.elements {
+        for columns in rows {
+            for score in columns {
+                *score *= scale_log2;
+            }
+        }
+    }
+    if all_count {
+        return;
+    }
+    // Columns count from the lane's first: a constant against a register keeps nothing else alive.
+    let origin = visit.start as i32 + panel::first_column() as i32;
+    let first = visit.from as i32 - origin;
+    for (half, rows) in scores.elements.iter_mut().enumerate() {
+        for (tile, columns) in rows.iter_mut().enumerate() {
+            for (i, score) in columns.iter_mut().enumerate() {
+                let end = visible[half][i / 2].min(visit.to) as i32 - origin;
+                let column = (8 * tile + i % 2) as i32;
+                if column >= end || column < first {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+/// Adds the lane's scores of one row.
+#[inline(always)]
+fn accumulate(part: &mut Stats, scores: &Scores, half: usize, pair: usize) {
+    let mut maximum = part.maximum;
+    for columns in &scores.elements[half] {
+        maximum = gpu::max_f32(
+            maximum,
+            gpu::max_f32(columns[2 * pair], columns[2 * pair + 1]),
+        );
+    }
+    let reference = finite_or_zero(maximum);
+    let mut sum = part.sum * gpu::ex2_approx_ftz_f32(part.maximum - reference);
+    for columns in &scores.elements[half] {
+        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair] - reference);
+        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair + 1] - reference);
+    }
+    *part = Stats { maximum, sum };
+}
+
+crate::entry! {
+    /// Sampling of `bf16`, head_dim 64.
+    BF16_D64, sampling_bf16_d64 = sample::<Bf16, 8>, SamplingParams
+}
+crate::entry! {
+    /// Sampling of `bf16`, head_dim 128.
+    BF16_D128, sampling_bf16_d128 = sample::<Bf16, 16>, SamplingParams
+}
+crate::entry! {
+    /// Sampling of `f16`, head_dim 64.
+    F16_D64, sampling_f16_d64 = sample::<F16, 8>, SamplingParams
+}
+crate::entry! {
+    /// Sampling of `f16`, head_dim 128.
+    F16_D128, sampling_f16_d128 = sample::<F16, 16>, SamplingParams
+}
