@@ -6,6 +6,9 @@ use sample_attention::{Dtype, Problem};
 use super::{Mask, log_sum_exp, score};
 use crate::tensor::{Qkv, round};
 
+/// How many 16-bit references there are.
+const REFERENCES: usize = 4;
+
 /// One row of attention: `O[i] = Σ_j P[i,j] V[j]` over kept keys, `P[i,j] = exp(s[i,j] − LSE[i])`.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -17,9 +20,11 @@ pub struct Row {
     pub o: Vec<f64>,
     /// Natural log-sum-exp of the kept, scaled scores; −∞ where nothing is kept.
     pub lse: f64,
-    /// The output of a reference that rounds probabilities to the inputs' 16-bit type before the second product;
-    /// `o` itself for f32 inputs. Not yet rounded to the output's type.
-    pub o_low_precision: Vec<f64>,
+    /// The outputs of references that round weights to the inputs' 16-bit type before the second product; `o` itself for f32
+    /// inputs. Not yet rounded to the output's type. The first takes weights relative to the row's maximum, the others to
+    /// references a quarter of a power of two further away each: flash attention is free to choose, and where one key has nearly all
+    /// the weight, whether that weight is exactly 1 decides the error.
+    pub o_low_precision: [Vec<f64>; REFERENCES],
     /// Keys kept.
     pub kept: usize,
     /// Largest scale · Σ|q_d k_d| over kept keys: what relative rounding errors of products act on.
@@ -56,7 +61,8 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
 
     let mut o = vec![0.0; problem.head_dim];
-    let mut o_low_precision = vec![0.0; problem.head_dim];
+    let mut o_low_precision = std::array::from_fn(|_| vec![0.0; problem.head_dim]);
+    let scales: [f64; REFERENCES] = std::array::from_fn(|i| (i as f64 / REFERENCES as f64).exp2());
     let mut o_magnitude = vec![0.0; problem.head_dim];
     let mut sum = 0.0;
     for (&j, s) in keys.iter().zip(&scores) {
@@ -71,20 +77,24 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
         } else {
             (s - max).exp()
         };
-        let low_precision = match problem.dtype {
-            Dtype::F32 => weight,
-            dtype => round(dtype, weight),
+        let low_precision = |x| match problem.dtype {
+            Dtype::F32 => x,
+            dtype => round(dtype, x),
         };
         sum += weight;
         for (d, &v) in qkv.v.row(batch, kv_head, j).iter().enumerate() {
             let v = f64::from(v);
             o[d] += p * v;
-            o_low_precision[d] += low_precision * v;
+            for (o, scale) in o_low_precision.iter_mut().zip(scales) {
+                o[d] += low_precision(weight * scale) / scale * v;
+            }
             o_magnitude[d] += p * v.abs();
         }
     }
     if sum != 0.0 {
-        o_low_precision.iter_mut().for_each(|x| *x /= sum);
+        for o in &mut o_low_precision {
+            o.iter_mut().for_each(|x| *x /= sum);
+        }
     }
     let magnitudes = keys.iter().map(|&j| {
         let products = query
