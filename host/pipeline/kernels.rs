@@ -56,8 +56,10 @@ macro_rules! calls {
 }
 
 calls! {
-    /// Softmax normalisers of the sampled rows.
+    /// Softmax normalisers of the sampled rows, on any GPU.
     Sampling(SamplingParams),
+    /// The same on Hopper.
+    SamplingHopper(sampling::hopper::HopperParams),
     /// Sampled mass of pairs of blocks.
     ReductionBlocks(ReductionBlocksParams),
     /// Sampled mass of keys.
@@ -80,44 +82,31 @@ calls! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernels {
     pub(super) sampling: Kernel<SamplingParams>,
+    pub(super) hopper_sampling: Kernel<sampling::hopper::HopperParams>,
     pub(super) reduction_keys: Kernel<ReductionKeysParams>,
     pub(super) sparse_flash: Kernel<SparseFlashParams>,
     pub(super) hopper_sparse_flash: Kernel<HopperParams>,
 }
 
+macro_rules! kernels {
+    ($name:ident) => {
+        Kernels {
+            sampling: sampling::$name,
+            hopper_sampling: sampling::hopper::$name,
+            reduction_keys: reduction_keys::$name,
+            sparse_flash: portable::$name,
+            hopper_sparse_flash: hopper::$name,
+        }
+    };
+}
+
 impl Kernels {
     pub(super) fn of(problem: &Problem) -> Result<Self> {
-        let kernels = |sampling, reduction_keys, sparse_flash, hopper_sparse_flash| Kernels {
-            sampling,
-            reduction_keys,
-            sparse_flash,
-            hopper_sparse_flash,
-        };
         match (problem.dtype, problem.head_dim) {
-            (Dtype::Bf16, 64) => Ok(kernels(
-                sampling::BF16_D64,
-                reduction_keys::BF16_D64,
-                portable::BF16_D64,
-                hopper::BF16_D64,
-            )),
-            (Dtype::Bf16, 128) => Ok(kernels(
-                sampling::BF16_D128,
-                reduction_keys::BF16_D128,
-                portable::BF16_D128,
-                hopper::BF16_D128,
-            )),
-            (Dtype::F16, 64) => Ok(kernels(
-                sampling::F16_D64,
-                reduction_keys::F16_D64,
-                portable::F16_D64,
-                hopper::F16_D64,
-            )),
-            (Dtype::F16, 128) => Ok(kernels(
-                sampling::F16_D128,
-                reduction_keys::F16_D128,
-                portable::F16_D128,
-                hopper::F16_D128,
-            )),
+            (Dtype::Bf16, 64) => Ok(kernels!(BF16_D64)),
+            (Dtype::Bf16, 128) => Ok(kernels!(BF16_D128)),
+            (Dtype::F16, 64) => Ok(kernels!(F16_D64)),
+            (Dtype::F16, 128) => Ok(kernels!(F16_D128)),
             (dtype @ Dtype::F32, _) => Err(Error::KernelDtype { dtype }),
             (_, head_dim) => Err(Error::KernelHeadDim { head_dim }),
         }

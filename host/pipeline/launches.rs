@@ -95,7 +95,7 @@ impl GpuPlan {
             let mut first = 0;
             while first < units.count {
                 let units = units.slice(first, (*wave).min(units.count - first));
-                for launch in self.select(units, policy, arguments) {
+                for launch in self.select(machine, units, policy, arguments) {
                     issue(launch)?;
                 }
                 first += units.count;
@@ -120,7 +120,13 @@ impl GpuPlan {
     }
 
     /// Sampling, reduction and top-k of some units.
-    fn select(&self, units: Units, policy: &Policy, arguments: &Arguments) -> [Launch; 3] {
+    fn select(
+        &self,
+        machine: &Machine,
+        units: Units,
+        policy: &Policy,
+        arguments: &Arguments,
+    ) -> [Launch; 3] {
         let Arguments {
             q, k, workspace, ..
         } = *arguments;
@@ -151,10 +157,23 @@ impl GpuPlan {
             stats,
             sink_stats,
         };
-        let sampling = Launch {
-            stage: Stage::Sampling,
-            shape: sampling::launch_shape(&units),
-            call: Call::Sampling(self.kernels().sampling, params),
+        let sampling = match &machine.hopper {
+            Some(hopper) => Launch {
+                stage: Stage::Sampling,
+                shape: sampling::hopper::launch_shape(&units),
+                call: Call::SamplingHopper(
+                    self.kernels().hopper_sampling,
+                    sampling::hopper::HopperParams {
+                        k_map: hopper.k_map,
+                        sampling: params,
+                    },
+                ),
+            },
+            None => Launch {
+                stage: Stage::Sampling,
+                shape: sampling::launch_shape(&units),
+                call: Call::Sampling(self.kernels().sampling, params),
+            },
         };
         let (reduction_shape, reduction, top_k) = match policy.budget {
             Budget::Blocks => {

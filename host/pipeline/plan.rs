@@ -18,9 +18,9 @@ pub const MAX_KEYS: usize = 1 << 24;
 /// Sequences times query heads, at most: they are dimensions of a grid.
 pub const MAX_HEADS: usize = 65_535;
 
-/// Bytes of the buffers that hold one wave of the selection: a sixteenth of the memory of a small data-centre GPU, and at
-/// 128K keys still a wave of 120 segments, enough blocks of threads for any GPU.
-pub const WAVE_BYTES: u64 = 512 << 20;
+/// Bytes of the buffers that hold one wave of the selection: what Q alone takes at 128K tokens and 32 heads, where a wave is then some
+/// 170 segments, enough blocks of threads for any GPU.
+pub const WAVE_BYTES: u64 = 1 << 30;
 
 /// How attention will be computed by the GPU kernels: the same plan as [`Plan`], as launches.
 ///
@@ -250,10 +250,12 @@ impl GpuPlan {
     }
 }
 
-/// Units whose buffers fit into `bytes`; at least one, at most all.
+/// Units of a wave whose buffers fit into `bytes`; at least one, at most all. Waves are about equal: a few units take as long as the
+/// longest of them.
 fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
     let fitting = bytes / Workspace::unit_bytes(units, budget);
-    fitting.clamp(1, u64::from(units.count)) as u32
+    let fitting = fitting.clamp(1, u64::from(units.count)) as u32;
+    units.count.div_ceil(units.count.div_ceil(fitting))
 }
 
 /// The sizes of a valid problem, if the kernels take them.

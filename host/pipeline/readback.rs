@@ -109,6 +109,9 @@ impl GpuPlan {
     ) -> Result<(), E> {
         match &launch.call {
             Call::Sampling(_, params) => self.tell_sampled(&params.units, read, watch),
+            Call::SamplingHopper(_, params) => {
+                self.tell_sampled(&params.sampling.units, read, watch)
+            }
             Call::ReductionBlocks(_, params) => self.tell_reduced(&params.units, read, watch),
             Call::ReductionKeys(_, params) => self.tell_reduced(&params.units, read, watch),
             _ => Ok(()),
