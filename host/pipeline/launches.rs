@@ -302,7 +302,7 @@ impl GpuPlan {
         };
         Launch {
             stage: Stage::SparseFlash,
-            shape: schedule::launch_shape(),
+            shape: schedule::launch_shape(&attention.sizes, &schedule),
             call: Call::SparseFlashSchedule(schedule::SCHEDULE, params),
         }
     }

@@ -5,7 +5,6 @@
 //! owns strips of 16 rows, and four neighbouring lanes (a *quad*) share each row, in the fragments of
 //! `mma.sync.m16n8k16` and in those of `wgmma` ([`warpgroup`]) alike.
 
-mod exp2;
 mod float16;
 mod lazy_softmax;
 mod mask;
@@ -16,7 +15,6 @@ pub mod sum;
 mod swizzled;
 pub mod warpgroup;
 
-pub use exp2::exp2_by_fma;
 pub use float16::{Bf16, F16, Float16};
 pub use lazy_softmax::{LazySoftmax, Rescale};
 pub use mask::RowLimits;

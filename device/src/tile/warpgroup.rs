@@ -2,6 +2,7 @@
 //!
 //! Tiles lie as bulk tensor copies lay them down: 128 rows in 128-byte swizzled pieces of 64 columns, one behind the other.
 
+use super::WARP;
 use super::float16::{Bf16, F16, Float16};
 use super::swizzled::SwizzledTile;
 use crate::gpu::{self, Accumulators, KMajor, MnMajor, Shared, Swizzle, TensorMapLayout, Walk};
@@ -152,6 +153,21 @@ pub fn pack<T: Float16>(weights: &Scores) -> Weights {
         }
     }
     packed
+}
+
+/// The maximum of each of a lane's two rows, over the four lanes that share them. A NaN is no maximum.
+#[inline(always)]
+pub fn maxima(scores: &Scores) -> [f32; 2] {
+    let mut maxima = [[f32::NEG_INFINITY; 2]; 2];
+    for (i, &score) in scores.iter().enumerate() {
+        let maximum = &mut maxima[i >> 1 & 1][i & 1];
+        *maximum = gpu::max_f32(*maximum, score);
+    }
+    maxima.map(|[even, odd]| {
+        let mut maximum = gpu::max_f32(even, odd);
+        maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
+        gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2))
+    })
 }
 
 /// Sets the scores of what is not seen to −∞, whatever they were. `last` is the last column that each of the lane's two rows sees,

@@ -167,7 +167,7 @@ fn launch_hopper(
     };
     device.launch(
         schedule::SCHEDULE,
-        &shape(schedule::launch_shape(), mode),
+        &shape(schedule::launch_shape(sizes, &schedule), mode),
         &order,
     )?;
     let map = |tensor, heads, tokens| {

@@ -1,13 +1,16 @@
 //! A warp's 16 rows of one group: which tiles they see, what they sum up, and where it goes.
 
-use crate::gpu::{self, Global};
+use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::tile::WARP;
 use crate::tile::warpgroup::{HeadDim, Scores};
 
-use super::order::Panel;
-use super::sums::{Keys, RowSums};
-use super::{TILE, WARP_ROWS};
+use super::order::{self, Panel};
+use super::sums::{Keys, RowSums, Statistics};
+use super::{PANEL, TILE, WARP_ROWS, WARPGROUP, WARPGROUP_ROWS};
+
+/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
+const LEAST_SCALE_LOG2: f32 = 1.0e-30;
 
 /// A lane's view of the rows.
 pub(super) struct Group {
@@ -21,31 +24,39 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// The rows from rank `first_rank` on.
+    /// The rows from rank `first_rank` on. Writes how many keys each sees to its place in `limits`, for the few tiles that ask. The whole
+    /// warp calls it.
     #[inline(always)]
-    pub(super) fn new(panel: &Panel, first_rank: u32) -> Self {
+    pub(super) fn new(panel: &Panel, first_rank: u32, limits: Shared<u32>) -> Self {
+        let lane = gpu::laneid();
+        if lane < WARP_ROWS {
+            let limits = limits.add(first_rank - panel.first_rank);
+            gpu::st_shared(limits.add(lane), panel.visible(first_rank + lane));
+        }
+        gpu::bar_warp_sync(WARP);
         let has_rows = first_rank <= panel.last_rank;
         let end_tile = panel.visible(first_rank + WARP_ROWS - 1).div_ceil(TILE);
         Group {
-            rank: first_rank + gpu::laneid() / 4,
+            rank: first_rank + lane / 4,
             sums: RowSums::EMPTY,
             first_partial_tile: panel.visible(first_rank) / TILE,
             end_tile: if has_rows { end_tile } else { 0 },
         }
     }
 
-    /// The warp's queries as A operands. Each element is read from memory once, by the lane that holds it.
+    /// The warp's queries as A operands, with the sign of the scale. Each element is read from memory once, by the lane that holds it.
     #[inline(always)]
     pub(super) fn load_queries<D: HeadDim>(&self, p: &SamplingParams, panel: &Panel) -> D::Queries {
         let first_column = u64::from(gpu::laneid() % 4 * 2);
         let [upper, lower] =
             [0, 8].map(|further| panel.query(p, self.rank + further).add(first_column));
+        let flip = if p.scale_log2 < 0.0 { 0x8000_8000 } else { 0 };
         // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that
         // keeps it in local memory.)
         let mut queries: D::Queries = unsafe { core::mem::zeroed() };
         for (step, registers) in queries.as_mut().iter_mut().enumerate() {
             let pair = |row: Global<u16>, column: usize| {
-                gpu::ld_global_nc(row.add((16 * step + column) as u64).cast::<u32>())
+                flip ^ gpu::ld_global_nc(row.add((16 * step + column) as u64).cast::<u32>())
             };
             *registers = [
                 pair(upper, 0),
@@ -57,38 +68,47 @@ impl Group {
         queries
     }
 
-    /// Sums up the scores of a step, and writes the statistics of its key block. The whole warp calls it.
+    /// Sums up the scores of a step, and writes the statistics of its key block. `limits` are those of the panel's rows, of which the
+    /// group's begin at `GROUP_ROW` of a warpgroup's, and then the number of steps. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn account(&mut self, p: &SamplingParams, panel: &Panel, step: u32, scores: Scores) {
-        let tile = panel.tile(step);
+    pub(super) fn account<const GROUP_ROW: u32>(
+        &mut self,
+        p: &SamplingParams,
+        panel: &Panel,
+        limits: Shared<u32>,
+        step: u32,
+        scores: &mut Scores,
+    ) {
+        let tile = panel.tile(step, gpu::ld_shared(limits.add(PANEL)));
         if tile >= self.end_tile {
             return;
         }
         let is_for_sinks = step < panel.sink_tiles;
         let is_partial = tile >= self.first_partial_tile || tile < panel.sink_tiles;
-        let rank = self.rank;
-        let keys = || {
-            let rank = for_once(rank);
+        let keys = is_partial.then(|| {
+            let limits = limits.add(GROUP_ROW + lane_row());
+            let sinks = order::sinks(p);
             let (from, end) = if is_for_sinks {
-                (0, panel.sinks)
+                (0, sinks)
             } else {
-                (panel.sinks, u32::MAX)
+                (sinks, u32::MAX)
             };
             [0, 8].map(|further| {
-                let to = panel.visible(rank + further).min(end);
+                let to = gpu::ld_shared(limits.add(further)).min(end);
                 Keys::counted_from(tile * TILE, from, to)
             })
-        };
-        let sums = self.sums.add(scores, p.scale_log2, is_partial, keys);
+        });
+        let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
+        let statistics = self.sums.add(scores, scale_log2, keys);
         if is_for_sinks {
             // What the rows have summed up so far; the last step's, if they see several tiles of sinks, stays.
             let rank = written(for_once(self.rank));
             let at = sink_stats_at(&p.units, panel.slot, rank);
-            self.write(panel, rank, p.sink_stats.add(at), self.sums.total());
+            self.write(panel, rank, p.sink_stats.add(at), self.sums.so_far());
         } else if !p.stats.is_null() {
             let rank = written(self.rank);
             let at = stats_at(&p.units, panel.slot, tile, rank);
-            self.write(panel, rank, p.stats.add(at), sums);
+            self.write(panel, rank, p.stats.add(at), statistics);
         }
     }
 
@@ -102,13 +122,20 @@ impl Group {
         }
     }
 
-    /// Writes the statistics of keys with these sums.
+    /// Writes statistics.
     #[inline(always)]
-    fn write(&self, panel: &Panel, rank: u32, to: Global<f32>, sums: [f32; 2]) {
+    fn write(&self, panel: &Panel, rank: u32, to: Global<f32>, statistics: Statistics) {
         if writes(panel, rank) {
-            gpu::st_global_v2(to, own(self.sums.pairs(sums)));
+            gpu::st_global_v2(to, own(statistics));
         }
     }
+}
+
+/// The first of the lane's rows in its panel, if its group is its warpgroup's first. Worked out anew, as [`for_once`] does.
+#[inline(always)]
+fn lane_row() -> u32 {
+    let warp = for_once(gpu::tid_x()) / 32 - WARPGROUP / 32;
+    warp / 4 * WARPGROUP_ROWS + warp % 4 * WARP_ROWS + gpu::laneid() / 4
 }
 
 /// A lane's rank, for what happens seldom. No compiler moves a shuffle out of a loop, not even a lane's with itself: so the

@@ -14,14 +14,12 @@
 //!         sums of the first group's scores                       (the tensor cores work on the second's)
 //!         scores of the first group with the next tile begin
 //!         sums of the second group's scores                      (the tensor cores work on the first's)
-//!     row_lse[row] = reference + log2(total)
+//!     row_lse[row] = maximum + log2(total)
 //! ```
 //!
 //! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
 //! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
-//! registers of its own; and the references that rows take from sinks and diagonal, their heaviest keys, seldom have to
-//! grow later. A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU, so a
-//! score outside the diagonal gets one `fma`, one `ex2` and one `add`, and one in five does without the MUFU.
+//! registers of its own. A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU.
 //!
 //! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
 //! that it has.
@@ -82,6 +80,7 @@ const _: () = assert!(TILE == TILE_ROWS);
 /// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
 /// 128. A power of two.
 const STAGES: u32 = 4;
+const BARRIERS_BYTES: u32 = 2 * STAGES * 8;
 const WARPGROUP: u32 = 128;
 /// One warpgroup that produces, two that consume.
 pub const THREADS: u32 = 3 * WARPGROUP;
@@ -92,11 +91,10 @@ const PRODUCER_REGISTERS: u32 = 24;
 
 /// The launch of a sampling kernel on Hopper.
 pub const fn launch_shape(units: &Units) -> LaunchShape {
-    let barriers = 2 * STAGES * size_of::<u64>() as u32;
     LaunchShape::linear(
         order::blocks(units),
         THREADS,
-        STAGES * TILE * units.sizes.head_dim * 2 + barriers,
+        STAGES * TILE * units.sizes.head_dim * 2 + BARRIERS_BYTES + (PANEL + 1) * 4,
     )
 }
 
@@ -127,6 +125,13 @@ impl<D: HeadDim> Ring<D> {
     #[inline(always)]
     fn empty(self, step: u32) -> Shared<u64> {
         self.full(step).add(STAGES)
+    }
+
+    /// The panel's rows have a word each behind the barriers; then come its steps, which a consumer has no register for.
+    #[inline(always)]
+    fn limits(self) -> Shared<u32> {
+        let barriers = self.tiles.byte_add(STAGES * D::TILE_BYTES);
+        barriers.byte_add(BARRIERS_BYTES).cast()
     }
 
     /// The parity of the phase in which the step's stage is full.
@@ -166,6 +171,7 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
             gpu::mbarrier_init(ring.empty(stage), 2 * WARPGROUP / 32);
         }
         gpu::fence_mbarrier_init();
+        gpu::st_shared(ring.limits().add(PANEL), panel.steps());
     }
     gpu::bar_sync(0);
     // A shuffle, so that the compiler knows that a warp does not diverge.
@@ -188,7 +194,7 @@ fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
         gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
-        let first_key = panel.tile(step) * TILE;
+        let first_key = panel.tile(step, panel.steps()) * TILE;
         for piece in 0..D::PIECES {
             gpu::cp_async_bulk_tensor_4d_shared_global(
                 ring.tile(step).byte_add(piece * PIECE_BYTES),
@@ -210,8 +216,9 @@ fn consume<T: Float16, D: Products<T>>(
 ) {
     let first_rank = panel.first_rank + warpgroup * WARPGROUP_ROWS;
     let warp_rank = first_rank + gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0) * WARP_ROWS;
-    let mut first = Group::new(panel, warp_rank);
-    let mut second = Group::new(panel, warp_rank + GROUP);
+    let limits = ring.limits();
+    let mut first = Group::new(panel, warp_rank, limits);
+    let mut second = Group::new(panel, warp_rank + GROUP, limits);
     let rows_of_first = first.load_queries::<D>(p, panel);
     let rows_of_second = second.load_queries::<D>(p, panel);
 
@@ -224,25 +231,30 @@ fn consume<T: Float16, D: Products<T>>(
             gpu::wgmma_wait_group::<0, _>(&mut of_first);
             loop {
                 let mut of_second = D::scores(&rows_of_second, ring.tile(step));
-                first.account(p, panel, step, of_first);
+                first.account::<0>(p, panel, limits, step, &mut of_first);
+                // After the last tile comes a product that nobody looks at: a branch around it would take registers.
                 let is_last = step + 1 == end;
+                let next = if is_last { step } else { step + 1 };
                 if !is_last {
                     // Before the wait for the product, so that the next one follows at once.
-                    ring.wait(step + 1);
+                    ring.wait(next);
                 }
                 gpu::wgmma_wait_group::<0, _>(&mut of_second);
-                ring.release(step);
+                of_first = D::scores(&rows_of_first, ring.tile(next));
+                if !is_last {
+                    ring.release(step);
+                }
+                second.account::<GROUP>(p, panel, limits, step, &mut of_second);
+                gpu::wgmma_wait_group::<0, _>(&mut of_first);
                 if is_last {
-                    second.account(p, panel, step, of_second);
                     break;
                 }
-                of_first = D::scores(&rows_of_first, ring.tile(step + 1));
-                second.account(p, panel, step, of_second);
-                gpu::wgmma_wait_group::<0, _>(&mut of_first);
-                step += 1;
+                step = next;
             }
+            ring.release(step);
         }
-        if end == panel.steps() {
+        let steps = gpu::ld_shared(limits.add(PANEL));
+        if end == steps {
             break;
         }
         step = panel.first_step_of(first_rank, first_rank + WARPGROUP_ROWS - 1);
@@ -251,7 +263,7 @@ fn consume<T: Float16, D: Products<T>>(
             ring.release(end);
             end += 1;
         }
-        end = panel.steps();
+        end = steps;
     }
     first.write_row_lse(p, panel);
     second.write_row_lse(p, panel);

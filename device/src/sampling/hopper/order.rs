@@ -18,8 +18,6 @@ pub(super) struct Panel {
     pub(super) first_rank: u32,
     /// Rank of the unit's last row, at least `first_rank`.
     pub(super) last_rank: u32,
-    /// Keys that key blocks leave out: none without statistics.
-    pub(super) sinks: u32,
     /// Steps for the sinks alone.
     pub(super) sink_tiles: u32,
     /// Tiles that some row sees.
@@ -41,6 +39,12 @@ const fn heads(units: &Units) -> u32 {
 /// part, so that panels of equal weight stand together.
 pub(super) const fn blocks(units: &Units) -> u32 {
     heads(units) * units.per_head() * panels(units)
+}
+
+/// Keys that key blocks leave out: none without statistics.
+#[inline(always)]
+pub(super) fn sinks(p: &SamplingParams) -> u32 {
+    if p.stats.is_null() { 0 } else { p.units.sinks }
 }
 
 impl Panel {
@@ -72,12 +76,11 @@ impl Panel {
             rows,
             first_rank,
             last_rank: rows.len() - 1,
-            sinks: if p.stats.is_null() { 0 } else { units.sinks },
             sink_tiles: 0,
             tiles: 0,
         };
         panel.tiles = panel.visible(first_rank + PANEL - 1).div_ceil(TILE);
-        panel.sink_tiles = panel.sinks.div_ceil(TILE).min(panel.tiles);
+        panel.sink_tiles = sinks(p).div_ceil(TILE).min(panel.tiles);
         Some(panel)
     }
 
@@ -101,13 +104,13 @@ impl Panel {
         self.sink_tiles + self.tiles
     }
 
-    /// The tile of a step: ascending over the sinks, then descending over all.
+    /// The tile of a step of all these: ascending over the sinks, then descending over all.
     #[inline(always)]
-    pub(super) fn tile(&self, step: u32) -> u32 {
+    pub(super) fn tile(&self, step: u32, steps: u32) -> u32 {
         if step < self.sink_tiles {
             step
         } else {
-            self.steps() - 1 - step
+            steps - 1 - step
         }
     }
 

@@ -1,26 +1,20 @@
 //! Sums of 2^score over a lane's two rows, tile after tile.
 //!
-//! Scores are taken relative to a *reference* of the row, and the usual choice, the maximum so far, would cost a comparison
-//! a score before the first exponential can start. But any reference does that is at most the row's maximum, so that what
-//! underflows is nothing to the row, and not so far below the tile's that sums overflow. So rows keep the maximum over some
-//! earlier tile, sum up, and look at the sums: only where they have grown out of proportion, or a tile has keys that some
-//! row does not see, a tile is done the long way, with its own maximum. The first tile of a row is one of them by itself:
-//! relative to −∞ everything is infinite.
+//! ```text
+//! maximum[row] of the tile, over the row's four lanes
+//! sum[row] = Σ 2^(score − maximum), each exponential in the place of its score
+//! total[row] = total · 2^(old − new) + sum · 2^(maximum − new), where new is the greater of the maxima
+//! ```
+//!
+//! The exponentials of a tile are independent, and the MUFU needs dozens of them under way. They write over their scores: what kept the
+//! scores for a second look, to spare the maximum, left registers for three or four, and took twice as long.
+//!
+//! Scores are raw products; `scale_log2` > 0 turns them into exponents of 2.
 
 use crate::gpu;
 use crate::sampling::finite_or_zero;
-use crate::tile::warpgroup::Scores;
-use crate::tile::{WARP, exp2_by_fma};
-
-/// What the sum of a lane's scores in a tile may be before the reference follows. A score is then at most 16 above its
-/// reference: as far as those below it that still count, so that rounding the difference costs no more there.
-const MOST: f32 = 65536.0;
-
-/// Every so manieth exponential outside the diagonal is done by [`exp2_by_fma`], or 0 for none: 12 of 64. The tensor cores
-/// and the MUFU need the same 512 cycles for the scores of a warpgroup with a tile, and neither is ever busy all the time;
-/// so the MUFU gets less, and half of the instructions that could be issued meanwhile are still none. Odd, so that both
-/// rows and both chains of additions get their part.
-const FMA_EVERY: usize = 5;
+use crate::tile::WARP;
+use crate::tile::warpgroup::{self, Scores};
 
 /// Keys that count for one row, from a tile's first: `from..to`. Negative numbers and those after the tile's last are
 /// welcome.
@@ -45,81 +39,54 @@ impl Keys {
 #[derive(Clone, Copy)]
 pub(super) struct RowSums {
     /// Log2 domain; −∞ before the first key.
-    reference: [f32; 2],
-    /// Σ 2^(score − reference) over the keys so far.
+    maximum: [f32; 2],
+    /// Σ 2^(score − maximum) over the keys so far.
     total: [f32; 2],
 }
+
+/// Maximum and sum of each of a lane's two rows over some keys.
+pub(super) type Statistics = [[f32; 2]; 2];
 
 impl RowSums {
     /// Over no key.
     pub(super) const EMPTY: Self = RowSums {
-        reference: [f32::NEG_INFINITY; 2],
+        maximum: [f32::NEG_INFINITY; 2],
         total: [0.0; 2],
     };
 
-    /// Adds a tile, and gives Σ 2^(score − reference) over it. Where it is `partial`, only `keys` of each row count. The
-    /// whole warp calls it.
+    /// Adds a tile, and gives its statistics. Only the `keys` of each row count, or all. The whole warp calls it.
     #[inline(always)]
     pub(super) fn add(
         &mut self,
-        mut scores: Scores,
+        scores: &mut Scores,
         scale_log2: f32,
-        partial: bool,
-        keys: impl Fn() -> [Keys; 2],
-    ) -> [f32; 2] {
-        let mut sums = [0.0; 2];
-        let mut long_way = partial;
-        if !partial {
-            sums = sums_of::<FMA_EVERY>(&scores, scale_log2, self.reference);
-            // NaN is not at most anything.
-            let fits = sums[0] + sums[1] <= MOST;
-            long_way = gpu::vote_sync_any(WARP, !fits);
+        keys: Option<[Keys; 2]>,
+    ) -> Statistics {
+        if let Some(keys) = keys {
+            mask(scores, keys);
         }
-        if long_way {
-            for score in &mut scores {
-                *score *= scale_log2;
-            }
-            if partial {
-                mask(&mut scores, keys());
-            }
-            let [first, second] = maxima_of(&scores);
-            self.raise(0, first);
-            self.raise(1, second);
-            sums = sums_of::<0>(&scores, 1.0, self.reference.map(finite_or_zero));
+        let maximum = warpgroup::maxima(scores).map(|maximum| maximum * scale_log2);
+        let sum = sums_of(scores, scale_log2, maximum.map(finite_or_zero));
+        for row in 0..2 {
+            let new = gpu::max_f32(self.maximum[row], maximum[row]);
+            let to_new = |old: f32| gpu::ex2_approx_ftz_f32(old - finite_or_zero(new));
+            let kept = self.total[row] * to_new(self.maximum[row]);
+            self.total[row] = gpu::fma_rn_f32(sum[row], to_new(maximum[row]), kept);
+            self.maximum[row] = new;
         }
-        for (sum, total) in sums.iter_mut().zip(&mut self.total) {
-            *sum += gpu::shfl_sync_bfly(WARP, *sum, 1);
-            *sum += gpu::shfl_sync_bfly(WARP, *sum, 2);
-            *total += *sum;
-        }
-        sums
+        [[maximum[0], sum[0]], [maximum[1], sum[1]]]
     }
 
-    /// Moves the reference of a row up to this maximum.
+    /// The rows' statistics over all keys so far.
     #[inline(always)]
-    fn raise(&mut self, row: usize, maximum: f32) {
-        let raised = gpu::max_f32(self.reference[row], maximum);
-        let below = self.reference[row] - finite_or_zero(raised);
-        self.total[row] *= gpu::ex2_approx_ftz_f32(below);
-        self.reference[row] = raised;
-    }
-
-    /// The rows' statistics of keys with these sums.
-    #[inline(always)]
-    pub(super) fn pairs(&self, sums: [f32; 2]) -> [[f32; 2]; 2] {
-        [0, 1].map(|row| [self.reference[row], sums[row]])
-    }
-
-    /// Σ 2^(score − reference) over all keys.
-    #[inline(always)]
-    pub(super) fn total(&self) -> [f32; 2] {
-        self.total
+    pub(super) fn so_far(&self) -> Statistics {
+        [0, 1].map(|row| [self.maximum[row], self.total[row]])
     }
 
     /// log2 Σ 2^score over all keys.
     #[inline(always)]
     pub(super) fn log2(&self) -> [f32; 2] {
-        [0, 1].map(|row| self.reference[row] + gpu::lg2_approx_ftz_f32(self.total[row]))
+        [0, 1].map(|row| self.maximum[row] + gpu::lg2_approx_ftz_f32(self.total[row]))
     }
 }
 
@@ -128,37 +95,22 @@ const fn row_of(element: usize) -> usize {
     element / 2 % 2
 }
 
-/// Σ 2^(score · scale − reference) over the lane's scores of each row, every `FMA_EVERY`th of them by [`exp2_by_fma`]; none
-/// if that is 0.
+/// Σ 2^(score · scale − maximum) of each row, over the four lanes that share it.
 #[inline(always)]
-fn sums_of<const FMA_EVERY: usize>(scores: &Scores, scale: f32, reference: [f32; 2]) -> [f32; 2] {
+fn sums_of(scores: &mut Scores, scale: f32, maximum: [f32; 2]) -> [f32; 2] {
+    for (element, score) in scores.iter_mut().enumerate() {
+        let below = gpu::fma_rn_f32(*score, scale, -maximum[row_of(element)]);
+        *score = gpu::ex2_approx_ftz_f32(below);
+    }
     // Two chains of additions a row, even and odd columns: four in all cover the latency of an addition.
     let mut sums = [[0.0; 2]; 2];
-    for (element, &score) in scores.iter().enumerate() {
-        let row = row_of(element);
-        let below = gpu::fma_rn_f32(score, scale, -reference[row]);
-        let by_fma = FMA_EVERY > 0 && element % FMA_EVERY == FMA_EVERY - 1;
-        sums[row][element % 2] += if by_fma {
-            exp2_by_fma(below)
-        } else {
-            gpu::ex2_approx_ftz_f32(below)
-        };
+    for (element, weight) in scores.iter().enumerate() {
+        sums[row_of(element)][element % 2] += weight;
     }
-    sums.map(|[even, odd]| even + odd)
-}
-
-/// The maximum of each row, over the four lanes that share it; NaN is no maximum.
-#[inline(always)]
-fn maxima_of(scores: &Scores) -> [f32; 2] {
-    let mut maxima = [[f32::NEG_INFINITY; 2]; 2];
-    for (element, &score) in scores.iter().enumerate() {
-        let maximum = &mut maxima[row_of(element)][element % 2];
-        *maximum = gpu::max_f32(*maximum, score);
-    }
-    maxima.map(|[even, odd]| {
-        let mut maximum = gpu::max_f32(even, odd);
-        maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
-        gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2))
+    sums.map(|[even, odd]| {
+        let mut sum = even + odd;
+        sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+        sum + gpu::shfl_sync_bfly(WARP, sum, 2)
     })
 }
 

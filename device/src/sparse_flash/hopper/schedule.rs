@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! dense:   for each group of heads that share keys: query blocks from the last to the first, all heads of the group for each
-//! sparse:  this kernel, one block of threads, sorts the tasks by their tiles into 1024 buckets, longest first
+//! sparse:  for each group: its tasks sorted by their tiles into 1024 buckets, longest first, by one block of this kernel
 //! ```
 //!
-//! The dense order needs no memory: blocks compute it. Its groups keep what runs at the same time to few heads of keys and values, which
-//! then stay in the cache. The sparse order keeps the dense one within a bucket only roughly: lanes take their places with atomics. No
-//! result depends on it.
+//! Groups keep what runs at the same time to few heads of keys and values, which then stay in the cache: all heads of 128K tokens at once,
+//! 512 MB of them, would come from memory for every query block. The dense order needs no memory: blocks compute it. The sparse order
+//! keeps the dense one within a bucket only roughly: lanes take their places with atomics. No result depends on it.
 //!
 //! The kernel also sets the counter, so that a launch relies on no memory that the host cleared.
 
@@ -21,7 +21,7 @@ use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes};
 use crate::tile::WARP;
 
-/// Threads of the one block. Each has a bucket.
+/// Threads of a block. Each has a bucket.
 pub const THREADS: u32 = 1024;
 
 /// The order of the tasks, and how many have been taken.
@@ -30,7 +30,7 @@ pub const THREADS: u32 = 1024;
 pub struct Schedule {
     /// One word: tasks taken, beyond each block's first.
     pub taken: Global<u32>,
-    /// [`tasks`] words: the tasks' numbers, longest first. Null: in the order of their numbers.
+    /// [`tasks`] words: the tasks' numbers, group by group, longest first. Null: in the order of their numbers.
     pub order: Global<u32>,
     /// Heads whose tasks of one query block follow each other: a divisor of batch · q_heads.
     pub group_heads: u32,
@@ -73,10 +73,16 @@ pub const fn group_heads(sizes: &ProblemSizes) -> u32 {
 }
 
 impl Schedule {
+    /// Tasks of a group, whose numbers follow each other.
+    #[inline(always)]
+    const fn group_tasks(&self, sizes: &ProblemSizes) -> u32 {
+        self.group_heads * query_tiles(sizes)
+    }
+
     /// The task of number `number`, which is below [`tasks`].
     #[inline(always)]
     pub(in super::super) const fn task(&self, sizes: &ProblemSizes, number: u32) -> Task {
-        let of_group = self.group_heads * query_tiles(sizes);
+        let of_group = self.group_tasks(sizes);
         let in_group = number % of_group;
         let head = number / of_group * self.group_heads + in_group % self.group_heads;
         let query_block = sizes.query_blocks() - 1 - in_group / self.group_heads;
@@ -101,9 +107,14 @@ impl Schedule {
     }
 }
 
-/// The launch of the scheduling kernel.
-pub const fn launch_shape() -> LaunchShape {
-    LaunchShape::linear(1, THREADS, 4 * (THREADS + THREADS / 32))
+/// The launch of the scheduling kernel: a block for each group, or one where there is nothing to sort.
+pub const fn launch_shape(sizes: &ProblemSizes, schedule: &Schedule) -> LaunchShape {
+    let groups = if schedule.order.is_null() {
+        1
+    } else {
+        sizes.heads() / schedule.group_heads
+    };
+    LaunchShape::linear(groups, THREADS, 4 * (THREADS + THREADS / 32))
 }
 
 /// About how many tiles a task has, at least 1.
@@ -145,19 +156,20 @@ fn bucket(p: &SparseFlashParams, task: Task) -> u32 {
 #[inline(always)]
 fn order_tasks(p: &ScheduleParams) {
     let thread = gpu::tid_x();
-    if thread == 0 {
+    if thread == 0 && gpu::ctaid_x() == 0 {
         gpu::st_global(p.schedule.taken, 0);
     }
     if p.schedule.order.is_null() {
         return;
     }
     let sizes = &p.attention.sizes;
-    let tasks = tasks(sizes);
+    let first = gpu::ctaid_x() * p.schedule.group_tasks(sizes);
+    let end = first + p.schedule.group_tasks(sizes);
     let buckets: Shared<u32> = gpu::dynamic_shared().cast();
     gpu::st_shared(buckets.add(thread), 0);
     gpu::bar_sync(0);
-    let mut number = thread;
-    while number < tasks {
+    let mut number = first + thread;
+    while number < end {
         let bucket = bucket(&p.attention, p.schedule.task(sizes, number));
         gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         number += THREADS;
@@ -166,10 +178,10 @@ fn order_tasks(p: &ScheduleParams) {
     let before = tasks_before(gpu::ld_shared(buckets.add(thread)), buckets.add(THREADS));
     gpu::st_shared(buckets.add(thread), before);
     gpu::bar_sync(0);
-    let mut number = thread;
-    while number < tasks {
+    let mut number = first + thread;
+    while number < end {
         let bucket = bucket(&p.attention, p.schedule.task(sizes, number));
-        let place = gpu::atom_shared_add_u32(buckets.add(bucket), 1);
+        let place = first + gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         gpu::st_global(p.schedule.order.add(place.into()), number);
         number += THREADS;
     }
