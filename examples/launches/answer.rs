@@ -1,10 +1,15 @@
-//! What is answered: a plan's memory, and its launches.
+//! What is answered: a plan's memory, and its launches on a device that is somewhere else.
 
 use std::mem::MaybeUninit;
 
-use sample_attention::pipeline::{Call, GpuPlan, Launch, Region};
+use sample_attention::pipeline::{
+    Call, Device, GpuPlan, Launch, Region, Target, TensorMap, TensorMapLayout,
+};
 use sample_attention_device::reduction::MASS_ONE;
 use serde_json::{Map, Value, json};
+
+use crate::request::words;
+use crate::{hear, say};
 
 /// The memory that runs of a plan need.
 pub fn plan(number: usize, plan: &GpuPlan) -> Value {
@@ -43,22 +48,67 @@ fn region<T>(region: &Region<T>) -> Value {
     json!({ "offset_bytes": region.offset_bytes, "len": region.len, "element_bytes": size_of::<T>() })
 }
 
-/// Launches in the order in which a stream has to run them.
-pub fn launches(launches: &[Launch]) -> Value {
-    let launches: Vec<Value> = launches
-        .iter()
-        .map(|launch| {
-            json!({
-                "stage": launch.stage.name(),
-                "kernel": launch.call.name(),
-                "grid": launch.shape.grid,
-                "block": launch.shape.block,
-                "shared_bytes": launch.shape.shared_bytes,
-                "params": hexadecimal(&params(&launch.call)),
-            })
-        })
-        .collect();
-    json!({ "launches": launches })
+/// Notes launches in place of a device, in the order in which a stream has to run them.
+pub struct Recorder {
+    target: Target,
+    multiprocessors: u32,
+    launches: Vec<Value>,
+}
+
+impl Recorder {
+    /// Of a device with kernels of a target.
+    pub fn new(target: Target, multiprocessors: u32) -> Self {
+        Recorder {
+            target,
+            multiprocessors,
+            launches: Vec::new(),
+        }
+    }
+
+    /// What was launched.
+    pub fn answer(self) -> Value {
+        json!({ "launches": self.launches })
+    }
+}
+
+impl Device for Recorder {
+    type Error = String;
+
+    fn target(&self) -> Target {
+        self.target
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap, String> {
+        let rank = layout.rank as usize;
+        let question = json!({ "tensor_map": {
+            "address": layout.base,
+            "element_bytes": layout.element_bytes,
+            "dims": layout.dims[..rank],
+            "strides_bytes": layout.strides_bytes[..rank - 1],
+            "box_dims": layout.box_dims[..rank],
+            "swizzle": layout.swizzle as u32,
+        }});
+        say(&question).map_err(|error| error.to_string())?;
+        let line = hear().map_err(|error| error.to_string())?;
+        let line = line.ok_or("the input ended where a tensor map was asked for")?;
+        Ok(TensorMap::from_words(words(&line)?))
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<(), String> {
+        self.launches.push(json!({
+            "stage": launch.stage.name(),
+            "kernel": launch.call.name(),
+            "grid": launch.shape.grid,
+            "block": launch.shape.block,
+            "shared_bytes": launch.shape.shared_bytes,
+            "params": hexadecimal(&params(&launch.call)),
+        }));
+        Ok(())
+    }
 }
 
 /// The bytes that a driver would read.
@@ -73,7 +123,10 @@ fn params(call: &Call) -> Vec<u8> {
         std::arch::asm!("/* {0} */", in(reg) bytes.as_mut_ptr(), options(nostack, preserves_flags));
     }
     // SAFETY: as the assembly left them, all bytes are initialised.
-    bytes.iter().map(|byte| unsafe { byte.assume_init() }).collect()
+    bytes
+        .iter()
+        .map(|byte| unsafe { byte.assume_init() })
+        .collect()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

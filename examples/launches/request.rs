@@ -1,6 +1,6 @@
 //! What is asked: a line of JSON as a plan, or as the operands of one.
 
-use sample_attention::pipeline::{DeviceMemory, DeviceTensor, GpuPlan, Operands, Target};
+use sample_attention::pipeline::{DeviceMemory, DeviceTensor, GpuPlan, Operands, Rescale, Target};
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
 use serde_json::{Map, Value};
 
@@ -9,9 +9,23 @@ pub enum Request {
     /// The kernels of a target.
     Ptx(Target),
     /// A new plan.
-    Plan(GpuPlan),
+    Plan(Box<GpuPlan>),
     /// The launches of a plan that was made before, on these operands.
-    Launches { plan: usize, operands: Operands },
+    Launches {
+        /// Its number.
+        plan: usize,
+        target: Target,
+        multiprocessors: u32,
+        operands: Box<Operands>,
+    },
+}
+
+/// Reads the 16 words of a tensor map.
+pub fn words(line: &str) -> Result<[u64; 16], String> {
+    let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let answer = Fields::of("the tensor map", &value)?;
+    answer.only(&["words"])?;
+    answer.integers("words")
 }
 
 /// Reads a request.
@@ -22,14 +36,15 @@ pub fn parse(line: &str) -> Result<Request, String> {
     if let Some(target) = request.find("ptx") {
         Ok(Request::Ptx(target_of(target)?))
     } else if let Some(plan) = request.find("plan") {
-        Ok(Request::Plan(plan_of(&Fields::of("plan", plan)?)?))
+        let plan = plan_of(&Fields::of("plan", plan)?)?;
+        Ok(Request::Plan(Box::new(plan)))
     } else {
         launches_of(&Fields::of("launches", request.get("launches")?)?)
     }
 }
 
 fn plan_of(fields: &Fields<'_>) -> Result<GpuPlan, String> {
-    fields.only(&["problem", "work"])?;
+    fields.only(&["problem", "work", "rescale"])?;
     let problem = problem_of(&Fields::of("problem", fields.get("problem")?)?)?;
     let work = fields.get("work")?;
     let plan = if work == "dense" {
@@ -49,7 +64,12 @@ fn plan_of(fields: &Fields<'_>) -> Result<GpuPlan, String> {
             ),
         }
     };
-    plan.map_err(|error| error.to_string())
+    let plan = plan.map_err(|error| error.to_string())?;
+    match fields.word_or("rescale", "rarely")? {
+        "rarely" => Ok(plan.with_rescale(Rescale::Rarely)),
+        "always" => Ok(plan.with_rescale(Rescale::Always)),
+        other => Err(format!("there is no rescale {other}: rarely or always")),
+    }
 }
 
 fn problem_of(fields: &Fields<'_>) -> Result<Problem, String> {
@@ -133,20 +153,34 @@ fn target_of(value: &Value) -> Result<Target, String> {
 }
 
 fn launches_of(fields: &Fields<'_>) -> Result<Request, String> {
-    fields.only(&["plan", "q", "k", "v", "o", "lse", "workspace"])?;
-    // The shapes are the plan's, which `main` knows; the request repeats them so that a tensor says what it is by itself.
+    fields.only(&[
+        "plan",
+        "target",
+        "multiprocessors",
+        "q",
+        "k",
+        "v",
+        "o",
+        "lse",
+        "workspace",
+    ])?;
     let tensor = |name| tensor_of(&Fields::of(name, fields.get(name)?)?);
     let memory = |name| memory_of(&Fields::of(name, fields.get(name)?)?);
     Ok(Request::Launches {
         plan: fields.integer("plan")?,
-        operands: Operands {
+        target: target_of(fields.get("target")?)?,
+        multiprocessors: fields
+            .integer("multiprocessors")?
+            .try_into()
+            .map_err(|_| "there is no GPU of so many multiprocessors")?,
+        operands: Box::new(Operands {
             q: tensor("q")?,
             k: tensor("k")?,
             v: tensor("v")?,
             o: tensor("o")?,
             lse: memory("lse")?,
             workspace: memory("workspace")?,
-        },
+        }),
     })
 }
 
@@ -156,7 +190,8 @@ fn tensor_of(fields: &Fields<'_>) -> Result<DeviceTensor, String> {
         address: fields.integer("address")? as u64,
         bytes: fields.integer("bytes")? as u64,
     };
-    let (shape, strides) = (fields.four("shape")?, fields.four("strides")?);
+    let [shape, strides] = [fields.integers("shape")?, fields.integers("strides")?]
+        .map(|integers| integers.map(|integer| integer as usize));
     DeviceTensor::new(memory, fields.dtype()?, shape, strides)
         .map_err(|error| format!("{}: {error}", fields.name))
 }
@@ -243,16 +278,12 @@ impl<'a> Fields<'a> {
             .ok_or_else(|| format!("{}.dtype is f32, f16 or bf16, not {value}", self.name))
     }
 
-    fn four(&self, field: &str) -> Result<[usize; 4], String> {
+    fn integers<const N: usize>(&self, field: &str) -> Result<[u64; N], String> {
         let value = self.get(field)?;
         let elements = value.as_array().map(Vec::as_slice).unwrap_or_default();
-        let elements: Vec<usize> = elements
-            .iter()
-            .filter_map(|element| element.as_u64())
-            .map(|element| element as usize)
-            .collect();
-        elements
-            .try_into()
-            .map_err(|_| format!("{}.{field} is four whole numbers, not {value}", self.name))
+        let integers: Option<Vec<u64>> = elements.iter().map(Value::as_u64).collect();
+        integers
+            .and_then(|integers| integers.try_into().ok())
+            .ok_or_else(|| format!("{}.{field} is {N} whole numbers, not {value}", self.name))
     }
 }
