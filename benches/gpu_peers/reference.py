@@ -31,7 +31,7 @@ class Rows:
         scores.masked_fill_(~visible, -math.inf)
         coverage = None
         if keeps is not None:
-            mask = keeps(head, rows)
+            mask = keeps(head, rows)[:, : self.inputs.n]
             coverage = (scores.softmax(-1) * mask).sum(-1)
             scores.masked_fill_(~mask, -math.inf)
         lse = scores.logsumexp(-1)
