@@ -1,0 +1,1 @@
+"""Comparisons on a GPU with PyTorch's attention kernels; `benches/peers.py` runs them."""
