@@ -5,11 +5,16 @@
 use super::WARP;
 use super::float16::{Bf16, F16, Float16};
 use super::swizzled::SwizzledTile;
-use crate::gpu::{self, Accumulators, KMajor, MnMajor, Shared, Swizzle, TensorMapLayout, Walk};
+use crate::gpu::{
+    self, Accumulators, Global, KMajor, MnMajor, Shared, Swizzle, TensorMapLayout, Walk,
+};
 use crate::params::{ProblemSizes, TensorArg};
 
 /// Rows of a tile.
 pub const TILE_ROWS: u32 = 128;
+
+/// Rows of the queries of one product, where they are in shared memory.
+pub const GROUP_ROWS: u32 = 64;
 
 /// Columns of a piece: 128 bytes.
 pub const PIECE_COLUMNS: u32 = 64;
@@ -96,17 +101,32 @@ pub trait Products<T: Float16>: HeadDim {
     /// queries · keysᵀ.
     fn scores(queries: &Self::Queries, keys: Shared<u8>) -> Scores;
 
+    /// The same with the queries in shared memory: a tile of [`GROUP_ROWS`] rows.
+    ///
+    /// A product from registers holds its warps up while the tensor cores read them, which is nearly to its end; one from shared memory
+    /// lets them go on at once.
+    fn scores_of_group(queries: Shared<u8>, keys: Shared<u8>) -> Scores;
+
     /// output += weights · values.
     fn add_values(output: &mut Self::Output, weights: &Weights, values: Shared<u8>);
 }
 
 macro_rules! products {
-    ($($element:ident, $dim:ident, $scores:ident, $values:ident;)*) => {$(
+    ($($element:ident, $dim:ident, $scores:ident, $shared:ident, $values:ident;)*) => {$(
         impl Products<$element> for $dim {
             #[inline(always)]
             #[track_caller]
             fn scores(queries: &Self::Queries, keys: Shared<u8>) -> Scores {
                 gpu::$scores::<KMajor<TILE_ROWS>>(queries, KMajor::<TILE_ROWS>::descriptor(keys))
+            }
+
+            #[inline(always)]
+            #[track_caller]
+            fn scores_of_group(queries: Shared<u8>, keys: Shared<u8>) -> Scores {
+                gpu::$shared::<KMajor<GROUP_ROWS>, KMajor<TILE_ROWS>>(
+                    KMajor::<GROUP_ROWS>::descriptor(queries),
+                    KMajor::<TILE_ROWS>::descriptor(keys),
+                )
             }
 
             #[inline(always)]
@@ -120,10 +140,14 @@ macro_rules! products {
 }
 
 products! {
-    Bf16, D64, wgmma_m64n128k16x4_f32_bf16_rs_zero, wgmma_m64n64k16x8_f32_bf16_rs;
-    Bf16, D128, wgmma_m64n128k16x8_f32_bf16_rs_zero, wgmma_m64n128k16x8_f32_bf16_rs;
-    F16, D64, wgmma_m64n128k16x4_f32_f16_rs_zero, wgmma_m64n64k16x8_f32_f16_rs;
-    F16, D128, wgmma_m64n128k16x8_f32_f16_rs_zero, wgmma_m64n128k16x8_f32_f16_rs;
+    Bf16, D64, wgmma_m64n128k16x4_f32_bf16_rs_zero,
+        wgmma_m64n128k16x4_f32_bf16_ss_zero, wgmma_m64n64k16x8_f32_bf16_rs;
+    Bf16, D128, wgmma_m64n128k16x8_f32_bf16_rs_zero,
+        wgmma_m64n128k16x8_f32_bf16_ss_zero, wgmma_m64n128k16x8_f32_bf16_rs;
+    F16, D64, wgmma_m64n128k16x4_f32_f16_rs_zero,
+        wgmma_m64n128k16x4_f32_f16_ss_zero, wgmma_m64n64k16x8_f32_f16_rs;
+    F16, D128, wgmma_m64n128k16x8_f32_f16_rs_zero,
+        wgmma_m64n128k16x8_f32_f16_ss_zero, wgmma_m64n128k16x8_f32_f16_rs;
 }
 
 /// The warp's 16 rows, from `first_row` on, of a tile of queries.
@@ -139,6 +163,27 @@ pub fn load_queries<D: HeadDim>(tile: Shared<u8>, first_row: u32, lane: u32) -> 
         *registers = gpu::ldmatrix_x4(rows.block(0, step as u32 % 4));
     }
     queries
+}
+
+/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with the bits of `flip` flipped in every pair of
+/// elements. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
+#[inline(always)]
+#[track_caller]
+pub fn copy_rows<D: HeadDim>(
+    tile: Shared<u8>,
+    first_row: u32,
+    flip: u32,
+    row: impl Fn(u32) -> Global<u16>,
+) {
+    let chunks = D::DIM / 8;
+    for step in 0..16 * chunks / 32 {
+        let index = step * 32 + gpu::laneid();
+        let (in_warp, chunk) = (index / chunks, index % chunks);
+        let words = gpu::ld_global_nc_v4(row(in_warp).add(u64::from(chunk * 8)).cast::<u32>());
+        let piece = tile.byte_add(chunk / 8 * GROUP_ROWS * 128);
+        let to = SwizzledTile::<8>::new(piece).chunk(first_row + in_warp, chunk % 8);
+        gpu::st_shared_v4(to.cast::<u32>(), words.map(|pair| pair ^ flip));
+    }
 }
 
 /// Weights rounded to 16 bits.

@@ -3,7 +3,7 @@
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::tile::WARP;
-use crate::tile::warpgroup::{HeadDim, Scores};
+use crate::tile::warpgroup::{self, HeadDim, Scores};
 
 use super::order::{self, Panel};
 use super::sums::{Keys, RowSums, Statistics};
@@ -44,28 +44,20 @@ impl Group {
         }
     }
 
-    /// The warp's queries as A operands, with the sign of the scale. Each element is read from memory once, by the lane that holds it.
+    /// Copies the warp's queries into the group's tile, with the sign of the scale. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn load_queries<D: HeadDim>(&self, p: &SamplingParams, panel: &Panel) -> D::Queries {
-        let first_column = u64::from(gpu::laneid() % 4 * 2);
-        let [upper, lower] =
-            [0, 8].map(|further| panel.query(p, self.rank + further).add(first_column));
+    pub(super) fn copy_queries<D: HeadDim>(
+        &self,
+        p: &SamplingParams,
+        panel: &Panel,
+        tile: Shared<u8>,
+    ) {
+        let first_rank = self.rank - gpu::laneid() / 4;
         let flip = if p.scale_log2 < 0.0 { 0x8000_8000 } else { 0 };
-        // SAFETY: an array of integers, for which zero bits are the number 0. (As an array expression it would be a loop that
-        // keeps it in local memory.)
-        let mut queries: D::Queries = unsafe { core::mem::zeroed() };
-        for (step, registers) in queries.as_mut().iter_mut().enumerate() {
-            let pair = |row: Global<u16>, column: usize| {
-                flip ^ gpu::ld_global_nc(row.add((16 * step + column) as u64).cast::<u32>())
-            };
-            *registers = [
-                pair(upper, 0),
-                pair(lower, 0),
-                pair(upper, 8),
-                pair(lower, 8),
-            ];
-        }
-        queries
+        let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
+        warpgroup::copy_rows::<D>(tile, first_row, flip, |row| {
+            panel.query(p, first_rank + row)
+        });
     }
 
     /// Sums up the scores of a step, and writes the statistics of its key block. `limits` are those of the panel's rows, of which the

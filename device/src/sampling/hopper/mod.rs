@@ -7,7 +7,7 @@
 //! producer, one thread:
 //!     for each step: wait until the stage is empty, copy the step's tile into it
 //! two consumer warpgroups of 128 rows, as two groups of 64:
-//!     the rows as fragments in registers
+//!     the rows into shared memory
 //!     scores of the first group with the first tile begin
 //!     for each step:
 //!         scores of the second group with this tile begin
@@ -49,7 +49,7 @@ use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes, TensorArg};
 use crate::tile::warpgroup::{
-    D64, D128, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
+    D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
@@ -69,7 +69,7 @@ pub struct HopperParams {
 /// Rows that share the tiles in shared memory.
 const PANEL: u32 = 256;
 /// Rows of one product: the m of `wgmma`.
-const GROUP: u32 = 64;
+const GROUP: u32 = GROUP_ROWS;
 /// Rows of a consumer warpgroup, in two groups.
 const WARPGROUP_ROWS: u32 = 2 * GROUP;
 /// Rows of a warp in a group.
@@ -81,6 +81,8 @@ const _: () = assert!(TILE == TILE_ROWS);
 /// 128. A power of two.
 const STAGES: u32 = 4;
 const BARRIERS_BYTES: u32 = 2 * STAGES * 8;
+/// The barrier of the first consumer warpgroup; the second's follows.
+const WARPGROUP_BARRIER: u32 = 1;
 const WARPGROUP: u32 = 128;
 /// One warpgroup that produces, two that consume.
 pub const THREADS: u32 = 3 * WARPGROUP;
@@ -94,7 +96,7 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
     LaunchShape::linear(
         order::blocks(units),
         THREADS,
-        STAGES * TILE * units.sizes.head_dim * 2 + BARRIERS_BYTES + (PANEL + 1) * 4,
+        (STAGES * TILE + PANEL) * units.sizes.head_dim * 2 + BARRIERS_BYTES + (PANEL + 1) * 4,
     )
 }
 
@@ -118,7 +120,7 @@ impl<D: HeadDim> Ring<D> {
 
     #[inline(always)]
     fn full(self, step: u32) -> Shared<u64> {
-        let barriers = self.tiles.byte_add(STAGES * D::TILE_BYTES).cast();
+        let barriers = self.queries(PANEL / GROUP).cast();
         barriers.add(step % STAGES)
     }
 
@@ -127,10 +129,17 @@ impl<D: HeadDim> Ring<D> {
         self.full(step).add(STAGES)
     }
 
+    /// The queries of a group, behind the tiles.
+    #[inline(always)]
+    fn queries(self, group: u32) -> Shared<u8> {
+        self.tiles
+            .byte_add(STAGES * D::TILE_BYTES + group * D::TILE_BYTES * GROUP / TILE)
+    }
+
     /// The panel's rows have a word each behind the barriers; then come its steps, which a consumer has no register for.
     #[inline(always)]
     fn limits(self) -> Shared<u32> {
-        let barriers = self.tiles.byte_add(STAGES * D::TILE_BYTES);
+        let barriers = self.queries(PANEL / GROUP);
         barriers.byte_add(BARRIERS_BYTES).cast()
     }
 
@@ -219,18 +228,22 @@ fn consume<T: Float16, D: Products<T>>(
     let limits = ring.limits();
     let mut first = Group::new(panel, warp_rank, limits);
     let mut second = Group::new(panel, warp_rank + GROUP, limits);
-    let rows_of_first = first.load_queries::<D>(p, panel);
-    let rows_of_second = second.load_queries::<D>(p, panel);
+    let queries_of_first = ring.queries(2 * warpgroup);
+    let queries_of_second = ring.queries(2 * warpgroup + 1);
+    first.copy_queries::<D>(p, panel, queries_of_first);
+    second.copy_queries::<D>(p, panel, queries_of_second);
+    gpu::fence_proxy_async_shared_cta();
+    gpu::bar_sync_count(WARPGROUP_BARRIER + warpgroup, WARPGROUP);
 
     let mut step = 0;
     let mut end = panel.sink_tiles;
     loop {
         if step < end {
             ring.wait(step);
-            let mut of_first = D::scores(&rows_of_first, ring.tile(step));
+            let mut of_first = D::scores_of_group(queries_of_first, ring.tile(step));
             gpu::wgmma_wait_group::<0, _>(&mut of_first);
             loop {
-                let mut of_second = D::scores(&rows_of_second, ring.tile(step));
+                let mut of_second = D::scores_of_group(queries_of_second, ring.tile(step));
                 first.account::<0>(p, panel, limits, step, &mut of_first);
                 // After the last tile comes a product that nobody looks at: a branch around it would take registers.
                 let is_last = step + 1 == end;
@@ -240,7 +253,7 @@ fn consume<T: Float16, D: Products<T>>(
                     ring.wait(next);
                 }
                 gpu::wgmma_wait_group::<0, _>(&mut of_second);
-                of_first = D::scores(&rows_of_first, ring.tile(next));
+                of_first = D::scores_of_group(queries_of_first, ring.tile(next));
                 if !is_last {
                     ring.release(step);
                 }
