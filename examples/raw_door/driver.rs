@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use cudarc::driver::result::{self, function, module};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, sys};
-use sample_attention::pipeline::{Device, DeviceMemory, Launch};
+use sample_attention::pipeline::{
+    Device, DeviceMemory, Launch, Target, TensorMap, TensorMapLayout,
+};
 use sample_attention::ptx;
+
+use crate::tensor_map;
 
 /// A launch may have this much dynamic shared memory without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 << 10;
@@ -15,6 +19,8 @@ const SHARED_BYTES_UNASKED: u32 = 48 << 10;
 /// A GPU with the kernels, and a stream to launch them into.
 pub struct Gpu {
     stream: Arc<CudaStream>,
+    target: Target,
+    multiprocessors: u32,
     module: sys::CUmodule,
     functions: HashMap<&'static str, sys::CUfunction>,
 }
@@ -32,11 +38,19 @@ impl Gpu {
     fn load(ordinal: usize) -> Result<Self, DriverError> {
         // The device's primary context, as candle and the CUDA runtime have it.
         let context = CudaContext::new(ordinal)?;
-        let text = CString::new(ptx::SM_80).expect("PTX has no NUL");
-        // SAFETY: the text ends in a NUL. It is of Ampere, and every GPU since compiles it.
+        // The kernels for Hopper run there alone, those for Ampere on every GPU since.
+        let (target, text) = match context.compute_capability()? {
+            (9, 0) => (Target::Sm90a, ptx::SM_90A),
+            _ => (Target::Sm80, ptx::SM_80),
+        };
+        let text = CString::new(text).expect("PTX has no NUL");
+        // SAFETY: the text ends in a NUL.
         let module = unsafe { module::load_data(text.as_ptr().cast()) }?;
+        let count = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         Ok(Gpu {
             stream: context.new_stream()?,
+            target,
+            multiprocessors: context.attribute(count)? as u32,
             module,
             functions: HashMap::new(),
         })
@@ -101,6 +115,18 @@ impl Gpu {
 
 impl Device for Gpu {
     type Error = DriverError;
+
+    fn target(&self) -> Target {
+        self.target
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn tensor_map(&mut self, layout: &TensorMapLayout) -> Result<TensorMap, DriverError> {
+        tensor_map::encode(layout)
+    }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), DriverError> {
         let function = self.function(launch.call.name(), launch.shape.shared_bytes)?;

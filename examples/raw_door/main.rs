@@ -11,13 +11,14 @@
 //! differ, the exit code is 1.
 
 mod driver;
+mod tensor_map;
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
 use driver::Gpu;
-use sample_attention::pipeline::{DeviceTensor, GpuPlan, Operands};
+use sample_attention::pipeline::{Device, DeviceTensor, GpuPlan, Operands};
 use sample_attention::{
     Dtype, Inputs, Outputs, Plan, Policy, Problem, Selection, StageTimes, TensorViewMut,
 };
@@ -64,7 +65,11 @@ fn run(mut gpu: Gpu) -> Result<(), Box<dyn Error>> {
     let error = relative_error(&on_gpu.o, &on_cpu.o);
     let lse_error = worst(&on_gpu.lse, &on_cpu.lse);
     let same = on_gpu.selection == on_cpu.selection;
-    println!("GPU        {}", gpu.name()?);
+    println!(
+        "GPU        {}, kernels for {}",
+        gpu.name()?,
+        Device::target(&gpu).name()
+    );
     println!(
         "shape      {} query heads, {} tokens, head_dim {}",
         problem.q_heads, problem.k_len, problem.head_dim
