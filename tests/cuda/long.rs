@@ -1,5 +1,6 @@
 //! Lengths to 128K, by a few rows of each head.
 
+use rayon::prelude::*;
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem};
 use testkit::runner::{Attend, Case, Cuda, Data, check_long};
 
@@ -30,25 +31,24 @@ fn check_shape(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) {
     if devices.is_empty() {
         return;
     }
+    tell(format_args!(
+        "dense and every budget, {q_len} queries, {k_len} keys, head_dim {head_dim}, {dtype}"
+    ));
     let qkv = case(Attend::Dense).inputs();
-    for device in devices {
-        for attend in [
-            Attend::Dense,
-            budget(Budget::Blocks),
-            budget(Budget::Residual),
-            budget(Budget::Paper),
-        ] {
-            tell(format_args!(
-                "{q_len} queries, {k_len} keys, {head_dim}, {}, {:?}",
-                match &attend {
-                    Attend::Policy(policy) => format!("{:?}", policy.budget),
-                    _ => "dense".to_owned(),
-                },
-                device.target()
-            ));
-            check_long(&Cuda::new(device), &case(attend), &qkv);
-        }
-    }
+    let attends = [
+        Attend::Dense,
+        budget(Budget::Blocks),
+        budget(Budget::Residual),
+        budget(Budget::Paper),
+    ];
+    // The host's part takes nearly all of the time.
+    let runs: Vec<_> = devices
+        .iter()
+        .flat_map(|device| attends.iter().map(move |attend| (device, attend)))
+        .collect();
+    runs.into_par_iter().for_each(|(device, attend)| {
+        check_long(&Cuda::new(device), &case(attend.clone()), &qkv);
+    });
 }
 
 #[test]
