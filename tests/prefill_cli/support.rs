@@ -11,14 +11,15 @@ use sample_attention::Problem;
 use testkit::capture::Capture;
 use testkit::synthetic::{Structure, Synthetic};
 
-/// The example beside this test's own executable. Cargo builds it with the tests, but not when one test file is asked for.
+/// The example beside this test's own executable. Cargo builds it with the tests, but not when one test file is asked for: then
+/// it may be missing, or of other features. Started without cargo, the tests take what is there.
 pub fn prefill() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let own = std::env::current_exe().unwrap();
         let profile_folder = own.parent().unwrap().parent().unwrap();
         let path = profile_folder.join(format!("examples/prefill{}", std::env::consts::EXE_SUFFIX));
-        if !path.exists() {
+        if !path.exists() || std::env::var_os("CARGO").is_some() {
             let profile = match profile_folder.file_name().unwrap().to_str().unwrap() {
                 "debug" => "test",
                 other => other,
