@@ -22,7 +22,8 @@
 //! The same call gives the same bits, whatever the number of threads.
 //!
 //! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
-//! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else.
+//! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else. With the feature `cuda`,
+//! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself.
 //!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks

@@ -2,63 +2,12 @@
 
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Selection};
 use testkit::random::Random;
-use testkit::runner::{Attend, Case, Cpu, Data, Outcome, check_with, run_with};
-use testkit::tensor::Qkv;
+use testkit::runner::{
+    Attend, Case, Cpu, Data, assert_poison_stays_where_it_is_seen, check_with, poison_key,
+    row_bits, run_with,
+};
 
 const POISONS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
-
-fn poison_key(qkv: &mut Qkv, key: usize, poison: f32) {
-    for batch in 0..qkv.k.shape[0] {
-        for head in 0..qkv.k.shape[1] {
-            qkv.k.row_mut(batch, head, key).fill(poison);
-            qkv.v.row_mut(batch, head, key).fill(poison);
-        }
-    }
-}
-
-fn row_bits(outcome: &Outcome, head: usize, row: usize) -> Vec<u32> {
-    let [_, _, q_len, _] = outcome.o.shape;
-    let o = outcome.o.row(0, head, row).iter().map(|x| x.to_bits());
-    o.chain([outcome.lse[head * q_len + row].to_bits()])
-        .collect()
-}
-
-/// Poisons `keys`; rows that keep none of them must not change a bit, the others must see it.
-fn assert_poison_stays_where_it_is_seen(case: &Case, keys: &[usize], poison: f32) {
-    let clean = run_with(&Cpu::default(), case, &case.inputs());
-    let mut qkv = case.inputs();
-    keys.iter()
-        .for_each(|&key| poison_key(&mut qkv, key, poison));
-    let poisoned = run_with(&Cpu::default(), case, &qkv);
-    let problem = &case.problem;
-    let (mut seeing, mut unseeing) = (0, 0);
-    for head in 0..problem.q_heads {
-        for row in 0..problem.q_len {
-            if keys
-                .iter()
-                .any(|&key| clean.mask.keeps(problem, head, row, key))
-            {
-                seeing += 1;
-                let o = poisoned.o.row(0, head, row);
-                assert!(
-                    o.iter().all(|x| x.is_nan()),
-                    "row {row} of head {head} hides {poison}: {o:?}\n{case:?}"
-                );
-            } else {
-                unseeing += 1;
-                assert_eq!(
-                    row_bits(&clean, head, row),
-                    row_bits(&poisoned, head, row),
-                    "row {row} of head {head} sees a dropped key's {poison}\n{case:?}"
-                );
-            }
-        }
-    }
-    assert!(
-        seeing > 0 && unseeing > 0,
-        "the test tests nothing: {seeing} {unseeing}"
-    );
-}
 
 fn problem(q_len: usize, k_len: usize, dtype: Dtype) -> Problem {
     Problem {
@@ -76,7 +25,7 @@ fn keys_after_a_row_do_not_reach_it() {
             for key in [k_len - 1, k_len - 30, k_len - 38] {
                 let case = Case::new(problem(q_len, k_len, dtype), Attend::Dense);
                 // Infinite keys may give a score of −∞ and so no weight at all: NaN is the poison that must be seen.
-                assert_poison_stays_where_it_is_seen(&case, &[key], f32::NAN);
+                assert_poison_stays_where_it_is_seen(&Cpu::default(), &case, &[key], f32::NAN);
             }
         }
     }
@@ -130,7 +79,7 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
                 .map(|key| key as usize);
             let keys: Vec<usize> = loose.take(20).collect();
             let case = Case::new(problem, Attend::Own(selection));
-            assert_poison_stays_where_it_is_seen(&case, &keys, f32::NAN);
+            assert_poison_stays_where_it_is_seen(&Cpu::default(), &case, &keys, f32::NAN);
         }
     }
 }
@@ -160,7 +109,7 @@ fn what_a_policy_drops_may_be_poisoned_afterwards() {
         run_with(&Cpu::default(), &again, &again.inputs()).bits(),
         clean.bits()
     );
-    assert_poison_stays_where_it_is_seen(&again, &[200, 201, 640, 1111], f32::NAN);
+    assert_poison_stays_where_it_is_seen(&Cpu::default(), &again, &[200, 201, 640, 1111], f32::NAN);
 }
 
 #[test]

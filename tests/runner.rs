@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use sample_attention::{
     Budget, Dtype, Fallback, Inputs, Outputs, Policy, Problem, Result, Selection,
 };
-use testkit::runner::{Attend, Backend, Case, Cpu, Data, Found, check};
+use testkit::runner::{Attend, Backend, Case, Cpu, Data, Found, Outcome, check, check_long};
 
 /// What is wrong with the CPU backend.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,6 +152,14 @@ impl Backend for Wrong {
 
 /// What the runner says against a fault; `None` where it passes.
 fn complaint(fault: Fault, budget: Budget) -> Option<String> {
+    complaint_of(check, fault, budget)
+}
+
+fn complaint_of(
+    check: fn(&dyn Backend, &Case) -> Outcome,
+    fault: Fault,
+    budget: Budget,
+) -> Option<String> {
     let policy = Policy {
         budget,
         coverage: 0.9,
@@ -203,6 +211,31 @@ fn every_fault_is_found_and_named() {
     ] {
         for budget in budgets {
             let complaint = complaint(fault, budget);
+            let complaint = complaint.unwrap_or_else(|| panic!("{fault:?} passes with {budget:?}"));
+            assert!(
+                complaint.contains(words),
+                "{fault:?} with {budget:?}: {complaint}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_checks_of_long_sequences_find_what_the_oracle_need_not_know() {
+    let check: fn(&dyn Backend, &Case) -> Outcome =
+        |backend, case| check_long(backend, case, &case.inputs());
+    assert_eq!(complaint_of(check, Fault::None, Budget::Paper), None);
+    for budget in [Budget::Blocks, Budget::Residual] {
+        assert_eq!(complaint_of(check, Fault::None, budget), None);
+        for (fault, words) in [
+            (Fault::Scale, "normaliser of SampledRow"),
+            (Fault::Lse, "lse at [0, 0, 500]"),
+            (Fault::ExtraKey, " at [0, 0, "),
+            (Fault::TooMuch, "the need of unit"),
+            (Fault::TooLittle, "the need of unit"),
+            (Fault::OtherRows, "sampled rows of head 0"),
+        ] {
+            let complaint = complaint_of(check, fault, budget);
             let complaint = complaint.unwrap_or_else(|| panic!("{fault:?} passes with {budget:?}"));
             assert!(
                 complaint.contains(words),

@@ -1,7 +1,7 @@
 //! Attention over the caller's own lists: key blocks, stripes and sinks in any combination.
 
 use sample_attention::{Dtype, Problem, Selection};
-use testkit::random::Random;
+use testkit::lists::{query_blocks, random_selection};
 use testkit::runner::{Attend, Case, Cpu, Layout, check, run_with};
 
 fn problem(q_len: usize, k_len: usize, causal: bool) -> Problem {
@@ -12,40 +12,6 @@ fn problem(q_len: usize, k_len: usize, causal: bool) -> Problem {
         causal,
         ..Problem::causal(1, 32, Dtype::F32)
     }
-}
-
-fn query_blocks(problem: &Problem) -> usize {
-    let len = if problem.causal {
-        problem.k_len
-    } else {
-        problem.q_len
-    };
-    len.div_ceil(128)
-}
-
-/// Each head its own lists.
-fn random_selection(problem: &Problem, seed: u64) -> Selection {
-    let mut random = Random::new(seed);
-    let mut selection = Selection::new(problem).unwrap();
-    selection.set_sinks(random.below(40));
-    for batch in 0..problem.batch {
-        for head in 0..problem.q_heads {
-            let share = random.uniform() * 0.1;
-            let stripes: Vec<u32> = (0..problem.k_len as u32)
-                .filter(|_| random.chance(share))
-                .collect();
-            selection.set_stripes(batch, head, &stripes).unwrap();
-            for query_block in 0..query_blocks(problem) {
-                let blocks: Vec<usize> = (0..problem.k_len.div_ceil(128))
-                    .filter(|_| random.chance(0.3))
-                    .collect();
-                selection
-                    .set_blocks(batch, head, query_block, &blocks)
-                    .unwrap();
-            }
-        }
-    }
-    selection
 }
 
 fn own(problem: Problem, selection: Selection) -> Case {

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
-use sample_attention::cpu::InstructionSet;
 use sample_attention::{Dtype, Plan, Policy, Problem, Window};
 use testkit::synthetic::Structure;
 
@@ -25,6 +24,9 @@ struct CommandLine {
     /// Where to compute.
     #[arg(long, value_enum, default_value_t = Backends::Cpu)]
     backend: Backends,
+    /// The GPU to compute on, counted from 0 as the driver does [default: 0].
+    #[arg(long, value_name = "N", value_parser = whole(0, 1023), allow_negative_numbers = true)]
+    device: Option<u64>,
     /// Threads to compute with [default: all cores].
     #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
     threads: Option<u64>,
@@ -114,9 +116,9 @@ struct PolicyOptions {
 enum Backends {
     /// Natively on this CPU.
     Cpu,
-    /// The GPU kernels, emulated on this CPU: for short inputs in bf16 or f16.
+    /// The GPU kernels, emulated on this CPU: for short inputs. f32 is rounded to bf16 for them.
     Emulator,
-    /// The GPU kernels on a GPU.
+    /// The GPU kernels on a GPU, in a build with the feature `cuda`. f32 is rounded to bf16 for them.
     Cuda,
 }
 
@@ -157,6 +159,10 @@ pub enum Asked {
 pub enum Backend {
     Cpu,
     Emulator,
+    Cuda {
+        /// Number of the GPU.
+        ordinal: u32,
+    },
 }
 
 impl Backend {
@@ -165,14 +171,7 @@ impl Backend {
         match self {
             Backend::Cpu => "cpu",
             Backend::Emulator => "emulator",
-        }
-    }
-
-    /// The instructions that it computes with.
-    pub fn instruction_set(self) -> String {
-        match self {
-            Backend::Cpu => InstructionSet::widest().to_string(),
-            Backend::Emulator => "emulated mma.sync".to_owned(),
+            Backend::Cuda { .. } => "cuda",
         }
     }
 }
@@ -223,9 +222,15 @@ impl Request {
     }
 }
 
-/// The capture that the repository carries.
+/// The capture that the repository carries: where this was built, or else in the current directory.
 fn carried_capture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/qkv-layer3-4096.safetensors")
+    let carried = Path::new("data/qkv-layer3-4096.safetensors");
+    let built_here = Path::new(env!("CARGO_MANIFEST_DIR")).join(carried);
+    if built_here.exists() {
+        built_here
+    } else {
+        carried.to_owned()
+    }
 }
 
 /// Reads the process's arguments.
@@ -242,11 +247,13 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
     let backend = match line.backend {
         Backends::Cpu => Backend::Cpu,
         Backends::Emulator => Backend::Emulator,
-        Backends::Cuda => {
-            let remedy = "not in this build yet; use --backend cpu or --backend emulator";
-            return Err(Failure::of("--backend cuda", remedy));
-        }
+        Backends::Cuda => Backend::Cuda {
+            ordinal: line.device.unwrap_or(0) as u32,
+        },
     };
+    if line.device.is_some() && line.backend != Backends::Cuda {
+        return Err(Failure::of("--device", "only --backend cuda has devices"));
+    }
     let policy = policy(&line.policy)?;
     let carried = line.input.is_none() && line.synthetic.synthetic.is_none();
     let source = match (line.input, line.synthetic.synthetic) {

@@ -7,7 +7,7 @@ use sample_attention::{
 };
 
 use crate::args::{Backend, Request};
-use crate::engine::Engine;
+use crate::engine::{Engine, Machine};
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::memory;
@@ -23,6 +23,8 @@ pub struct Outcome {
     pub report: Report,
     /// What was selected; `None` where everything was kept.
     pub selection: Option<Selection>,
+    pub instruction_set: String,
+    /// Of this machine's CPU.
     pub threads: usize,
     pub measured: Measured,
     pub comparison: Option<Comparison>,
@@ -64,7 +66,7 @@ const REPEAT: Duration = Duration::from_millis(2500);
 const MAX_RUNS: usize = 9;
 
 /// Runs the request, and dense attention where it is to be compared with.
-pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
+pub fn run(request: &Request, machine: &Machine, input: &Input) -> Result<Outcome, Failure> {
     let problem = *input.problem();
     let dense_plan = Plan::dense(problem)?;
     let plan = if request.dense {
@@ -72,10 +74,9 @@ pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
     } else {
         Plan::new(problem, request.policy)?
     };
-    let engine = Engine::new(request.backend, &plan)?;
-    let dense_engine = Engine::new(request.backend, &dense_plan)?;
-    memory::check(needed_bytes(request, &problem, &plan) + engine.device_bytes(&problem))?;
     let inputs = input.capture.inputs()?;
+    let engine = Engine::new(machine, &plan, &inputs)?;
+    memory::check(needed_bytes(request, &problem, &plan) + engine.emulated_bytes(&problem))?;
     let mut workspace = vec![0; plan.workspace_bytes().max(dense_plan.workspace_bytes())];
     let elements = problem.q_shape().iter().product();
     let mut o = vec![0.0; elements];
@@ -92,6 +93,7 @@ pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
     let mut measured = Measured::Once;
     let mut comparison = None;
     if request.compare_dense {
+        let dense_engine = Engine::new(machine, &dense_plan, &inputs)?;
         let mut dense = Runner {
             engine: &dense_engine,
             problem: &problem,
@@ -105,7 +107,7 @@ pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
         let (head_errors, error) = relative_errors(&problem, &o, &dense_o);
         // The emulator's times say nothing that more of them would say better.
         let short = sparse.times[0].total() < LONG && dense.times[0].total() < LONG;
-        if short && request.backend == Backend::Cpu {
+        if short && request.backend != Backend::Emulator {
             let started = Instant::now();
             // In turns, so that whatever else the machine does meets both. Every run gives the same bits.
             while sparse.times.len() <= MAX_RUNS
@@ -129,6 +131,7 @@ pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
         lse,
         report,
         selection,
+        instruction_set: machine.instruction_set(),
         threads: rayon::current_num_threads(),
         measured,
         comparison,
@@ -137,7 +140,7 @@ pub fn run(request: &Request, input: &Input) -> Result<Outcome, Failure> {
 
 /// One plan, run again and again.
 struct Runner<'a> {
-    engine: &'a Engine,
+    engine: &'a Engine<'a>,
     problem: &'a Problem,
     inputs: &'a Inputs<'a>,
     label: &'static str,

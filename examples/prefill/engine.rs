@@ -1,5 +1,7 @@
 //! The backends behind one call.
 
+use sample_attention::cpu::InstructionSet;
+use sample_attention::cuda::Device;
 use sample_attention::emulator::Emulator;
 use sample_attention::pipeline::{GpuPlan, Watch};
 use sample_attention::{
@@ -7,29 +9,62 @@ use sample_attention::{
 };
 
 use crate::args::Backend;
+use crate::gpu::GpuRun;
 use crate::progress::Bar;
 
-/// A plan on a backend.
-#[allow(clippy::large_enum_variant, reason = "there are two of them")]
-pub enum Engine {
-    Cpu(Plan),
-    Emulator(GpuPlan),
+/// What plans run on.
+#[allow(clippy::large_enum_variant, reason = "there is one of them")]
+pub enum Machine {
+    Cpu,
+    Emulator,
+    Gpu(Device),
 }
 
-impl Engine {
-    /// The plan on this backend, if it has kernels for it.
-    pub fn new(backend: Backend, plan: &Plan) -> Result<Self> {
-        match (backend, plan.policy()) {
-            (Backend::Cpu, _) => Ok(Engine::Cpu(plan.clone())),
-            (Backend::Emulator, Some(policy)) => {
-                GpuPlan::new(*plan.problem(), *policy).map(Engine::Emulator)
-            }
-            (Backend::Emulator, None) => GpuPlan::dense(*plan.problem()).map(Engine::Emulator),
+impl Machine {
+    /// The backend, opened: a GPU that cannot be had is refused before anything is read or made.
+    pub fn open(backend: Backend) -> Result<Self> {
+        match backend {
+            Backend::Cpu => Ok(Machine::Cpu),
+            Backend::Emulator => Ok(Machine::Emulator),
+            Backend::Cuda { ordinal } => Device::new(ordinal).map(Machine::Gpu),
         }
     }
 
+    /// The instructions that it computes with, and on what.
+    pub fn instruction_set(&self) -> String {
+        match self {
+            Machine::Cpu => InstructionSet::widest().to_string(),
+            Machine::Emulator => "emulated mma.sync".to_owned(),
+            Machine::Gpu(device) => format!(
+                "{} on GPU {}, {}",
+                device.target().name(),
+                device.ordinal(),
+                device.name()
+            ),
+        }
+    }
+}
+
+/// A plan on a machine.
+#[allow(clippy::large_enum_variant, reason = "there are two of them")]
+pub enum Engine<'a> {
+    Cpu(Plan),
+    Emulator(GpuPlan),
+    Gpu(GpuRun<'a>),
+}
+
+impl<'a> Engine<'a> {
+    /// The plan on this machine, if it has kernels for it.
+    pub fn new(machine: &'a Machine, plan: &Plan, inputs: &Inputs<'_>) -> Result<Self> {
+        Ok(match machine {
+            Machine::Cpu => Engine::Cpu(plan.clone()),
+            Machine::Emulator => Engine::Emulator(kernels(plan)?),
+            Machine::Gpu(device) => Engine::Gpu(GpuRun::new(device, kernels(plan)?, inputs)?),
+        })
+    }
+
     /// Memory of the emulated device: the tensors, with O as f32, and the workspace.
-    pub fn device_bytes(&self, problem: &Problem) -> u128 {
+    pub fn emulated_bytes(&self, problem: &Problem) -> u128 {
         let Engine::Emulator(plan) = self else {
             return 0;
         };
@@ -57,7 +92,16 @@ impl Engine {
                 let run = Emulator::FAST.run_watched(plan, inputs, outputs, &mut Launches(bar))?;
                 Ok((run.report, run.selection))
             }
+            Engine::Gpu(run) => run.run(outputs),
         }
+    }
+}
+
+/// The same plan as launches.
+fn kernels(plan: &Plan) -> Result<GpuPlan> {
+    match plan.policy() {
+        Some(policy) => GpuPlan::new(*plan.problem(), *policy),
+        None => GpuPlan::dense(*plan.problem()),
     }
 }
 

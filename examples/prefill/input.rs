@@ -1,10 +1,11 @@
 //! The input of a run: read or made up.
 
-use sample_attention::Problem;
-use testkit::capture::{Capture, CaptureError};
+use half::bf16;
+use sample_attention::{Dtype, Problem};
+use testkit::capture::{Capture, CaptureError, Tensor};
 use testkit::synthetic::Synthetic;
 
-use crate::args::{Request, Source};
+use crate::args::{Backend, Request, Source};
 use crate::failure::{Failure, one_line};
 use crate::memory;
 
@@ -45,12 +46,14 @@ pub fn load(request: &Request) -> Result<Input, Failure> {
             let blame = |error: CaptureError| {
                 Failure::of(format_args!("--input {}", path.display()), error)
             };
-            let capture = Capture::read(path).map_err(blame)?;
+            let mut capture = Capture::read(path).map_err(blame)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Ok(Input {
-                capture,
-                title: one_line(&name),
-            })
+            let mut title = one_line(&name);
+            if capture.problem.dtype == Dtype::F32 && request.backend != Backend::Cpu {
+                round_to_bf16(&mut capture);
+                title.push_str(", rounded from f32 to bf16");
+            }
+            Ok(Input { capture, title })
         }
         Source::Synthetic {
             problem,
@@ -78,5 +81,14 @@ pub fn load(request: &Request) -> Result<Input, Failure> {
                 ),
             })
         }
+    }
+}
+
+/// What the GPU kernels take in place of f32: as wide a range, in 16 bits.
+fn round_to_bf16(capture: &mut Capture) {
+    capture.problem.dtype = Dtype::Bf16;
+    for tensor in [&mut capture.q, &mut capture.k, &mut capture.v] {
+        let rounded = tensor.to_f32().into_iter().map(bf16::from_f32).collect();
+        *tensor = Tensor::Bf16(rounded);
     }
 }

@@ -8,6 +8,7 @@ mod compute;
 mod engine;
 mod failure;
 mod files;
+mod gpu;
 mod input;
 mod memory;
 mod output;
@@ -20,6 +21,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use args::Request;
+use engine::Machine;
 use failure::Failure;
 use files::Staged;
 
@@ -44,8 +46,9 @@ fn run(request: &Request) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::new(format!("--threads: {error}")))?;
     let text = pool.install(|| -> Result<String, Failure> {
+        let machine = Machine::open(request.backend)?;
         let input = input::load(request)?;
-        let outcome = compute::run(request, &input)?;
+        let outcome = compute::run(request, &machine, &input)?;
         if let Some(path) = &request.output {
             files.write(path, |to| output::write(to, &input, &outcome))?;
         }

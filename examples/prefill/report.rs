@@ -23,7 +23,7 @@ pub fn write(
     let mut document = json!({
         "input": problem(input),
         "backend": request.backend.name(),
-        "instruction_set": request.backend.instruction_set(),
+        "instruction_set": outcome.instruction_set,
         "threads": outcome.threads,
         "policy": policy(request),
         "times_ms": times(outcome),

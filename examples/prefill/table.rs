@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sample_attention::{Budget, Fallback, HeadPath, Policy, Stage, Window};
 
-use crate::args::Request;
+use crate::args::{Backend, Request};
 use crate::compute::{Comparison, Outcome};
 use crate::input::Input;
 
@@ -50,13 +50,18 @@ fn heading(
         policy_text(&request.policy)
     };
     writeln!(text, "policy   {policy}")?;
-    writeln!(
+    write!(
         text,
-        "backend  {}, {}, {}",
+        "backend  {}, {}",
         request.backend.name(),
-        request.backend.instruction_set(),
-        counted(outcome.threads, "thread"),
-    )
+        outcome.instruction_set
+    )?;
+    match request.backend {
+        Backend::Cuda { .. } => writeln!(text),
+        Backend::Cpu | Backend::Emulator => {
+            writeln!(text, ", {}", counted(outcome.threads, "thread"))
+        }
+    }
 }
 
 /// The policy in words.

@@ -63,6 +63,10 @@ impl Device {
         match self.0 {}
     }
 
+    pub fn name(&self) -> &str {
+        match self.0 {}
+    }
+
     pub fn compute_capability(&self) -> [u32; 2] {
         match self.0 {}
     }

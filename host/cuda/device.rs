@@ -20,12 +20,17 @@ use crate::selection::Selection;
 
 /// A GPU, by its primary context, with all kernels loaded.
 ///
+/// The primary context is the one that the CUDA runtime, candle and cudarc (`CudaContext::new`) use as well: addresses,
+/// streams and events of theirs are good here, and the other way round. It is retained while the device lives, and whatever
+/// context the calling thread has current is so again after every call but [`Device::new`].
+///
 /// Loading compiles the PTX, which takes seconds the first time; the driver keeps the result in its cache. A device can be
 /// used from any number of threads at once.
 pub struct Device {
     kernels: Kernels,
     encoder: Encoder,
     ordinal: u32,
+    name: String,
     capability: [u32; 2],
     multiprocessors: u32,
     target: Target,
@@ -110,10 +115,11 @@ impl Device {
             attribute(DeviceAttribute::ComputeCapabilityMajor)?,
             attribute(DeviceAttribute::ComputeCapabilityMinor)?,
         ];
+        let name = device.name().unwrap_or_default();
         if capability < NEEDED_CAPABILITY {
             return Err(CudaError::ComputeCapability {
                 ordinal,
-                name: device.name().unwrap_or_default(),
+                name,
                 found: capability,
                 needed: NEEDED_CAPABILITY,
             }
@@ -147,6 +153,7 @@ impl Device {
             kernels,
             encoder: Encoder::default(),
             ordinal,
+            name,
             capability,
             multiprocessors,
             target,
@@ -158,6 +165,11 @@ impl Device {
     /// Number of the GPU.
     pub fn ordinal(&self) -> u32 {
         self.ordinal
+    }
+
+    /// What the driver calls it: "NVIDIA H200", say.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Major and minor version of its compute capability.

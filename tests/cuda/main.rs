@@ -4,7 +4,13 @@
 //! directory in which it is started.
 
 mod agreement;
+mod devices;
+mod given;
+mod large;
+mod long;
+mod poison;
 mod refusals;
 mod shapes;
 mod streams;
 mod support;
+mod tensor_maps;

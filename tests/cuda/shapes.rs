@@ -1,9 +1,10 @@
 //! The published shapes through the one runner, by the f64 oracle.
 
+use rayon::prelude::*;
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
 use testkit::runner::{Attend, Case, Cuda, Data, Layout, check};
 
-use crate::support::every_target;
+use crate::support::{every_target, tell};
 
 const SHAPES: [(usize, usize); 17] = [
     (113, 203),
@@ -75,28 +76,38 @@ fn cases(attend: impl Fn(usize) -> Attend) -> impl Iterator<Item = Case> {
         })
 }
 
-#[test]
-fn dense_agrees_with_the_oracle() {
+/// Checks every case on every target. The oracle takes nearly all of the time, so cases go on all cores.
+fn check_everywhere(what: &str, cases: Vec<Case>) {
     for device in every_target() {
-        for (index, case) in cases(|_| Attend::Dense).enumerate() {
-            let causal = index % 3 != 2;
-            let problem = Problem {
-                causal,
-                ..case.problem
-            };
-            check(&Cuda::new(device), &Case { problem, ..case });
-        }
+        tell(format_args!(
+            "{} cases {what}, {:?}",
+            cases.len(),
+            device.target()
+        ));
+        cases.par_iter().for_each(|case| {
+            check(&Cuda::new(device), case);
+        });
     }
 }
 
 #[test]
+fn dense_agrees_with_the_oracle() {
+    let dense = cases(|_| Attend::Dense).enumerate().map(|(index, case)| {
+        let causal = index % 3 != 2;
+        let problem = Problem {
+            causal,
+            ..case.problem
+        };
+        Case { problem, ..case }
+    });
+    check_everywhere("dense", dense.collect());
+}
+
+#[test]
 fn every_budget_selects_and_attends_as_the_oracle_says() {
-    for device in every_target() {
-        for at in 0..BUDGETS.len() {
-            let budget = |index| policy(BUDGETS[(index + at) % BUDGETS.len()]);
-            for case in cases(|index| Attend::Policy(budget(index))) {
-                check(&Cuda::new(device), &case);
-            }
-        }
+    for at in 0..BUDGETS.len() {
+        let budget = |index| policy(BUDGETS[(index + at) % BUDGETS.len()]);
+        let selecting = cases(|index| Attend::Policy(budget(index)));
+        check_everywhere("with budgets in turn", selecting.collect());
     }
 }

@@ -15,11 +15,18 @@ pub(super) fn score_error(head_dim: usize, score_magnitude: f64) -> f64 {
     EPSILON * (8.0 + 2.0 * (head_dim as f64).sqrt()) * score_magnitude
 }
 
+/// How far an f32 sum of `terms` weights may go, relative. Roundings add up like a random walk; but where small weights are
+/// added one by one to what many thousands before them have become, they are all rounded to the same few units in its last
+/// place, and so alike: then it is a share of the worst case.
+fn sum_error(terms: usize) -> f64 {
+    let alike = terms.saturating_sub(4096) as f64 / 16.0;
+    EPSILON * (8.0 + 2.0 * (terms as f64).sqrt() + alike)
+}
+
 /// How far f32 arithmetic may take a probability, relative: numerator and normaliser, exp2's 3e-7 each, and a sum over
 /// the kept keys.
 fn probability_error(row: &Row, head_dim: usize) -> f64 {
-    let sum = EPSILON * (8.0 + 2.0 * (row.kept as f64).sqrt());
-    2.0 * (score_error(head_dim, row.score_magnitude) + 3e-7 + sum)
+    2.0 * (score_error(head_dim, row.score_magnitude) + 3e-7 + sum_error(row.kept))
 }
 
 /// The worst of many comparisons.

@@ -31,13 +31,65 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
             check_reached(problem, policy, found, oracle, &context);
         }
     }
+    check_all_lists(problem, policy, heads, outcome, &context);
+}
+
+/// As [`check`], but of the masses only their sum, to which every sampled row brings a whole, and the need that it leaves.
+pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
+    let (Attend::Policy(policy), Mask::Heads(heads)) = (&case.attend, &outcome.mask) else {
+        return;
+    };
+    let problem = &case.problem;
+    let context = || format!("{case:#?}");
+    check_sampled_rows(problem, policy, qkv, outcome, &context);
+    for unit in &outcome.found.units {
+        let outside: u64 = unit.mass.iter().sum();
+        // The paper's masses hold what window and sinks cover as well.
+        let all = match policy.budget {
+            Budget::Paper => outside,
+            Budget::Blocks | Budget::Residual => outside + unit.covered,
+        };
+        let (all, rows) = (all as f64 / MASS_ONE, unit.rows as f64);
+        // Scores have the magnitude of a log-sum-exp, some tens; their errors average out over rows and keys.
+        let relative = 2.0 * score_error(problem.head_dim, 20.0) + 4e-6;
+        let tolerance = rows * relative + 4.0 * (unit.mass.len() as f64 + 1.0) / MASS_ONE;
+        let (batch, head, block) = (unit.batch, unit.q_head, unit.first_query_block);
+        assert!(
+            (all - rows).abs() <= tolerance,
+            "the masses of unit {:?} add up to {all}, not to its {rows} rows, allowed {tolerance:e}\n{}",
+            (batch, head, block),
+            context()
+        );
+        let covered = match policy.budget {
+            Budget::Paper => 0.0,
+            Budget::Blocks | Budget::Residual => unit.covered as f64 / MASS_ONE,
+        };
+        let need = (f64::from(policy.coverage) * rows - covered).max(0.0);
+        let given = unit.need as f64 / MASS_ONE;
+        assert!(
+            (given - need).abs() <= 1e-6 * rows,
+            "the need of unit {:?} is {given}, not {need}\n{}",
+            (batch, head, block),
+            context()
+        );
+    }
+    check_all_lists(problem, policy, heads, outcome, &context);
+}
+
+fn check_all_lists(
+    problem: &Problem,
+    policy: &Policy,
+    heads: &[HeadMask],
+    outcome: &Outcome,
+    context: &dyn Fn() -> String,
+) {
     for (head, mask) in heads.iter().enumerate() {
         let units = outcome
             .found
             .units
             .iter()
             .filter(|unit| unit.batch * problem.q_heads + unit.q_head == head);
-        check_lists(problem, policy, mask, units, &context);
+        check_lists(problem, policy, mask, units, context);
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod graph;
 pub mod run;
+pub mod spread;
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -53,7 +54,19 @@ fn opened(
 
 /// Says that a test does nothing, where libtest does not swallow it.
 pub fn skip(reason: impl std::fmt::Display) {
-    let test = std::thread::current();
-    let name = test.name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {name}: {reason} ***\n");
+    say(format_args!("\n*** SKIPPED {}: {reason} ***\n", test()));
+}
+
+/// Says what a test does, in the same place: a run takes minutes.
+pub fn tell(what: impl std::fmt::Display) {
+    say(format_args!("{}: {what}", test()));
+}
+
+/// libtest names threads after the tests that they run.
+fn test() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
+}
+
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -3,16 +3,16 @@
 use half::{bf16, f16};
 use sample_attention::cuda::{Buffer, Device, Stream};
 use sample_attention::pipeline::{DeviceTensor, GpuPlan, Operands, Outcome};
-use sample_attention::{Dtype, StageTimes};
+use sample_attention::{Dtype, Result, StageTimes};
 use testkit::tensor::{Qkv, Tensor};
 
 /// A plan with memory of its own.
 pub struct Run<'a> {
     pub device: &'a Device,
     pub plan: GpuPlan,
-    q: Buffer<'a>,
-    k: Buffer<'a>,
-    v: Buffer<'a>,
+    pub q: Buffer<'a>,
+    pub k: Buffer<'a>,
+    pub v: Buffer<'a>,
     o: Buffer<'a>,
     lse: Buffer<'a>,
     workspace: Buffer<'a>,
@@ -28,23 +28,28 @@ pub struct Bits {
 impl<'a> Run<'a> {
     /// Memory for a plan; all bits of outputs and workspace are set.
     pub fn new(device: &'a Device, plan: GpuPlan) -> Self {
+        Self::try_new(device, plan).unwrap()
+    }
+
+    /// As [`Run::new`], where the memory may be too much.
+    pub fn try_new(device: &'a Device, plan: GpuPlan) -> Result<Self> {
         let problem = *plan.problem();
-        let alloc = |bytes: usize| {
-            let mut buffer = device.alloc(bytes as u64).unwrap();
-            buffer.fill(0xff).unwrap();
-            buffer
+        let alloc = |bytes: usize| -> Result<Buffer<'a>> {
+            let mut buffer = device.alloc(bytes as u64)?;
+            buffer.fill(0xff)?;
+            Ok(buffer)
         };
         let elements = |shape: [usize; 4]| shape.iter().product::<usize>();
-        Run {
-            q: alloc(2 * elements(problem.q_shape())),
-            k: alloc(2 * elements(problem.kv_shape())),
-            v: alloc(2 * elements(problem.kv_shape())),
-            o: alloc(2 * elements(problem.q_shape())),
-            lse: alloc(4 * problem.lse_len()),
-            workspace: alloc(plan.workspace_bytes() as usize),
+        Ok(Run {
+            q: alloc(2 * elements(problem.q_shape()))?,
+            k: alloc(2 * elements(problem.kv_shape()))?,
+            v: alloc(2 * elements(problem.kv_shape()))?,
+            o: alloc(2 * elements(problem.q_shape()))?,
+            lse: alloc(4 * problem.lse_len())?,
+            workspace: alloc(plan.workspace_bytes() as usize)?,
             device,
             plan,
-        }
+        })
     }
 
     pub fn operands(&self) -> Operands {
@@ -99,6 +104,19 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// As many of those bits as `like` has, the `index`th time.
+    pub fn part(&self, index: usize, like: &Bits) -> Bits {
+        let part = |buffer: &Buffer<'_>, len: usize| {
+            let mut bytes = vec![0; len];
+            buffer.read((index * len) as u64, &mut bytes).unwrap();
+            bytes
+        };
+        Bits {
+            o: part(&self.o, like.o.len()),
+            lse: part(&self.lse, like.lse.len()),
+        }
+    }
+
     /// Sets every bit of outputs and workspace again.
     pub fn poison(&mut self) {
         for buffer in [&mut self.o, &mut self.lse, &mut self.workspace] {
@@ -113,7 +131,8 @@ pub fn read(buffer: &Buffer<'_>) -> Vec<u8> {
     bytes
 }
 
-fn bytes(dtype: Dtype, tensor: &Tensor) -> Vec<u8> {
+/// The elements in their own type, in logical order.
+pub fn bytes(dtype: Dtype, tensor: &Tensor) -> Vec<u8> {
     let bits = |x: &f32| match dtype {
         Dtype::Bf16 => bf16::from_f32(*x).to_bits(),
         Dtype::F16 => f16::from_f32(*x).to_bits(),

@@ -1,0 +1,173 @@
+//! NaN and infinity where they must not matter: keys that the mask drops, and whatever lies between and after the rows.
+
+use sample_attention::pipeline::GpuPlan;
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Selection};
+use testkit::random::Random;
+use testkit::runner::{Attend, Case, Cuda, Data, assert_poison_stays_where_it_is_seen, run_with};
+
+use crate::support::run::Run;
+use crate::support::spread::{self, Places};
+use crate::support::{every_target, tell};
+
+const KERNELS: [(Dtype, usize); 2] = [(Dtype::Bf16, 128), (Dtype::F16, 64)];
+
+fn problem(q_len: usize, k_len: usize, (dtype, head_dim): (Dtype, usize)) -> Problem {
+    Problem {
+        q_heads: 2,
+        q_len,
+        k_len,
+        ..Problem::causal(1, head_dim, dtype)
+    }
+}
+
+#[test]
+fn keys_after_a_row_do_not_reach_it() {
+    for device in every_target() {
+        tell(format_args!("poisoned keys, {:?}", device.target()));
+        for kernel in KERNELS {
+            for (q_len, k_len) in [(300, 300), (100, 300), (300, 100), (40, 129usize)] {
+                for key in [k_len - 1, k_len - 30, k_len - 38] {
+                    let case = Case::new(problem(q_len, k_len, kernel), Attend::Dense);
+                    let backend = Cuda::new(device);
+                    assert_poison_stays_where_it_is_seen(&backend, &case, &[key], f32::NAN);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_that_the_mask_drops_may_be_poisoned() {
+    let mut random = Random::new(7);
+    for device in every_target() {
+        for causal in [true, false] {
+            for (q_len, k_len) in [(300, 300), (260, 290)] {
+                let kernel = KERNELS[usize::from(causal)];
+                let problem = Problem {
+                    causal,
+                    ..problem(q_len, k_len, kernel)
+                };
+                let mut selection = Selection::new(&problem).unwrap();
+                selection.set_sinks(3);
+                for head in 0..2 {
+                    let stripes = (0..k_len as u32).filter(|_| random.chance(0.05));
+                    let stripes: Vec<u32> = stripes.collect();
+                    selection.set_stripes(0, head, &stripes).unwrap();
+                    if !causal {
+                        selection.set_blocks(0, head, 1, &[1]).unwrap();
+                    }
+                }
+                // Keys that are neither sinks nor stripes: their own block alone keeps them.
+                let lists = [0, 1].map(|head| selection.head(0, head).stripes().to_vec());
+                let loose = (130..250)
+                    .filter(|key| lists.iter().all(|stripes| !stripes.contains(key)))
+                    .map(|key| key as usize);
+                let keys: Vec<usize> = loose.take(20).collect();
+                let case = Case::new(problem, Attend::Own(selection));
+                for poison in [f32::NAN, f32::INFINITY] {
+                    let backend = Cuda::new(device);
+                    // Infinite keys may give a score of −∞ and so no weight: then only the rows that drop them tell.
+                    if poison.is_nan() {
+                        assert_poison_stays_where_it_is_seen(&backend, &case, &keys, poison);
+                    } else {
+                        assert_dropped(&backend, &case, &keys, poison);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows that drop all of `keys` do not see their poison.
+fn assert_dropped(backend: &Cuda<'_>, case: &Case, keys: &[usize], poison: f32) {
+    let clean = run_with(backend, case, &case.inputs());
+    let mut qkv = case.inputs();
+    for &key in keys {
+        testkit::runner::poison_key(&mut qkv, key, poison);
+    }
+    let poisoned = run_with(backend, case, &qkv);
+    let problem = &case.problem;
+    for head in 0..problem.q_heads {
+        for row in 0..problem.q_len {
+            let sees = |&key: &usize| clean.mask.keeps(problem, head, row, key);
+            if !keys.iter().any(sees) {
+                let bits = |outcome| testkit::runner::row_bits(outcome, head, row);
+                assert_eq!(
+                    bits(&clean),
+                    bits(&poisoned),
+                    "{poison} in row {row}\n{case:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_drops_may_be_poisoned_afterwards() {
+    for device in every_target() {
+        let problem = problem(1600, 1600, (Dtype::Bf16, 64));
+        let policy = Policy {
+            coverage: 0.7,
+            ..Policy::default()
+        };
+        let case = Case {
+            data: Data::Structured,
+            ..Case::new(problem, Attend::Policy(policy))
+        };
+        let backend = Cuda::new(device);
+        let clean = run_with(&backend, &case, &case.inputs());
+        let selection = clean
+            .found
+            .selection
+            .clone()
+            .expect("long enough to select");
+        let again = Case {
+            attend: Attend::Own(selection),
+            ..case
+        };
+        let given = run_with(&backend, &again, &again.inputs());
+        assert_eq!(given.bits(), clean.bits());
+        assert_poison_stays_where_it_is_seen(&backend, &again, &[200, 201, 640, 1111], f32::NAN);
+    }
+}
+
+/// A cache with room for more tokens than there are, as engines have them, full of NaN.
+#[test]
+fn what_lies_between_and_after_the_rows_is_not_read() {
+    for device in every_target() {
+        tell(format_args!("tensors with gaps, {:?}", device.target()));
+        let stream = device.stream().unwrap();
+        for (budget, kernel) in [Budget::Blocks, Budget::Paper].into_iter().zip(KERNELS) {
+            let problem = Problem {
+                batch: 2,
+                kv_heads: 2,
+                ..problem(700, 700, kernel)
+            };
+            let policy = Policy {
+                budget,
+                coverage: 0.9,
+                fallback: Fallback::Never,
+                ..Policy::default()
+            };
+            let plan = GpuPlan::new(problem, policy).unwrap();
+            let case = Case {
+                data: Data::Structured,
+                ..Case::new(problem, Attend::Dense)
+            };
+            let qkv = case.inputs();
+            let mut packed = Run::new(device, plan.clone());
+            packed.write(&qkv);
+            packed.enqueue(&stream);
+            stream.synchronize().unwrap();
+            let (capacity, row) = (1000, kernel.1 + 8);
+            let tensor = 4 * capacity * row;
+            let places = Places {
+                strides: [2 * capacity * row, capacity * row, row],
+                first: [0, 1, 2, 3].map(|which| which * tensor + 64),
+                len: 4 * tensor + 64,
+            };
+            let spread = spread::run(device, &stream, &plan, &qkv, &places).unwrap();
+            assert!(spread == packed.bits(), "{budget:?}, {:?}", device.target());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Pictures.
+
+use sample_attention::{Dtype, Problem};
+
+use crate::support::{Folder, capture, pixels, succeeds};
+
+#[test]
+fn pictures_show_what_is_kept() {
+    let folder = Folder::new();
+    let small =
+        "--synthetic 1200 --head-dim 32 --q-heads 1 --kv-heads 1 --structure hard --fallback never";
+    let draw = |options: &str| {
+        succeeds(&folder, &format!("{small} --picture p.png {options}"));
+        pixels(&folder.file("p.png"))
+    };
+    let count = |pixels: &[[u8; 3]], has: fn([i32; 3]) -> bool| {
+        pixels
+            .iter()
+            .filter(|pixel| has(pixel.map(i32::from)))
+            .count()
+    };
+    let blue: fn([i32; 3]) -> bool = |[r, _, b]| b > r + 40;
+    let orange: fn([i32; 3]) -> bool = |[r, g, b]| r > b + 50 && g > b;
+    let green: fn([i32; 3]) -> bool = |[r, g, b]| g > r + 60 && g > b + 30;
+    let magenta: fn([i32; 3]) -> bool = |[r, g, b]| r > g + 60 && b > g + 40;
+    let (width, height, blocks) = draw("");
+    assert!(width > 800 && height > 500, "{width} x {height}");
+    let (_, _, stripes) = draw("--budget residual");
+    let (_, _, dense) = draw("--dense");
+    // Legends have every colour; the maps add much more of what they show.
+    assert!(count(&blocks, blue) > 5_000);
+    assert!(count(&blocks, orange) > 20_000);
+    assert!(count(&stripes, magenta) > 2_000 && count(&blocks, magenta) < 100);
+    assert!(count(&blocks, green) > 200 && count(&dense, green) < 100);
+    assert!(count(&dense, orange) > 100_000);
+}
+
+#[test]
+fn pictures_of_odd_shapes_are_drawn() {
+    let folder = Folder::new();
+    let tiny = Problem::causal(1, 8, Dtype::F32);
+    let long = Problem {
+        k_len: 40_000,
+        ..tiny
+    };
+    for (problem, options) in [
+        (tiny, ""),
+        (long, ""),
+        (Problem { q_len: 300, ..tiny }, ""),
+        (
+            Problem {
+                q_len: 5,
+                k_len: 1000,
+                ..tiny
+            },
+            "--budget paper",
+        ),
+        (
+            Problem {
+                batch: 3,
+                q_heads: 6,
+                kv_heads: 3,
+                q_len: 70,
+                k_len: 129,
+                ..tiny
+            },
+            "--sinks 0",
+        ),
+        (
+            Problem {
+                q_len: 5000,
+                k_len: 5000,
+                ..tiny
+            },
+            "--budget residual --sinks 500",
+        ),
+    ] {
+        capture(problem).write(folder.file("in")).unwrap();
+        succeeds(
+            &folder,
+            &format!("--input in --fallback never --compare-dense --picture p.png {options}"),
+        );
+        let (width, height, pixels) = pixels(&folder.file("p.png"));
+        assert_eq!(pixels.len(), (width * height) as usize, "{problem:?}");
+    }
+}
