@@ -11,7 +11,7 @@ use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, dense, ke
 
 use super::kernels::Call;
 use super::plan::{Arguments, GpuPlan, Work};
-use super::{Device, Launch, Rescale, Target};
+use super::{Device, Launch, Target};
 use crate::policy::{Budget, Fallback, Policy};
 use crate::problem::Dtype;
 use crate::report::Stage;
@@ -109,7 +109,7 @@ impl GpuPlan {
             Some(hopper) => {
                 let schedule = self.schedule(arguments.workspace);
                 issue(Self::schedule_launch(attention, schedule))?;
-                issue(self.hopper_launch(hopper, attention, schedule))
+                issue(self.hopper_launch(hopper, arguments.o_dtype, attention, schedule))
             }
             None => issue(Launch {
                 stage: Stage::SparseFlash,
@@ -310,6 +310,7 @@ impl GpuPlan {
     fn hopper_launch(
         &self,
         machine: &Hopper,
+        o_dtype: Dtype,
         attention: SparseFlashParams,
         schedule: Schedule,
     ) -> Launch {
@@ -325,10 +326,7 @@ impl GpuPlan {
             v_map,
             attention,
             schedule,
-            slack_log2: match self.rescale() {
-                Rescale::Always => 0.0,
-                Rescale::Rarely => 8.0,
-            },
+            slack_log2: self.rescale().slack_log2(o_dtype),
         };
         Launch {
             stage: Stage::SparseFlash,

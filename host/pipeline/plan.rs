@@ -46,12 +46,25 @@ pub struct GpuPlan {
 /// When the online softmax of the Hopper kernels multiplies what it has added up by the growth of a row's maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rescale {
-    /// When a maximum has grown by a factor of more than 2^8 in weight. Weights then reach 2^8, which 16-bit formats hold as precisely
-    /// as 1: the error of O grows from 1.7-2.0 to 2.1 thousandths, as the other kernels' and PyTorch's is 1.7 to 2.0.
+    /// [`Rescale::Rarely`] where O is rounded to 16 bits, [`Rescale::Always`] where it is f32.
     #[default]
+    Auto,
+    /// When a maximum has grown by more than 8 in the log2 domain. Some 2 % faster. Weights then reach 2^8, and where one key has nearly
+    /// all the weight, that weight is rounded to 16 bits like any other, instead of being exactly 1: an error of up to half a unit of
+    /// the inputs' type, as the rounding of a 16-bit O makes anyway.
     Rarely,
-    /// Whenever a maximum grows, as the textbook says; some 4 % slower.
+    /// Whenever a maximum grows, as the textbook says.
     Always,
+}
+
+impl Rescale {
+    /// By how much, in the log2 domain, a maximum may grow before what was added up is rescaled.
+    pub(super) fn slack_log2(self, o_dtype: Dtype) -> f32 {
+        match (self, o_dtype) {
+            (Rescale::Rarely, _) | (Rescale::Auto, Dtype::F16 | Dtype::Bf16) => 8.0,
+            (Rescale::Always, _) | (Rescale::Auto, Dtype::F32) => 0.0,
+        }
+    }
 }
 
 /// What decides which keys are attended to.

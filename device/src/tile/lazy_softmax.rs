@@ -60,15 +60,18 @@ impl LazySoftmax {
         let offset = self
             .reference
             .map(|reference| offset(reference, scale_log2));
-        // Two sums a row: half as long a chain of additions.
-        let mut sums = [[self.sum[0], 0.0], [self.sum[1], 0.0]];
+        // Two sums a row: half as long a chain of additions. Of the tile alone: thousands of small weights, added one by one to a large
+        // sum, would lose bits.
+        let mut sums = [[0.0; 2]; 2];
         for (i, score) in scores.iter_mut().enumerate() {
             let row = i >> 1 & 1;
             let exponent = gpu::fma_rn_f32(*score, scale_log2, offset[row]);
             *score = gpu::ex2_approx_ftz_f32(exponent);
             sums[row][i & 1] += *score;
         }
-        self.sum = sums.map(|[even, odd]| even + odd);
+        for (sum, [even, odd]) in self.sum.iter_mut().zip(&sums) {
+            *sum += even + odd;
+        }
         rescale
     }
 

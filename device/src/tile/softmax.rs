@@ -47,7 +47,8 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 self.maximum[s][half] = maximum;
                 let offset = offset(maximum, scale_log2);
                 *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
-                let mut sum = self.sum[s][half] * *rescale;
+                // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+                let mut sum = 0.0;
                 for (t, tile) in scores.iter().enumerate() {
                     let weight =
                         |score| gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale_log2, offset));
@@ -56,7 +57,7 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                     sum += odd;
                     weights.pairs[s][t][half] = T::pack(even, odd);
                 }
-                self.sum[s][half] = sum;
+                self.sum[s][half] = gpu::fma_rn_f32(self.sum[s][half], *rescale, sum);
             }
         }
         (weights, rescale)

@@ -18,6 +18,14 @@ impl Graph {
     /// makes it fail.
     pub fn capture(stream: &Stream<'_>, enqueue: impl FnOnce()) -> Self {
         let raw = stream.as_raw().cast();
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the stream is alive; the pointer is to live memory.
+        assert_ok("context", unsafe {
+            sys::cuStreamGetCtx(raw, &raw mut context)
+        });
+        // Graphs are made in the thread's current context. The library leaves that as it was.
+        // SAFETY: the context lives as long as the device.
+        assert_ok("current", unsafe { sys::cuCtxSetCurrent(context) });
         // The global mode would fail on what tests on other threads do meanwhile.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive, and nobody else captures it.
