@@ -6,39 +6,40 @@
 //!
 //! producer, one thread:
 //!     for each step: wait until the stage is empty, copy the step's tile into it
-//! two consumer warpgroups of 128 rows, as two groups of 64:
+//! four consumer warpgroups of 64 rows:
 //!     the rows into shared memory
-//!     scores of the first group with the first tile begin
 //!     for each step:
-//!         scores of the second group with this tile begin
-//!         sums of the first group's scores                       (the tensor cores work on the second's)
-//!         scores of the first group with the next tile begin
-//!         sums of the second group's scores                      (the tensor cores work on the first's)
+//!         wait until the stage is full;  scores = rows · keysᵀ;  the stage is read no more
+//!         sums of the scores, the tile's statistics
 //!     row_lse[row] = maximum + log2(total)
 //! ```
 //!
 //! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
 //! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
-//! registers of its own. A product is 512 cycles of the tensor cores and its exponentials are as many of the MUFU.
+//! registers of its own.
+//!
+//! A product is 512 cycles of the tensor cores, and its exponentials are as many of the MUFU. A warpgroup does one after the
+//! other; it is the others that work meanwhile. (Two warpgroups with two products each, one under the exponentials of the
+//! other, were half as fast: docs/ladder.md.)
 //!
 //! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
 //! that it has.
 //!
 //! # Who does what
-//! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 128·g to 128·g + 128 of
-//! the panel; its warp w has rows 16·w to 16·w + 16 of both groups. Four neighbouring lanes share a row. A warpgroup
-//! multiplies the tiles that one of its rows sees, a warp sums up those that one of its own sees.
+//! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 64·g to 64·g + 64 of the
+//! panel, its warp w 16 of them. Four neighbouring lanes share a row. A warpgroup multiplies the tiles that one of its rows
+//! sees, a warp sums up those that one of its own sees.
 //!
 //! # Synchronisation
-//! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes eight: lane 0 of
-//! each consumer warp, after the wait for the second group's product, or at once where the warpgroup sees nothing of the
-//! tile. Every consumer takes part in every step. Each output has one writer.
+//! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes sixteen: lane 0 of
+//! each consumer warp, after the wait for its product, or at once where the warpgroup sees nothing of the tile. Every
+//! consumer takes part in every step. Each output has one writer.
 //!
 //! # Shape contract
 //! [`launch_shape`], [`k_map_layout`]; head_dim as the entry says.
 
-mod group;
 mod order;
+mod rows;
 mod sums;
 
 use core::marker::PhantomData;
@@ -53,8 +54,8 @@ use crate::tile::warpgroup::{
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
-use group::Group;
 use order::Panel;
+use rows::Rows;
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -66,13 +67,13 @@ pub struct HopperParams {
     pub sampling: SamplingParams,
 }
 
-/// Rows that share the tiles in shared memory.
-const PANEL: u32 = 256;
-/// Rows of one product: the m of `wgmma`.
+/// Warpgroups that consume.
+const CONSUMERS: u32 = 4;
+/// Rows of a consumer: those of one product.
 const GROUP: u32 = GROUP_ROWS;
-/// Rows of a consumer warpgroup, in two groups.
-const WARPGROUP_ROWS: u32 = 2 * GROUP;
-/// Rows of a warp in a group.
+/// Rows that share the tiles in shared memory.
+const PANEL: u32 = CONSUMERS * GROUP;
+/// Rows of a warp.
 const WARP_ROWS: u32 = 16;
 /// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
 const TILE: u32 = BLOCK;
@@ -81,22 +82,22 @@ const _: () = assert!(TILE == TILE_ROWS);
 /// 128. A power of two.
 const STAGES: u32 = 4;
 const BARRIERS_BYTES: u32 = 2 * STAGES * 8;
-/// The barrier of the first consumer warpgroup; the second's follows.
+/// The barrier of the first consumer; the others' follow.
 const WARPGROUP_BARRIER: u32 = 1;
 const WARPGROUP: u32 = 128;
-/// One warpgroup that produces, two that consume.
-pub const THREADS: u32 = 3 * WARPGROUP;
-/// At head_dim 128: 64 scores and as many in flight, 64 of fragments of rows, some 30 for what belongs to them. Of the
-/// multiprocessor's 65536 registers 128·24 + 256·240 are taken.
-const CONSUMER_REGISTERS: u32 = 240;
+/// One warpgroup that produces, and those that consume.
+pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
+/// 64 scores, and as much again for what belongs to them.
+const CONSUMER_REGISTERS: u32 = 120;
 const PRODUCER_REGISTERS: u32 = 24;
+const _: () = assert!(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65_536 / WARPGROUP);
 
 /// The launch of a sampling kernel on Hopper.
 pub const fn launch_shape(units: &Units) -> LaunchShape {
     LaunchShape::linear(
         order::blocks(units),
         THREADS,
-        (STAGES * TILE + PANEL) * units.sizes.head_dim * 2 + BARRIERS_BYTES + (PANEL + 1) * 4,
+        (STAGES * TILE + PANEL) * units.sizes.head_dim * 2 + BARRIERS_BYTES,
     )
 }
 
@@ -136,13 +137,6 @@ impl<D: HeadDim> Ring<D> {
             .byte_add(STAGES * D::TILE_BYTES + group * D::TILE_BYTES * GROUP / TILE)
     }
 
-    /// The panel's rows have a word each behind the barriers; then come its steps, which a consumer has no register for.
-    #[inline(always)]
-    fn limits(self) -> Shared<u32> {
-        let barriers = self.queries(PANEL / GROUP);
-        barriers.byte_add(BARRIERS_BYTES).cast()
-    }
-
     /// The parity of the phase in which the step's stage is full.
     #[inline(always)]
     fn parity(step: u32) -> u32 {
@@ -177,10 +171,9 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
     if gpu::tid_x() == 0 {
         for stage in 0..STAGES {
             gpu::mbarrier_init(ring.full(stage), 1);
-            gpu::mbarrier_init(ring.empty(stage), 2 * WARPGROUP / 32);
+            gpu::mbarrier_init(ring.empty(stage), CONSUMERS * WARPGROUP / 32);
         }
         gpu::fence_mbarrier_init();
-        gpu::st_shared(ring.limits().add(PANEL), panel.steps());
     }
     gpu::bar_sync(0);
     // A shuffle, so that the compiler knows that a warp does not diverge.
@@ -199,11 +192,11 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
 #[inline(always)]
 fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
     let mut step = 0;
-    while step < panel.steps() {
+    while step < panel.steps.count() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
         gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
-        let first_key = panel.tile(step, panel.steps()) * TILE;
+        let first_key = panel.steps.tile(step) * TILE;
         for piece in 0..D::PIECES {
             gpu::cp_async_bulk_tensor_4d_shared_global(
                 ring.tile(step).byte_add(piece * PIECE_BYTES),
@@ -223,63 +216,30 @@ fn consume<T: Float16, D: Products<T>>(
     ring: Ring<D>,
     warpgroup: u32,
 ) {
-    let first_rank = panel.first_rank + warpgroup * WARPGROUP_ROWS;
-    let warp_rank = first_rank + gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0) * WARP_ROWS;
-    let limits = ring.limits();
-    let mut first = Group::new(panel, warp_rank, limits);
-    let mut second = Group::new(panel, warp_rank + GROUP, limits);
-    let queries_of_first = ring.queries(2 * warpgroup);
-    let queries_of_second = ring.queries(2 * warpgroup + 1);
-    first.copy_queries::<D>(p, panel, queries_of_first);
-    second.copy_queries::<D>(p, panel, queries_of_second);
+    let first_rank = panel.first_rank + warpgroup * GROUP;
+    let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
+    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
+    let queries = ring.queries(warpgroup);
+    rows.copy_queries::<D>(p, panel, queries);
     gpu::fence_proxy_async_shared_cta();
     gpu::bar_sync_count(WARPGROUP_BARRIER + warpgroup, WARPGROUP);
 
+    let first_seen = panel.first_step_of(first_rank, first_rank + GROUP - 1);
+    let steps = panel.steps.of_warp();
     let mut step = 0;
-    let mut end = panel.sink_tiles;
-    loop {
-        if step < end {
-            ring.wait(step);
-            let mut of_first = D::scores_of_group(queries_of_first, ring.tile(step));
-            gpu::wgmma_wait_group::<0, _>(&mut of_first);
-            loop {
-                let mut of_second = D::scores_of_group(queries_of_second, ring.tile(step));
-                first.account::<0>(p, panel, limits, step, &mut of_first);
-                // After the last tile comes a product that nobody looks at: a branch around it would take registers.
-                let is_last = step + 1 == end;
-                let next = if is_last { step } else { step + 1 };
-                if !is_last {
-                    // Before the wait for the product, so that the next one follows at once.
-                    ring.wait(next);
-                }
-                gpu::wgmma_wait_group::<0, _>(&mut of_second);
-                of_first = D::scores_of_group(queries_of_first, ring.tile(next));
-                if !is_last {
-                    ring.release(step);
-                }
-                second.account::<GROUP>(p, panel, limits, step, &mut of_second);
-                gpu::wgmma_wait_group::<0, _>(&mut of_first);
-                if is_last {
-                    break;
-                }
-                step = next;
-            }
+    while step < steps.count() {
+        ring.wait(step);
+        if step < steps.for_sinks || step >= first_seen {
+            let mut scores = D::scores_of_group(queries, ring.tile(step));
+            gpu::wgmma_wait_group::<0, _>(&mut scores);
+            ring.release(step);
+            rows.account(p, panel, steps, step, &mut scores);
+        } else {
             ring.release(step);
         }
-        let steps = gpu::ld_shared(limits.add(PANEL));
-        if end == steps {
-            break;
-        }
-        step = panel.first_step_of(first_rank, first_rank + WARPGROUP_ROWS - 1);
-        while end < step {
-            ring.wait(end);
-            ring.release(end);
-            end += 1;
-        }
-        end = steps;
+        step += 1;
     }
-    first.write_row_lse(p, panel);
-    second.write_row_lse(p, panel);
+    rows.write_row_lse(p, panel);
 }
 
 crate::entry! {

@@ -1,8 +1,9 @@
 //! Which panel a block of threads takes, and the panel's steps.
 
 use crate::geometry::{SampledRows, Units};
-use crate::gpu::Global;
+use crate::gpu::{self, Global};
 use crate::sampling::SamplingParams;
+use crate::tile::WARP;
 
 use super::{PANEL, TILE};
 
@@ -18,10 +19,43 @@ pub(super) struct Panel {
     pub(super) first_rank: u32,
     /// Rank of the unit's last row, at least `first_rank`.
     pub(super) last_rank: u32,
-    /// Steps for the sinks alone.
-    pub(super) sink_tiles: u32,
+    pub(super) steps: Steps,
+}
+
+/// The steps of a panel: the tiles that hold sinks, ascending, for the sinks alone; then all tiles, descending.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    /// For the sinks alone.
+    pub(super) for_sinks: u32,
     /// Tiles that some row sees.
     tiles: u32,
+}
+
+impl Steps {
+    /// How many there are.
+    #[inline(always)]
+    pub(super) fn count(self) -> u32 {
+        self.for_sinks + self.tiles
+    }
+
+    /// The tile of a step.
+    #[inline(always)]
+    pub(super) fn tile(self, step: u32) -> u32 {
+        if step < self.for_sinks {
+            step
+        } else {
+            self.count() - 1 - step
+        }
+    }
+
+    /// The same, worked out in this warp: what is common to all roles of a block would otherwise be kept for all of them.
+    #[inline(always)]
+    pub(super) fn of_warp(self) -> Self {
+        Steps {
+            for_sinks: gpu::shfl_sync_idx(WARP, self.for_sinks, 0),
+            tiles: gpu::shfl_sync_idx(WARP, self.tiles, 0),
+        }
+    }
 }
 
 /// Panels of a unit, at most.
@@ -76,11 +110,16 @@ impl Panel {
             rows,
             first_rank,
             last_rank: rows.len() - 1,
-            sink_tiles: 0,
-            tiles: 0,
+            steps: Steps {
+                for_sinks: 0,
+                tiles: 0,
+            },
         };
-        panel.tiles = panel.visible(first_rank + PANEL - 1).div_ceil(TILE);
-        panel.sink_tiles = sinks(p).div_ceil(TILE).min(panel.tiles);
+        let tiles = panel.visible(first_rank + PANEL - 1).div_ceil(TILE);
+        panel.steps = Steps {
+            for_sinks: sinks(p).div_ceil(TILE).min(tiles),
+            tiles,
+        };
         Some(panel)
     }
 
@@ -98,30 +137,14 @@ impl Panel {
         p.q.token(self.batch, self.q_head, row)
     }
 
-    /// How many steps there are.
-    #[inline(always)]
-    pub(super) fn steps(&self) -> u32 {
-        self.sink_tiles + self.tiles
-    }
-
-    /// The tile of a step of all these: ascending over the sinks, then descending over all.
-    #[inline(always)]
-    pub(super) fn tile(&self, step: u32, steps: u32) -> u32 {
-        if step < self.sink_tiles {
-            step
-        } else {
-            steps - 1 - step
-        }
-    }
-
-    /// The first step after the sinks' whose tile a row of `first_rank..=last_rank` sees; [`steps`](Self::steps) where there
+    /// The first step after the sinks' whose tile a row of `first_rank..=last_rank` sees; [`Steps::count`] where there
     /// is no such row.
     #[inline(always)]
     pub(super) fn first_step_of(&self, first_rank: u32, last_rank: u32) -> u32 {
         if first_rank > self.last_rank {
-            self.steps()
+            self.steps.count()
         } else {
-            self.steps() - self.visible(last_rank).div_ceil(TILE)
+            self.steps.count() - self.visible(last_rank).div_ceil(TILE)
         }
     }
 }
@@ -167,7 +190,7 @@ mod tests {
                     let of_blocks: Vec<Panel> = (0..blocks(&p.units))
                         .filter_map(|block| Panel::of_block(&p, block))
                         .collect();
-                    assert!(of_blocks.is_sorted_by(|x, y| x.tiles >= y.tiles));
+                    assert!(of_blocks.is_sorted_by(|x, y| x.steps.tiles >= y.steps.tiles));
                     let mut covered: Vec<[u32; 2]> = of_blocks
                         .iter()
                         .map(|panel| [panel.slot, panel.first_rank])

@@ -1,21 +1,23 @@
-//! A warp's 16 rows of one group: which tiles they see, what they sum up, and where it goes.
+//! A warp's 16 rows: which tiles they see, what they sum up, and where it goes.
 
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::tile::WARP;
 use crate::tile::warpgroup::{self, HeadDim, Scores};
 
-use super::order::{self, Panel};
+use super::order::{self, Panel, Steps};
 use super::sums::{Keys, RowSums, Statistics};
-use super::{PANEL, TILE, WARP_ROWS, WARPGROUP, WARPGROUP_ROWS};
+use super::{TILE, WARP_ROWS};
 
 /// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
 const LEAST_SCALE_LOG2: f32 = 1.0e-30;
 
 /// A lane's view of the rows.
-pub(super) struct Group {
+pub(super) struct Rows {
     /// Rank of the first of the lane's two rows, which four lanes share; the second is 8 further.
     rank: u32,
+    /// How many keys each of the two sees.
+    visible: [u32; 2],
     sums: RowSums,
     /// Tiles before this one are seen whole by all rows.
     first_partial_tile: u32,
@@ -23,28 +25,23 @@ pub(super) struct Group {
     end_tile: u32,
 }
 
-impl Group {
-    /// The rows from rank `first_rank` on. Writes how many keys each sees to its place in `limits`, for the few tiles that ask. The whole
-    /// warp calls it.
+impl Rows {
+    /// The rows from rank `first_rank` on.
     #[inline(always)]
-    pub(super) fn new(panel: &Panel, first_rank: u32, limits: Shared<u32>) -> Self {
-        let lane = gpu::laneid();
-        if lane < WARP_ROWS {
-            let limits = limits.add(first_rank - panel.first_rank);
-            gpu::st_shared(limits.add(lane), panel.visible(first_rank + lane));
-        }
-        gpu::bar_warp_sync(WARP);
+    pub(super) fn new(panel: &Panel, first_rank: u32) -> Self {
+        let rank = first_rank + gpu::laneid() / 4;
         let has_rows = first_rank <= panel.last_rank;
         let end_tile = panel.visible(first_rank + WARP_ROWS - 1).div_ceil(TILE);
-        Group {
-            rank: first_rank + lane / 4,
+        Rows {
+            rank,
+            visible: [0, 8].map(|further| panel.visible(rank + further)),
             sums: RowSums::EMPTY,
             first_partial_tile: panel.visible(first_rank) / TILE,
             end_tile: if has_rows { end_tile } else { 0 },
         }
     }
 
-    /// Copies the warp's queries into the group's tile, with the sign of the scale. The whole warp calls it.
+    /// Copies the warp's queries into the warpgroup's tile, with the sign of the scale. The whole warp calls it.
     #[inline(always)]
     pub(super) fn copy_queries<D: HeadDim>(
         &self,
@@ -60,35 +57,31 @@ impl Group {
         });
     }
 
-    /// Sums up the scores of a step, and writes the statistics of its key block. `limits` are those of the panel's rows, of which the
-    /// group's begin at `GROUP_ROW` of a warpgroup's, and then the number of steps. The whole warp calls it.
+    /// Sums up the scores of a step, and writes the statistics of its key block. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn account<const GROUP_ROW: u32>(
+    pub(super) fn account(
         &mut self,
         p: &SamplingParams,
         panel: &Panel,
-        limits: Shared<u32>,
+        steps: Steps,
         step: u32,
         scores: &mut Scores,
     ) {
-        let tile = panel.tile(step, gpu::ld_shared(limits.add(PANEL)));
+        let tile = steps.tile(step);
         if tile >= self.end_tile {
             return;
         }
-        let is_for_sinks = step < panel.sink_tiles;
-        let is_partial = tile >= self.first_partial_tile || tile < panel.sink_tiles;
+        let is_for_sinks = step < steps.for_sinks;
+        let is_partial = tile >= self.first_partial_tile || tile < steps.for_sinks;
         let keys = is_partial.then(|| {
-            let limits = limits.add(GROUP_ROW + lane_row());
             let sinks = order::sinks(p);
             let (from, end) = if is_for_sinks {
                 (0, sinks)
             } else {
                 (sinks, u32::MAX)
             };
-            [0, 8].map(|further| {
-                let to = gpu::ld_shared(limits.add(further)).min(end);
-                Keys::counted_from(tile * TILE, from, to)
-            })
+            self.visible
+                .map(|visible| Keys::counted_from(tile * TILE, from, visible.min(end)))
         });
         let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
         let statistics = self.sums.add(scores, scale_log2, keys);
@@ -121,13 +114,6 @@ impl Group {
             gpu::st_global_v2(to, own(statistics));
         }
     }
-}
-
-/// The first of the lane's rows in its panel, if its group is its warpgroup's first. Worked out anew, as [`for_once`] does.
-#[inline(always)]
-fn lane_row() -> u32 {
-    let warp = for_once(gpu::tid_x()) / 32 - WARPGROUP / 32;
-    warp / 4 * WARPGROUP_ROWS + warp % 4 * WARP_ROWS + gpu::laneid() / 4
 }
 
 /// A lane's rank, for what happens seldom. No compiler moves a shuffle out of a loop, not even a lane's with itself: so the
