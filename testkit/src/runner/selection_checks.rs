@@ -132,9 +132,9 @@ fn relative_error(problem: &Problem, unit: &Unit) -> f64 {
     2.0 * score_error(problem.head_dim, unit.score_magnitude) + 4e-6
 }
 
-/// By how many units a candidate may be off: it adds up the contributions of eight rows (of a query block, at the default row
-/// stride), or of the lanes that see a key, each rounded by up to half a unit.
-const CANDIDATE_ROUNDINGS: f64 = 4.0;
+/// By how many units a candidate may be off: it adds up the shares of eight rows (of a query block, at the default row stride) and
+/// perhaps the head's last, or of as many lanes, each rounded down to a unit.
+const CANDIDATE_ROUNDINGS: f64 = 9.0;
 
 /// Masses, covered mass and need, in units of one row's mass.
 fn check_masses(problem: &Problem, found: &UnitFound, oracle: &Unit, context: &dyn Fn() -> String) {
