@@ -22,6 +22,14 @@ pub const PIECE_COLUMNS: u32 = 64;
 /// Bytes of a piece of a tile.
 pub const PIECE_BYTES: u32 = TILE_ROWS * 128;
 
+/// Whether a block of one producer and otherwise consumer warpgroups has the registers that `setmaxnreg` moves about: no more than it was
+/// launched with, all that a multiprocessor has in steps of 8 a thread. Where they are too few, the last warpgroup waits for ever.
+pub const fn warpgroups_fit(threads: u32, of_producer: u32, of_consumer: u32) -> bool {
+    let at_launch = 65_536 / threads / 8 * 8;
+    let consumers = threads / 128 - 1;
+    of_producer + consumers * of_consumer <= threads / 128 * at_launch
+}
+
 /// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
 pub const fn map_layout(
     tensor: &TensorArg,

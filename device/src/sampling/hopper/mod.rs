@@ -51,6 +51,7 @@ use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes, TensorArg};
 use crate::tile::warpgroup::{
     D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
+    warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
@@ -87,10 +88,14 @@ const WARPGROUP_BARRIER: u32 = 1;
 const WARPGROUP: u32 = 128;
 /// One warpgroup that produces, and those that consume.
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
-/// 64 scores, and as much again for what belongs to them.
-const CONSUMER_REGISTERS: u32 = 120;
+/// 64 scores, and nearly as much again for what belongs to them.
+const CONSUMER_REGISTERS: u32 = 112;
 const PRODUCER_REGISTERS: u32 = 24;
-const _: () = assert!(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65_536 / WARPGROUP);
+const _: () = assert!(warpgroups_fit(
+    THREADS,
+    PRODUCER_REGISTERS,
+    CONSUMER_REGISTERS
+));
 
 /// The launch of a sampling kernel on Hopper.
 pub const fn launch_shape(units: &Units) -> LaunchShape {

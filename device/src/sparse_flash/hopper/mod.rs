@@ -47,7 +47,7 @@ use crate::gpu::{self, FULL_MASK, TensorMap};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes};
 pub use crate::tile::warpgroup::map_layout;
-use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS};
+use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS, warpgroups_fit};
 use crate::tile::{Bf16, F16, Float16};
 use schedule::Schedule;
 
@@ -68,7 +68,11 @@ const PRODUCER_REGISTERS: u32 = 56;
 const CONSUMER_REGISTERS: u32 = 224;
 
 const _: () = assert!(WARPGROUP == COPY_THREADS && CONSUMER_ROWS == 64 && TILE_ROWS == BLOCK);
-const _: () = assert!(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <= 65_536 / WARPGROUP);
+const _: () = assert!(warpgroups_fit(
+    THREADS,
+    PRODUCER_REGISTERS,
+    CONSUMER_REGISTERS
+));
 
 /// The parameters of a launch.
 #[repr(C)]
