@@ -109,7 +109,7 @@ impl GpuPlan {
             Some(hopper) => {
                 let schedule = self.schedule(arguments.workspace);
                 issue(Self::schedule_launch(attention, schedule))?;
-                issue(self.hopper_launch(hopper, arguments.o_dtype, attention, schedule))
+                issue(self.hopper_launch(hopper, attention, schedule))
             }
             None => issue(Launch {
                 stage: Stage::SparseFlash,
@@ -310,7 +310,6 @@ impl GpuPlan {
     fn hopper_launch(
         &self,
         machine: &Hopper,
-        o_dtype: Dtype,
         attention: SparseFlashParams,
         schedule: Schedule,
     ) -> Launch {
@@ -326,7 +325,7 @@ impl GpuPlan {
             v_map,
             attention,
             schedule,
-            slack_log2: self.rescale().slack_log2(o_dtype),
+            slack_log2: self.rescale().slack_log2(),
         };
         Launch {
             stage: Stage::SparseFlash,

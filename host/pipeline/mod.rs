@@ -26,7 +26,9 @@ mod workspace;
 pub use kernels::Call;
 pub use lists::Lists;
 pub use operands::{DeviceMemory, DeviceTensor, Operands};
-pub use plan::{Arguments, GpuPlan, MAX_HEADS, MAX_KEYS, Rescale, WAVE_BYTES};
+pub use plan::{
+    Arguments, GPU_BREAK_EVEN_TOKENS, GpuPlan, MAX_HEADS, MAX_KEYS, Rescale, WAVE_BYTES,
+};
 pub use readback::{Outcome, Watch};
 pub use sample_attention_device::geometry::Units;
 pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};

@@ -18,6 +18,11 @@ pub const MAX_KEYS: usize = 1 << 24;
 /// Sequences times query heads, at most: they are dimensions of a grid.
 pub const MAX_HEADS: usize = 65_535;
 
+/// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
+/// an input that can be made sparse is faster so (H200, 32 query heads: 1.3 times). [`BREAK_EVEN_TOKENS`](crate::BREAK_EVEN_TOKENS) is the
+/// CPU's.
+pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
+
 /// Bytes of the buffers that hold one wave of the selection: what Q alone takes at 128K tokens and 32 heads, where a wave is then some
 /// 170 segments, enough blocks of threads for any GPU.
 pub const WAVE_BYTES: u64 = 1 << 30;
@@ -46,23 +51,21 @@ pub struct GpuPlan {
 /// When the online softmax of the Hopper kernels multiplies what it has added up by the growth of a row's maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rescale {
-    /// [`Rescale::Rarely`] where O is rounded to 16 bits, [`Rescale::Always`] where it is f32.
+    /// Whenever a maximum grows, as the textbook says. The largest error of O is about that of a 16-bit reference.
     #[default]
-    Auto,
-    /// When a maximum has grown by more than 8 in the log2 domain. Some 2 % faster. Weights then reach 2^8, and where one key has nearly
-    /// all the weight, that weight is rounded to 16 bits like any other, instead of being exactly 1: an error of up to half a unit of
-    /// the inputs' type, as the rounding of a 16-bit O makes anyway.
-    Rarely,
-    /// Whenever a maximum grows, as the textbook says.
     Always,
+    /// When a maximum has grown by more than 8 in the log2 domain: some 2 % faster. Weights then reach 2^8, and where one key has nearly
+    /// all the weight, that weight is rounded to 16 bits like any other instead of being exactly 1. The largest error of O is then up to
+    /// 2.2 times a 16-bit reference's.
+    Rarely,
 }
 
 impl Rescale {
     /// By how much, in the log2 domain, a maximum may grow before what was added up is rescaled.
-    pub(super) fn slack_log2(self, o_dtype: Dtype) -> f32 {
-        match (self, o_dtype) {
-            (Rescale::Rarely, _) | (Rescale::Auto, Dtype::F16 | Dtype::Bf16) => 8.0,
-            (Rescale::Always, _) | (Rescale::Auto, Dtype::F32) => 0.0,
+    pub(super) fn slack_log2(self) -> f32 {
+        match self {
+            Rescale::Always => 0.0,
+            Rescale::Rarely => 8.0,
         }
     }
 }
@@ -111,7 +114,8 @@ impl GpuPlan {
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
         let plan = Plan::new(problem, policy)?;
         let sizes = sizes(&problem)?;
-        if plan.path() != Path::Select {
+        let short = problem.k_len < GPU_BREAK_EVEN_TOKENS && policy.fallback == Fallback::Auto;
+        if plan.path() != Path::Select || short {
             return GpuPlan::with_work(plan, Work::Dense);
         }
         let candidates = match policy.budget {

@@ -58,6 +58,10 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
     LaunchShape::linear(units.count * units.unit_blocks, THREADS, shared_bytes)
 }
 
+/// Rows whose statistics a thread loads before it uses the first: half a query block's at the default row stride, enough to hide
+/// most of the way to memory.
+const LOADS: usize = 4;
+
 #[inline(always)]
 fn reduce(p: &ReductionBlocksParams) {
     let units = &p.units;
@@ -79,10 +83,10 @@ fn reduce(p: &ReductionBlocksParams) {
         .row_lse
         .add(u64::from(slot) * u64::from(units.row_capacity));
     let lse = |rank: u32| finite_or_zero(gpu::ld_global_nc(lse_of_unit.add(rank.into())));
-    let share = |stats: Global<f32>, rank: u32| {
-        let [maximum, sum] = gpu::ld_global_v2(stats);
-        fixed_point(sum * gpu::ex2_approx_ftz_f32(maximum - lse(rank)), 1.0)
+    let share_of = |[maximum, sum]: [f32; 2], lse: f32| {
+        fixed_point(sum * gpu::ex2_approx_ftz_f32(maximum - lse), 1.0)
     };
+    let share = |stats: Global<f32>, rank: u32| share_of(gpu::ld_global_v2(stats), lse(rank));
 
     let mut covered = 0;
     let first_window_block = units.first_window_block(query_block);
@@ -94,6 +98,16 @@ fn reduce(p: &ReductionBlocksParams) {
         if key_block <= query_block {
             let stats = p.stats.add(stats_at(units, slot, key_block, 0));
             let mut rank = first_rank;
+            while rank + LOADS as u32 <= end_rank {
+                let mut loaded = [[0.0; 2]; LOADS];
+                for (i, loaded) in loaded.iter_mut().enumerate() {
+                    *loaded = gpu::ld_global_v2(stats.add(2 * u64::from(rank + i as u32)));
+                }
+                for (i, &loaded) in loaded.iter().enumerate() {
+                    sum += share_of(loaded, lse(rank + i as u32));
+                }
+                rank += LOADS as u32;
+            }
             while rank < end_rank {
                 sum += share(stats.add(2 * u64::from(rank)), rank);
                 rank += 1;

@@ -20,8 +20,8 @@
 //!
 //! # Who does what
 //! Thread 0 issues the bulk copies of Q and of contiguous tiles. Loose tiles are gathered by all four producer warps, each the 32
-//! rows of the tile whose keys its own queue names, so that they need no barrier: every producer warp walks the same lists. 40
-//! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 232.
+//! rows of the tile whose keys its own queue names, so that they need no barrier: every producer warp walks the same lists. 56
+//! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 224.
 //!
 //! # Synchronisation
 //! All by mbarriers, in [`shared::Barrier`]: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
