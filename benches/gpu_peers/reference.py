@@ -36,10 +36,15 @@ class Rows:
             scores.masked_fill_(~mask, -math.inf)
         lse = scores.logsumexp(-1)
         exact = scores.softmax(-1) @ values
-        # What 16 bits give: weights rounded before the product, and the result after it.
-        weights = (scores - scores.amax(-1, keepdim=True)).exp()
-        product = weights.to(q.dtype).double() @ values / weights.sum(-1, keepdim=True)
-        allowed = 2 * (product.to(q.dtype).double() - exact).abs().max().item() + 1e-5
+        # What 16 bits give: weights rounded before the product, and the result after it. Flash attention is free to take weights
+        # relative to the maximum or to something near it, so the largest error of a few such references counts, as in testkit.
+        maximum = scores.amax(-1, keepdim=True)
+        allowed = 1e-5
+        for reference in (maximum - math.log(2) * quarter / 4 for quarter in range(4)):
+            weights = (scores - reference).exp()
+            product = weights.to(q.dtype).double() @ values / weights.sum(-1, keepdim=True)
+            error = (product.to(q.dtype).double() - exact).abs().max().item()
+            allowed = max(allowed, 2 * error + 1e-5)
         return {"rows": rows, "o": exact, "lse": lse, "allowed": allowed, "coverage": coverage}
 
     def coverage(self):

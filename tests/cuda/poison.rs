@@ -108,6 +108,7 @@ fn what_a_policy_drops_may_be_poisoned_afterwards() {
         let problem = problem(1600, 1600, (Dtype::Bf16, 64));
         let policy = Policy {
             coverage: 0.7,
+            fallback: Fallback::Never,
             ..Policy::default()
         };
         let case = Case {

@@ -24,7 +24,7 @@
 //! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 224.
 //!
 //! # Synchronisation
-//! All by mbarriers, in [`shared::Barrier`]: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
+//! All by mbarriers, in `shared::Barrier`: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
 //! (how many keys, whether it is the own block, whether it is the last) is written beside it before it becomes full. The task goes
 //! with Q. Generic writes to a tile are fenced before they are handed over, for the tensor cores read through another proxy.
 //!
