@@ -131,6 +131,15 @@ impl Plan {
         })
     }
 
+    /// The same plan for a backend whose break-even length is above the problem's.
+    pub(crate) fn below_break_even(self) -> Self {
+        Plan {
+            path: Path::BelowBreakEven,
+            units: None,
+            ..self
+        }
+    }
+
     /// What is computed.
     pub fn problem(&self) -> &Problem {
         &self.problem

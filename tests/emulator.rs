@@ -284,7 +284,7 @@ fn fallback_is_decided_on_the_device_as_on_the_cpu() {
         ..policy(Budget::Blocks)
     };
     // Below the break-even length nothing is selected.
-    let short = selecting(problem(130, 300, 64, Dtype::F16), auto(0.9), 1);
+    let short = selecting(problem(130, 4095, 64, Dtype::F16), auto(0.9), 1);
     let outcome = check(&Emulator::default(), &short);
     let report = outcome.found.report.unwrap();
     assert_eq!(report.heads[0].path, HeadPath::BelowBreakEven);
@@ -294,7 +294,7 @@ fn fallback_is_decided_on_the_device_as_on_the_cpu() {
     for (data, coverage) in [(Data::Structured, 0.5), (Data::Normal, 1.0)] {
         let case = Case {
             data,
-            ..selecting(problem(140, 1600, 64, Dtype::Bf16), auto(coverage), 1)
+            ..selecting(problem(140, 4200, 64, Dtype::Bf16), auto(coverage), 1)
         };
         let outcome = check_kernels(&case);
         let cpu = check(&Cpu::default(), &case);

@@ -115,7 +115,10 @@ impl GpuPlan {
         let plan = Plan::new(problem, policy)?;
         let sizes = sizes(&problem)?;
         let short = problem.k_len < GPU_BREAK_EVEN_TOKENS && policy.fallback == Fallback::Auto;
-        if plan.path() != Path::Select || short {
+        if short {
+            return GpuPlan::with_work(plan.below_break_even(), Work::Dense);
+        }
+        if plan.path() != Path::Select {
             return GpuPlan::with_work(plan, Work::Dense);
         }
         let candidates = match policy.budget {

@@ -99,7 +99,7 @@ pub fn check_with(backend: &dyn Backend, case: &Case, qkv: &Qkv) -> Outcome {
     let outcome = run_with(backend, case, qkv);
     selection_checks::check(case, qkv, &outcome);
     attention_checks::check(backend, case, qkv, &outcome);
-    report_checks::check(case, qkv, &outcome);
+    report_checks::check(backend, case, qkv, &outcome);
     outcome
 }
 

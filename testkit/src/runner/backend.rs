@@ -1,7 +1,9 @@
 //! What a backend must answer to be tested.
 
 use sample_attention::cpu::{SampledRow, UnitMass};
-use sample_attention::{Coverage, Inputs, Outputs, Problem, Report, Result, Selection};
+use sample_attention::{
+    BREAK_EVEN_TOKENS, Coverage, Inputs, Outputs, Problem, Report, Result, Selection,
+};
 
 use super::Attend;
 
@@ -13,6 +15,11 @@ pub trait Backend {
     /// Whether it has a kernel for the problem; [`check_all`](super::check_all) skips the others.
     fn supports(&self, _problem: &Problem) -> bool {
         true
+    }
+
+    /// The length below which it attends to everything, unless told otherwise.
+    fn break_even_tokens(&self) -> usize {
+        BREAK_EVEN_TOKENS
     }
 
     /// Whether probabilities stay f32 until the output is rounded. Tensor cores take them in 16 bits; then the

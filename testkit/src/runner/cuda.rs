@@ -6,7 +6,7 @@
 mod memory;
 
 use sample_attention::cuda::{Device, Stream};
-use sample_attention::pipeline::{self, GpuPlan, Launch, Operands, Watch};
+use sample_attention::pipeline::{self, GPU_BREAK_EVEN_TOKENS, GpuPlan, Launch, Operands, Watch};
 use sample_attention::{Dtype, Inputs, Outputs, Problem, Result, StageTimes};
 
 use super::{Attend, Backend, Found};
@@ -93,6 +93,10 @@ impl Backend for Cuda<'_> {
 
     fn supports(&self, problem: &Problem) -> bool {
         problem.dtype != Dtype::F32 && [64, 128].contains(&problem.head_dim)
+    }
+
+    fn break_even_tokens(&self) -> usize {
+        GPU_BREAK_EVEN_TOKENS
     }
 
     fn keeps_f32(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use sample_attention::cpu::{SampledRow, UnitMass};
 use sample_attention::emulator;
-use sample_attention::pipeline::{GpuPlan, Target, Watch};
+use sample_attention::pipeline::{GPU_BREAK_EVEN_TOKENS, GpuPlan, Target, Watch};
 use sample_attention::{Dtype, Inputs, Outputs, Problem, Result};
 
 use super::{Attend, Backend, Found};
@@ -60,6 +60,10 @@ impl Backend for Emulator {
 
     fn supports(&self, problem: &Problem) -> bool {
         problem.dtype != Dtype::F32 && [64, 128].contains(&problem.head_dim)
+    }
+
+    fn break_even_tokens(&self) -> usize {
+        GPU_BREAK_EVEN_TOKENS
     }
 
     fn keeps_f32(&self) -> bool {

@@ -1,16 +1,14 @@
 //! What a run reports, against counts and masses of the oracle.
 
-use sample_attention::{
-    BREAK_EVEN_TOKENS, Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem,
-};
+use sample_attention::{Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem};
 
 use super::selection_checks::MASS_ONE;
-use super::{Attend, Case, Outcome};
+use super::{Attend, Backend, Case, Outcome};
 use crate::oracle::{self, HeadMask, Mask};
 use crate::tensor::Qkv;
 
 /// Report and true coverage, where there are any.
-pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
+pub(super) fn check(backend: &dyn Backend, case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let problem = &case.problem;
     let heads = problem.batch * problem.q_heads;
     if let Some(report) = &outcome.found.report {
@@ -29,7 +27,7 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
             );
             assert_eq!(
                 report.path,
-                expected_path(case, outcome, head),
+                expected_path(backend, case, outcome, head),
                 "path of head {head}\n{case:#?}"
             );
             if let (Attend::Policy(policy), Mask::Heads(masks)) = (&case.attend, &outcome.mask) {
@@ -49,11 +47,11 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     }
 }
 
-fn expected_path(case: &Case, outcome: &Outcome, head: usize) -> HeadPath {
+fn expected_path(backend: &dyn Backend, case: &Case, outcome: &Outcome, head: usize) -> HeadPath {
     let Attend::Policy(policy) = &case.attend else {
         return HeadPath::Dense;
     };
-    let short = case.problem.k_len < BREAK_EVEN_TOKENS;
+    let short = case.problem.k_len < backend.break_even_tokens();
     match (policy.fallback, &outcome.mask) {
         (Fallback::Auto, _) if short => HeadPath::BelowBreakEven,
         (Fallback::Auto, Mask::Heads(heads)) if heads[head].dense => HeadPath::Fallback,
