@@ -20,7 +20,7 @@
 //!
 //! A product is 512 cycles of the tensor cores, and its exponentials are as many of the MUFU. A warpgroup does one after the
 //! other; it is the others that work meanwhile. (Two warpgroups with two products each, one under the exponentials of the
-//! other, were half as fast: docs/ladder.md.)
+//! other, took 1.3 times as long: docs/ladder.md.)
 //!
 //! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
 //! that it has.
