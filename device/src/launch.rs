@@ -3,7 +3,8 @@
 //! | entry | threads | blocks of the grid | dynamic shared memory |
 //! |---|---|---|---|
 //! | `sampling_*` | [`PANEL_THREADS`] | unit × panel of [`PANEL`] sampled rows | [`STAGES`] tiles of [`TILE`] rows |
-//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | head × panel of 256 sampled rows | 4 tiles of 128 rows, and 64 bytes |
+//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | head × panel of 256 sampled rows | 4 tiles of 128 rows, the panel, and 64 bytes |
+//! | `sparse_flash_schedule` | [`THREADS`](crate::sparse_flash::hopper::schedule::THREADS) | group of heads | 4.1 KB |
 //! | `reduction_keys_*` | [`PANEL_THREADS`] | head × key block | the same, and 4 bytes a row of each tile |
 //! | `reduction_blocks` | [`REDUCTION_BLOCKS_THREADS`] | unit × query block | 8 bytes |
 //! | `top_k_blocks`, `top_k_keys` | [`TOP_K_THREADS`] | unit | a histogram of 16 KB, and 784 bytes |

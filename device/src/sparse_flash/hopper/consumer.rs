@@ -4,7 +4,7 @@ use super::super::query::QueryRows;
 use super::super::record::Task;
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
-use super::{CONSUMER_ROWS, WARPGROUP, output, poison};
+use super::{CONSUMER_ROWS, output, poison};
 use crate::gpu;
 use crate::tile::warpgroup::{self, Products, Scores, Weights};
 use crate::tile::{Float16, LazySoftmax, Rescale, WARP};
@@ -178,5 +178,3 @@ pub(super) fn scale_rows(output: &mut [f32], factors: Rescale) {
         *x *= factors[i >> 1 & 1];
     }
 }
-
-const _: () = assert!(CONSUMER_ROWS == WARPGROUP / 2);
