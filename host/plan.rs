@@ -58,12 +58,17 @@ impl Plan {
     /// # Errors
     /// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
+        Plan::selecting(problem, policy, BREAK_EVEN_TOKENS)
+    }
+
+    /// The same for a backend with a break-even length of its own.
+    pub(crate) fn selecting(problem: Problem, policy: Policy, break_even: usize) -> Result<Self> {
         problem.validate()?;
         policy.validate()?;
         if !problem.causal {
             return Err(Error::SparseNeedsCausal);
         }
-        let short = problem.k_len < BREAK_EVEN_TOKENS && policy.fallback == Fallback::Auto;
+        let short = problem.k_len < break_even && policy.fallback == Fallback::Auto;
         let path = if short {
             Path::BelowBreakEven
         } else {
@@ -129,15 +134,6 @@ impl Plan {
             instruction_set: InstructionSet::widest(),
             units,
         })
-    }
-
-    /// The same plan for a backend whose break-even length is above the problem's.
-    pub(crate) fn below_break_even(self) -> Self {
-        Plan {
-            path: Path::BelowBreakEven,
-            units: None,
-            ..self
-        }
     }
 
     /// What is computed.

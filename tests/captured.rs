@@ -2,34 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use sample_attention::{Budget, Dtype, Fallback, Policy};
-use testkit::capture::Capture;
+use sample_attention::{Budget, Fallback, Policy};
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check_with, run_with};
-use testkit::tensor::{Qkv, Tensor};
-
-fn read(path: &Path) -> (Case, Qkv) {
-    let capture = Capture::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let problem = capture.problem;
-    let tensor = |shape, values: &testkit::capture::Tensor| Tensor {
-        shape,
-        values: values.to_f32(),
-    };
-    let qkv = Qkv {
-        q: tensor(problem.q_shape(), &capture.q),
-        k: tensor(problem.kv_shape(), &capture.k),
-        v: tensor(problem.kv_shape(), &capture.v),
-    };
-    let case = Case {
-        output: Dtype::F32,
-        row_step: 67,
-        ..Case::new(problem, Attend::Dense)
-    };
-    (case, qkv)
-}
+use testkit::tensor::Qkv;
 
 fn easily_sparse() -> (Case, Qkv) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    read(&root.join("data/qkv-layer3-4096.safetensors"))
+    Case::captured(&root.join("data/qkv-layer3-4096.safetensors"))
 }
 
 /// Not in the repository: `SAMPLE_ATTENTION_LM` names its directory, or it lies beside the repository.
@@ -40,7 +19,7 @@ fn hard_to_make_sparse() -> Option<(Case, Qkv)> {
     };
     let path = directory.join("qkv-layer5-4096.safetensors");
     if path.exists() {
-        return Some(read(&path));
+        return Some(Case::captured(&path));
     }
     eprintln!(
         "\n*** SKIPPED: no {}. Set SAMPLE_ATTENTION_LM to the directory that has it. ***\n",

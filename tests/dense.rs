@@ -1,28 +1,7 @@
 //! Dense attention: every shape, head mapping, element type and length that decides how tiles are cut.
 
 use sample_attention::{Dtype, Problem};
-use testkit::runner::{Attend, Case, Cpu, Data, Layout, check, check_all};
-
-/// (Sq, Sk) that other libraries publish as their test shapes.
-const PUBLISHED: [(usize, usize); 17] = [
-    (113, 203),
-    (128, 217),
-    (113, 211),
-    (108, 256),
-    (256, 512),
-    (512, 256),
-    (1024, 1024),
-    (1023, 1024),
-    (1024, 1023),
-    (2048, 2048),
-    (1, 1),
-    (64, 128),
-    (239, 1),
-    (799, 3),
-    (1023, 2049),
-    (65, 65),
-    (129, 129),
-];
+use testkit::runner::{Attend, Case, Cpu, Data, Layout, PUBLISHED_SHAPES, check, check_all};
 
 const DTYPES: [(Dtype, Dtype); 5] = [
     (Dtype::F32, Dtype::F32),
@@ -41,7 +20,7 @@ fn problem(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) -> Problem
 }
 
 fn published_shapes(q_heads: usize, kv_heads: usize) {
-    let shapes = PUBLISHED.into_iter().enumerate();
+    let shapes = PUBLISHED_SHAPES.into_iter().enumerate();
     let cases = shapes.flat_map(|(index, (q_len, k_len))| {
         [64, 128].map(|head_dim| {
             // All five combinations meet every head mapping; each shape meets two of them.

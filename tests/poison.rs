@@ -1,10 +1,11 @@
 //! NaN and infinity where they must not matter, and where they must.
 
-use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Selection};
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem};
 use testkit::random::Random;
 use testkit::runner::{
-    Attend, Case, Cpu, Data, assert_poison_stays_where_it_is_seen, check_with, poison_key,
-    row_bits, run_with,
+    Attend, Case, Cpu, Data, assert_poison_stays_where_it_is_seen,
+    assert_what_a_policy_drops_may_be_poisoned, check_with, loose_lists, poison_key, row_bits,
+    run_with,
 };
 
 const POISONS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
@@ -63,22 +64,7 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
                 causal,
                 ..problem(q_len, k_len, Dtype::F32)
             };
-            let mut selection = Selection::new(&problem).unwrap();
-            selection.set_sinks(3);
-            for head in 0..2 {
-                let stripes: Vec<u32> = (0..k_len as u32).filter(|_| random.chance(0.05)).collect();
-                selection.set_stripes(0, head, &stripes).unwrap();
-                if !causal {
-                    selection.set_blocks(0, head, 1, &[1]).unwrap();
-                }
-            }
-            // Two keys that are neither sinks nor stripes: one that only its own block keeps, and its neighbour.
-            let lists = [0, 1].map(|head| selection.head(0, head).stripes().to_vec());
-            let loose = (130..250)
-                .filter(|key| lists.iter().all(|stripes| !stripes.contains(key)))
-                .map(|key| key as usize);
-            let keys: Vec<usize> = loose.take(20).collect();
-            let case = Case::new(problem, Attend::Own(selection));
+            let (case, keys) = loose_lists(problem, &mut random);
             assert_poison_stays_where_it_is_seen(&Cpu::default(), &case, &keys, f32::NAN);
         }
     }
@@ -87,29 +73,7 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
 #[test]
 fn what_a_policy_drops_may_be_poisoned_afterwards() {
     let problem = problem(1600, 1600, Dtype::Bf16);
-    let policy = Policy {
-        coverage: 0.7,
-        ..Policy::default()
-    };
-    let case = Case {
-        data: Data::Structured,
-        ..Case::new(problem, Attend::Policy(policy))
-    };
-    let clean = run_with(&Cpu::default(), &case, &case.inputs());
-    let selection = clean
-        .found
-        .selection
-        .clone()
-        .expect("long enough to select");
-    let again = Case {
-        attend: Attend::Own(selection),
-        ..case
-    };
-    assert_eq!(
-        run_with(&Cpu::default(), &again, &again.inputs()).bits(),
-        clean.bits()
-    );
-    assert_poison_stays_where_it_is_seen(&Cpu::default(), &again, &[200, 201, 640, 1111], f32::NAN);
+    assert_what_a_policy_drops_may_be_poisoned(&Cpu::default(), problem, Fallback::Auto);
 }
 
 #[test]

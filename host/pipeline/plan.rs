@@ -112,12 +112,8 @@ impl GpuPlan {
     /// Those of [`Plan::new`], and [`Error::KernelDtype`], [`Error::KernelHeadDim`], [`Error::KernelHeads`] and
     /// [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let plan = Plan::new(problem, policy)?;
+        let plan = Plan::selecting(problem, policy, GPU_BREAK_EVEN_TOKENS)?;
         let sizes = sizes(&problem)?;
-        let short = problem.k_len < GPU_BREAK_EVEN_TOKENS && policy.fallback == Fallback::Auto;
-        if short {
-            return GpuPlan::with_work(plan.below_break_even(), Work::Dense);
-        }
         if plan.path() != Path::Select {
             return GpuPlan::with_work(plan, Work::Dense);
         }

@@ -20,17 +20,21 @@ mod case;
 mod cpu;
 mod cuda;
 mod emulator;
+mod gpu_kernels;
 mod poison;
 mod report_checks;
 mod selection_checks;
 
 pub use backend::{Backend, Found, UnitFound};
 pub use buffers::{Buffer, Layout};
-pub use case::{Attend, Case, Data};
+pub use case::{Attend, Case, Data, PUBLISHED_SHAPES};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use emulator::Emulator;
-pub use poison::{assert_poison_stays_where_it_is_seen, poison_key, row_bits};
+pub use poison::{
+    assert_poison_stays_where_it_is_seen, assert_what_a_policy_drops_may_be_poisoned, loose_lists,
+    poison_key, row_bits,
+};
 
 use sample_attention::{Inputs, Outputs, Result};
 

@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
-use testkit::capture::Capture;
 use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_with};
-use testkit::tensor::{Qkv, Tensor};
+use testkit::tensor::Qkv;
 
 use crate::support::{every_target, skip};
 
@@ -53,23 +52,7 @@ fn captured() -> Option<(Case, Qkv)> {
         ));
         return None;
     }
-    let capture = Capture::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let problem = capture.problem;
-    let tensor = |shape, values: &testkit::capture::Tensor| Tensor {
-        shape,
-        values: values.to_f32(),
-    };
-    let qkv = Qkv {
-        q: tensor(problem.q_shape(), &capture.q),
-        k: tensor(problem.kv_shape(), &capture.k),
-        v: tensor(problem.kv_shape(), &capture.v),
-    };
-    let case = Case {
-        output: Dtype::F32,
-        row_step: 67,
-        ..Case::new(problem, Attend::Dense)
-    };
-    Some((case, qkv))
+    Some(Case::captured(path))
 }
 
 #[test]

@@ -2,29 +2,9 @@
 
 use rayon::prelude::*;
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
-use testkit::runner::{Attend, Case, Cuda, Data, Layout, check};
+use testkit::runner::{Attend, Case, Cuda, Data, Layout, PUBLISHED_SHAPES, check};
 
 use crate::support::{every_target, tell};
-
-const SHAPES: [(usize, usize); 17] = [
-    (113, 203),
-    (128, 217),
-    (113, 211),
-    (108, 256),
-    (256, 512),
-    (512, 256),
-    (1024, 1024),
-    (1023, 1024),
-    (1024, 1023),
-    (2048, 2048),
-    (1, 1),
-    (64, 128),
-    (239, 1),
-    (799, 3),
-    (1023, 2049),
-    (65, 65),
-    (129, 129),
-];
 
 /// Query and key/value heads: one, multi-head, multi-query and grouped.
 const HEADS: [(usize, usize); 4] = [(1, 1), (3, 3), (8, 1), (4, 2)];
@@ -43,7 +23,7 @@ fn policy(budget: Budget) -> Policy {
 
 /// Every shape with both types and both head dimensions; heads and layouts alternate, so that all of them come up.
 fn cases(attend: impl Fn(usize) -> Attend) -> impl Iterator<Item = Case> {
-    let combinations = SHAPES.into_iter().flat_map(|shape| {
+    let combinations = PUBLISHED_SHAPES.into_iter().flat_map(|shape| {
         [
             (Dtype::Bf16, 64),
             (Dtype::F16, 64),

@@ -1,10 +1,34 @@
 //! What to compute, on what data: all that is needed to replay a failure.
 
+use std::path::Path;
+
 use sample_attention::{Dtype, Policy, Problem, Selection};
 
 use super::Layout;
+use crate::capture::{self, Capture};
 use crate::random::Random;
 use crate::tensor::{Qkv, Tensor};
+
+/// (Sq, Sk) that other libraries publish as their test shapes.
+pub const PUBLISHED_SHAPES: [(usize, usize); 17] = [
+    (113, 203),
+    (128, 217),
+    (113, 211),
+    (108, 256),
+    (256, 512),
+    (512, 256),
+    (1024, 1024),
+    (1023, 1024),
+    (1024, 1023),
+    (2048, 2048),
+    (1, 1),
+    (64, 128),
+    (239, 1),
+    (799, 3),
+    (1023, 2049),
+    (65, 65),
+    (129, 129),
+];
 
 /// What to attend to.
 #[derive(Clone, Debug)]
@@ -61,6 +85,31 @@ impl Case {
             seed: 1,
             row_step: 1,
         }
+    }
+
+    /// What a file captured, to be attended to densely, with O in f32 and some rows checked; and its inputs.
+    ///
+    /// # Panics
+    /// With the path, when it cannot be read.
+    pub fn captured(path: &Path) -> (Self, Qkv) {
+        let capture =
+            Capture::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let problem = capture.problem;
+        let tensor = |shape, values: &capture::Tensor| Tensor {
+            shape,
+            values: values.to_f32(),
+        };
+        let qkv = Qkv {
+            q: tensor(problem.q_shape(), &capture.q),
+            k: tensor(problem.kv_shape(), &capture.k),
+            v: tensor(problem.kv_shape(), &capture.v),
+        };
+        let case = Case {
+            output: Dtype::F32,
+            row_step: 67,
+            ..Case::new(problem, Attend::Dense)
+        };
+        (case, qkv)
     }
 
     /// The inputs that the seed gives.

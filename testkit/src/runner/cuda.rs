@@ -7,9 +7,9 @@ mod memory;
 
 use sample_attention::cuda::{Device, Stream};
 use sample_attention::pipeline::{self, GPU_BREAK_EVEN_TOKENS, GpuPlan, Launch, Operands, Watch};
-use sample_attention::{Dtype, Inputs, Outputs, Problem, Result, StageTimes};
+use sample_attention::{Inputs, Outputs, Problem, Result, StageTimes};
 
-use super::{Attend, Backend, Found};
+use super::{Attend, Backend, Found, gpu_kernels};
 use memory::{WRITTEN, Zoned, ZonedTensor};
 
 /// A GPU under given circumstances, none of which may change a result.
@@ -32,18 +32,6 @@ impl<'a> Cuda<'a> {
             wave_bytes: None,
             watched: true,
         }
-    }
-
-    fn plan(&self, problem: &Problem, attend: &Attend) -> Result<GpuPlan> {
-        let plan = match attend {
-            Attend::Policy(policy) => GpuPlan::new(*problem, *policy)?,
-            Attend::Dense => GpuPlan::dense(*problem)?,
-            Attend::Own(selection) => GpuPlan::given(*problem, selection.sinks())?,
-        };
-        Ok(match self.wave_bytes {
-            Some(bytes) => plan.with_wave_bytes(bytes),
-            None => plan,
-        })
     }
 
     /// Runs the plan, and waits.
@@ -92,7 +80,7 @@ impl Backend for Cuda<'_> {
     }
 
     fn supports(&self, problem: &Problem) -> bool {
-        problem.dtype != Dtype::F32 && [64, 128].contains(&problem.head_dim)
+        gpu_kernels::support(problem)
     }
 
     fn break_even_tokens(&self) -> usize {
@@ -110,7 +98,7 @@ impl Backend for Cuda<'_> {
         inputs: &Inputs<'_>,
         outputs: Outputs<'_>,
     ) -> Result<Found> {
-        let plan = self.plan(problem, attend)?;
+        let plan = gpu_kernels::plan(problem, attend, self.wave_bytes)?;
         let device = self.device;
         let stream = device.stream()?;
         let Outputs {

@@ -2,10 +2,10 @@
 
 use sample_attention::cpu::{SampledRow, UnitMass};
 use sample_attention::emulator;
-use sample_attention::pipeline::{GPU_BREAK_EVEN_TOKENS, GpuPlan, Target, Watch};
-use sample_attention::{Dtype, Inputs, Outputs, Problem, Result};
+use sample_attention::pipeline::{GPU_BREAK_EVEN_TOKENS, Target, Watch};
+use sample_attention::{Inputs, Outputs, Problem, Result};
 
-use super::{Attend, Backend, Found};
+use super::{Attend, Backend, Found, gpu_kernels};
 
 /// The emulator under given circumstances, none of which may change a result.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl Backend for Emulator {
     }
 
     fn supports(&self, problem: &Problem) -> bool {
-        problem.dtype != Dtype::F32 && [64, 128].contains(&problem.head_dim)
+        gpu_kernels::support(problem)
     }
 
     fn break_even_tokens(&self) -> usize {
@@ -78,19 +78,11 @@ impl Backend for Emulator {
         outputs: Outputs<'_>,
     ) -> Result<Found> {
         let mut found = Found::default();
-        let plan = match attend {
-            Attend::Policy(policy) => GpuPlan::new(*problem, *policy)?,
-            Attend::Dense => GpuPlan::dense(*problem)?,
-            Attend::Own(selection) => {
-                let plan = GpuPlan::dense(*problem)?;
-                self.emulator.attend(&plan, inputs, selection, outputs)?;
-                return Ok(found);
-            }
-        };
-        let plan = match self.wave_bytes {
-            Some(bytes) => plan.with_wave_bytes(bytes),
-            None => plan,
-        };
+        let plan = gpu_kernels::plan(problem, attend, self.wave_bytes)?;
+        if let Attend::Own(selection) = attend {
+            self.emulator.attend(&plan, inputs, selection, outputs)?;
+            return Ok(found);
+        }
         let run = self
             .emulator
             .run_watched(&plan, inputs, outputs, &mut found)?;

@@ -1,6 +1,9 @@
 //! NaN and infinities in keys: where they must not matter, and where they must.
 
-use super::{Backend, Case, Outcome, run_with};
+use sample_attention::{Fallback, Policy, Problem, Selection};
+
+use super::{Attend, Backend, Case, Data, Outcome, run_with};
+use crate::random::Random;
 use crate::tensor::Qkv;
 
 /// Fills a key and its value in every head.
@@ -68,4 +71,59 @@ pub fn assert_poison_stays_where_it_is_seen(
         seeing > 0 && unseeing > 0,
         "the test tests nothing: {seeing} {unseeing}"
     );
+}
+
+/// Sinks and random stripes for both heads of a problem with 250 keys or more, and keys that are neither: their own block alone
+/// keeps them.
+///
+/// # Panics
+/// Where the problem is too small.
+pub fn loose_lists(problem: Problem, random: &mut Random) -> (Case, Vec<usize>) {
+    let mut selection = Selection::new(&problem).expect("a valid problem");
+    selection.set_sinks(3);
+    for head in 0..2 {
+        let stripes = (0..problem.k_len as u32).filter(|_| random.chance(0.05));
+        let stripes: Vec<u32> = stripes.collect();
+        let set = selection.set_stripes(0, head, &stripes);
+        set.expect("stripes of the problem");
+        if !problem.causal {
+            let set = selection.set_blocks(0, head, 1, &[1]);
+            set.expect("blocks of the problem");
+        }
+    }
+    let lists = [0, 1].map(|head| selection.head(0, head).stripes().to_vec());
+    let loose = (130..250)
+        .filter(|key| lists.iter().all(|stripes| !stripes.contains(key)))
+        .map(|key| key as usize);
+    let keys = loose.take(20).collect();
+    (Case::new(problem, Attend::Own(selection)), keys)
+}
+
+/// What a policy drops of a problem of 1600 tokens may be poisoned when its selection is attended to again.
+///
+/// # Panics
+/// Where the backend does otherwise.
+pub fn assert_what_a_policy_drops_may_be_poisoned(
+    backend: &dyn Backend,
+    problem: Problem,
+    fallback: Fallback,
+) {
+    let policy = Policy {
+        coverage: 0.7,
+        fallback,
+        ..Policy::default()
+    };
+    let case = Case {
+        data: Data::Structured,
+        ..Case::new(problem, Attend::Policy(policy))
+    };
+    let clean = run_with(backend, &case, &case.inputs());
+    let selection = clean.found.selection.clone();
+    let again = Case {
+        attend: Attend::Own(selection.expect("long enough to select")),
+        ..case
+    };
+    let given = run_with(backend, &again, &again.inputs());
+    assert_eq!(given.bits(), clean.bits());
+    assert_poison_stays_where_it_is_seen(backend, &again, &[200, 201, 640, 1111], f32::NAN);
 }
