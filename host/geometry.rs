@@ -12,6 +12,21 @@ pub const BLOCK: usize = 128;
 /// segment's 8192 tokens (otherwise each chunk samples its own last row besides).
 pub const SEGMENT_BLOCKS: usize = 64;
 
+/// The stride that growing row strides end at: two rows a query block.
+const SPARSEST_STRIDE: usize = 64;
+
+/// The row stride of a unit of the selection that begins at position `first`, by
+/// [`Policy::stride_doubles_from`](crate::Policy::stride_doubles_from).
+pub(crate) fn row_stride_at(row_stride: usize, doubles_from: usize, first: usize) -> usize {
+    if row_stride >= SPARSEST_STRIDE {
+        return row_stride;
+    }
+    // 0 below the first doubling, 1 up to twice its position, 2 up to four times it.
+    let doublings = usize::BITS - (first / doubles_from).leading_zeros();
+    // No stride needs more of them, and more would shift it out of its bits.
+    (row_stride << doublings.min(SPARSEST_STRIDE.ilog2())).min(SPARSEST_STRIDE)
+}
+
 /// Rows, keys and blocks of one head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {

@@ -50,9 +50,16 @@ pub struct Policy {
     pub budget: Budget,
     /// Share of the sampled attention mass to reach, in (0, 1]: the paper's α, the CRA threshold.
     pub coverage: f32,
-    /// One query in this many is sampled, by position: rows whose position plus one is a multiple, and the last row.
-    /// The paper's 5 % is 20.
+    /// One query in this many is sampled, by position: rows whose position plus one is a multiple, and the last row. The
+    /// paper's 5 % is 20. The selection costs 1/(2·`row_stride`) of dense attention's arithmetic, at any length.
     pub row_stride: usize,
+    /// Key position from which on fewer rows are sampled, so that the selection of a long prompt costs an ever smaller part of dense
+    /// attention: a segment of 64 query blocks (8192 positions) is sampled at `row_stride` if it begins below this position, at twice
+    /// that from here to twice the position, at four times that to four times the position, and so on. The stride ends at one row in
+    /// 64, two rows a query block, or at `row_stride` if that is sparser. At least 1; `usize::MAX` never doubles.
+    ///
+    /// [`Budget::Residual`] and [`Budget::Paper`] ignore it: they rank single keys over a whole head, whose rows are sampled evenly.
+    pub stride_doubles_from: usize,
     /// Local window.
     pub window: Window,
     /// First keys of the sequence that every query keeps.
@@ -67,6 +74,7 @@ impl Default for Policy {
             budget: Budget::Blocks,
             coverage: 0.97,
             row_stride: 16,
+            stride_doubles_from: 65_536,
             window: Window::Tokens(256),
             sinks: 16,
             fallback: Fallback::Auto,
@@ -81,6 +89,7 @@ impl Policy {
             budget: Budget::Paper,
             coverage: 0.95,
             row_stride: 20,
+            stride_doubles_from: usize::MAX,
             window: Window::Ratio(0.08),
             ..Policy::default()
         }
@@ -96,6 +105,9 @@ impl Policy {
         }
         if self.row_stride == 0 {
             return Err(Error::RowStride);
+        }
+        if self.stride_doubles_from == 0 {
+            return Err(Error::StrideDoublesFrom);
         }
         match self.window {
             Window::Tokens(0) => Err(Error::WindowTokens),

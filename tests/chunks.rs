@@ -47,18 +47,26 @@ fn assert_rows_agree(whole: &Outcome, chunk: &Outcome, start: usize, len: usize)
 
 #[test]
 fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
-    let len = 2 * SEGMENT + 700;
+    let len = 3 * SEGMENT + 700;
     let problem = Problem {
         q_heads: 2,
         ..Problem::causal(len, 8, Dtype::Bf16)
     };
     // Every stride that divides a segment samples the same rows of a chunk and of the whole.
-    for row_stride in [16, 64] {
+    for (row_stride, stride_doubles_from, sampled) in [
+        (16, usize::MAX, 512 * 3 + 44),
+        (64, usize::MAX, 128 * 3 + 11),
+        // Strides 16, 32, 64 and 64.
+        (16, SEGMENT, 512 + 256 + 128 + 11),
+        // What the segment begins with decides: 8, 8, 16 and 16.
+        (8, SEGMENT + 1, 1024 * 2 + 512 + 44),
+    ] {
         let policy = Policy {
             budget: Budget::Blocks,
             coverage: 0.8,
             fallback: Fallback::Never,
             row_stride,
+            stride_doubles_from,
             ..Policy::default()
         };
         let case = Case {
@@ -69,9 +77,11 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
         let whole = run_with(&Cpu::default(), &case, &qkv);
         let density = whole.found.report.as_ref().unwrap().mean_density();
         assert!(density < 0.9, "nothing was left out: {density}");
+        assert_eq!(whole.found.sampled.len(), problem.q_heads * sampled);
         for (start, end) in [
             (0, SEGMENT),
             (SEGMENT, 2 * SEGMENT),
+            (0, 2 * SEGMENT),
             (2 * SEGMENT, len),
             (SEGMENT, len),
         ] {

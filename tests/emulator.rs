@@ -276,6 +276,36 @@ fn the_selection_is_the_cpu_backends() {
 }
 
 #[test]
+fn later_segments_are_sampled_at_wider_strides_up_to_64() {
+    // Few queries, so that the emulator is soon through: the end of one segment and the beginning of the next.
+    for (index, (row_stride, stride_doubles_from, rows)) in [
+        (16, 8192, [0, 6, 4]),
+        (20, 8192, [0, 6, 4]),
+        (20, 16_384, [0, 10, 6]),
+        (20, 8193, [0, 10, 6]),
+        (100, 8192, [0, 2, 3]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (_, dtype, layout) = varied(index);
+        let policy = Policy {
+            row_stride,
+            stride_doubles_from,
+            ..policy(Budget::Blocks)
+        };
+        let case = Case {
+            layout,
+            row_step: 37,
+            ..selecting(problem(421, 16_384 + 219, 64, dtype), policy, 9)
+        };
+        let outcome = check_kernels(&case);
+        let sampled = outcome.found.units.iter().map(|unit| unit.rows);
+        assert_eq!(sampled.collect::<Vec<_>>(), rows, "{policy:?}");
+    }
+}
+
+#[test]
 fn fallback_is_decided_on_the_device_as_on_the_cpu() {
     let auto = |coverage| Policy {
         coverage,

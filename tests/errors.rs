@@ -133,6 +133,13 @@ fn policies_out_of_range() {
     refused!(plan(policy), Error::WindowTokens, "at least 1");
     let policy = policy_with(|p| p.row_stride = 0);
     refused!(plan(policy), Error::RowStride, "use 1", "16");
+    let policy = policy_with(|p| p.stride_doubles_from = 0);
+    refused!(
+        plan(policy),
+        Error::StrideDoublesFrom,
+        "at least 1",
+        "usize::MAX"
+    );
 }
 
 #[test]
@@ -140,6 +147,8 @@ fn policies_at_the_limits_are_fine() {
     for policy in [
         policy_with(|p| (p.coverage, p.window) = (1.0, Window::Ratio(1.0))),
         policy_with(|p| (p.coverage, p.row_stride) = (f32::MIN_POSITIVE, usize::MAX)),
+        policy_with(|p| (p.row_stride, p.stride_doubles_from) = (63, 1)),
+        policy_with(|p| (p.row_stride, p.stride_doubles_from) = (usize::MAX, 1)),
         policy_with(|p| (p.window, p.sinks) = (Window::Tokens(usize::MAX), usize::MAX)),
     ] {
         let policy = Policy {

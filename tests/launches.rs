@@ -208,6 +208,16 @@ fn launches_are_those_of_the_plan() {
                 GpuPlan::new(problem(), Policy::default()),
             ),
             (
+                json!({ "policy": { "stride_doubles_from": 8192 } }),
+                GpuPlan::new(
+                    problem(),
+                    Policy {
+                        stride_doubles_from: 8192,
+                        ..Policy::default()
+                    },
+                ),
+            ),
+            (
                 json!({ "policy": { "budget": "paper" } }),
                 GpuPlan::new(problem(), Policy::paper()),
             ),

@@ -81,10 +81,48 @@ fn a_key_is_kept_for_its_block_its_stripe_or_as_a_sink() {
 
 #[test]
 fn sampled_rows_are_multiples_by_position_and_the_last() {
-    assert_eq!(sampled_rows(&problem(5, 40), 7), [4]);
-    assert_eq!(sampled_rows(&problem(5, 40), 4), [0, 4]);
-    assert_eq!(sampled_rows(&problem(40, 5), 2), [36, 38, 39]);
-    assert_eq!(sampled_rows(&problem(4, 4), 100), [3]);
+    let sampled = |problem, row_stride| {
+        let policy = Policy {
+            row_stride,
+            ..Policy::default()
+        };
+        sampled_rows(&problem, &policy)
+    };
+    assert_eq!(sampled(problem(5, 40), 7), [4]);
+    assert_eq!(sampled(problem(5, 40), 4), [0, 4]);
+    assert_eq!(sampled(problem(40, 5), 2), [36, 38, 39]);
+    assert_eq!(sampled(problem(4, 4), 100), [3]);
+}
+
+#[test]
+fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
+    let problem = problem(100, 16_384 + 50);
+    let sampled = |row_stride, stride_doubles_from, budget| {
+        let policy = Policy {
+            budget,
+            row_stride,
+            stride_doubles_from,
+            ..Policy::default()
+        };
+        sampled_rows(&problem, &policy)
+    };
+    // Row 50 stands at position 16384, a segment's first. Positions 16339, 16359 and 16379 are multiples of 20, less one.
+    let blocks = Budget::Blocks;
+    assert_eq!(
+        sampled(20, usize::MAX, blocks),
+        [5, 25, 45, 65, 85, 99],
+        "never"
+    );
+    // 16359 is one of 40; 16383 + 64 is beyond the last.
+    assert_eq!(sampled(20, 8192, blocks), [25, 99]);
+    // 16319 is the last of 80 before, but 80 is 64 here, and 16383 one of it.
+    assert_eq!(sampled(20, 4096, blocks), [49, 99]);
+    assert_eq!(sampled(20, 16_384, blocks), [5, 25, 45, 65, 99]);
+    assert_eq!(
+        sampled(20, 1, Budget::Residual),
+        sampled(20, usize::MAX, blocks)
+    );
+    assert_eq!(sampled(100, 1, blocks), sampled(100, usize::MAX, blocks));
 }
 
 #[test]

@@ -44,6 +44,8 @@ fn policies() -> impl Strategy<Value = Policy> {
             budget,
             coverage,
             row_stride,
+            // Longer than these problems are.
+            stride_doubles_from: usize::MAX,
             window,
             sinks,
             fallback: Fallback::Never,

@@ -269,6 +269,67 @@ fn segments_spend_their_mass_by_themselves() {
 }
 
 #[test]
+fn later_segments_are_sampled_at_wider_strides_up_to_64() {
+    // Three segments, the last one short; as a chunk that begins within the first; and one query at the end.
+    for (q_len, k_len) in [(19_999, 19_999), (13_001, 19_999), (1, 19_999)] {
+        for (row_stride, stride_doubles_from, rows) in [
+            (16, 8192, [512, 256, 57]),
+            (20, 8192, [409, 205, 57]),
+            (20, 8193, [409, 410, 91]),
+            (20, 4096, [409, 128, 57]),
+            (32, 1, [256, 128, 57]),
+            (100, 8192, [81, 82, 37]),
+        ] {
+            let problem = Problem {
+                q_heads: 1,
+                head_dim: 8,
+                ..problem(q_len, k_len)
+            };
+            let policy = Policy {
+                row_stride,
+                stride_doubles_from,
+                coverage: 0.9,
+                ..never(Budget::Blocks)
+            };
+            let case = Case {
+                row_step: 500,
+                ..structured(problem, policy)
+            };
+            let outcome = check(&Cpu::default(), &case);
+            let sampled = outcome.found.units.iter().map(|unit| unit.rows);
+            if q_len == k_len {
+                assert!(sampled.eq(rows), "{row_stride} from {stride_doubles_from}");
+            }
+        }
+    }
+}
+
+#[test]
+fn budgets_of_single_keys_sample_all_rows_alike() {
+    for budget in [Budget::Residual, Budget::Paper] {
+        let [even, doubling] = [usize::MAX, 1].map(|stride_doubles_from| {
+            let problem = Problem {
+                q_heads: 1,
+                head_dim: 8,
+                ..problem(9000, 9000)
+            };
+            let policy = Policy {
+                row_stride: 32,
+                stride_doubles_from,
+                ..never(budget)
+            };
+            let case = Case {
+                row_step: 500,
+                ..structured(problem, policy)
+            };
+            check(&Cpu::default(), &case)
+        });
+        assert_eq!(even.found.sampled, doubling.found.sampled);
+        assert_eq!(even.mask, doubling.mask);
+    }
+}
+
+#[test]
 fn heads_that_gain_nothing_fall_back_to_dense_and_others_do_not() {
     let problem = problem(2048, 2048);
     let policy = Policy {

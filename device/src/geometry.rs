@@ -6,6 +6,9 @@
 
 use crate::params::{BLOCK, ProblemSizes, SEGMENT_BLOCKS};
 
+/// The stride that growing row strides end at: two rows a query block.
+pub const SPARSEST_STRIDE: u32 = 64;
+
 /// Sampled rows of a range of positions, ascending; each is named by its rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampledRows {
@@ -86,8 +89,11 @@ impl SampledRows {
 pub struct Units {
     /// The problem; causal.
     pub sizes: ProblemSizes,
-    /// One position in this many is sampled; at least 1.
+    /// One position in this many is sampled in units that begin below `stride_doubles_from`; at least 1.
     pub row_stride: u32,
+    /// Units that begin at or beyond this position are sampled at twice `row_stride`, from twice the position on at four times, and so
+    /// on up to [`SPARSEST_STRIDE`]; at least 1. Keys are ranked over a whole head, which begins at 0, so it makes no difference there.
+    pub stride_doubles_from: u32,
     /// First keys that every query keeps, at most `k_len`.
     pub sinks: u32,
     /// Key blocks of a query block's window, its own included; at least 1.
@@ -123,7 +129,7 @@ pub struct Unit {
 }
 
 impl Units {
-    /// All units of a problem.
+    /// All units of a problem, sampled at the same stride everywhere.
     pub fn new(
         sizes: ProblemSizes,
         candidates: Candidates,
@@ -134,6 +140,7 @@ impl Units {
         let mut units = Units {
             sizes,
             row_stride,
+            stride_doubles_from: u32::MAX,
             sinks: sinks.min(sizes.k_len),
             window_blocks: window_tokens.saturating_sub(1).div_ceil(BLOCK) + 1,
             unit_blocks: match candidates {
@@ -144,11 +151,22 @@ impl Units {
             first: 0,
             count: 0,
         };
-        let rows = (0..units.per_head()).map(|unit| units.rows(units.unit(unit)).len());
-        // At least 1, so that no buffer and no grid is empty.
-        units.row_capacity = rows.fold(1, u32::max);
         units.count = units.total();
-        units
+        units.with_stride_doubles_from(u32::MAX)
+    }
+
+    /// The same units, with [`stride_doubles_from`](Self::stride_doubles_from) at a position of at least 1.
+    pub fn with_stride_doubles_from(self, position: u32) -> Self {
+        let units = Units {
+            stride_doubles_from: position,
+            ..self
+        };
+        let rows = (0..units.per_head()).map(|unit| units.rows(units.unit(unit)).len());
+        Units {
+            // At least 1, so that no buffer and no grid is empty.
+            row_capacity: rows.fold(1, u32::max),
+            ..units
+        }
     }
 
     /// A launch of some of the units.
@@ -185,6 +203,25 @@ impl Units {
         }
     }
 
+    /// The row stride of a unit: its first position decides.
+    #[inline(always)]
+    pub const fn stride(&self, unit: Unit) -> u32 {
+        if self.row_stride >= SPARSEST_STRIDE {
+            return self.row_stride;
+        }
+        // 0 below the first doubling, 1 up to twice its position, 2 up to four times it.
+        let doublings =
+            u32::BITS - (unit.first_block * BLOCK / self.stride_doubles_from).leading_zeros();
+        // No stride needs more of them, and more would shift it out of its bits.
+        let most = SPARSEST_STRIDE.ilog2();
+        let stride = self.row_stride << if doublings < most { doublings } else { most };
+        if stride < SPARSEST_STRIDE {
+            stride
+        } else {
+            SPARSEST_STRIDE
+        }
+    }
+
     /// The sampled rows of a unit.
     #[inline(always)]
     pub const fn rows(&self, unit: Unit) -> SampledRows {
@@ -194,7 +231,8 @@ impl Units {
         } else {
             self.sizes.k_len
         };
-        SampledRows::new(&self.sizes, self.row_stride, unit.first_block * BLOCK, end)
+        let from = unit.first_block * BLOCK;
+        SampledRows::new(&self.sizes, self.stride(unit), from, end)
     }
 
     /// The first key block of a query block's window.
@@ -278,9 +316,25 @@ mod tests {
     fn units_share_out_the_sampled_rows_of_every_head() {
         for (q_len, k_len) in [(20_000, 20_000), (300, 20_000), (20_000, 300), (1, 8193)] {
             let sizes = causal(q_len, k_len);
-            let whole = SampledRows::new(&sizes, 20, 0, k_len).len();
-            for candidates in [Candidates::Blocks, Candidates::Keys] {
-                let units = Units::new(sizes, candidates, 20, 16, 256);
+            for (candidates, doubles_from) in [
+                (Candidates::Blocks, u32::MAX),
+                (Candidates::Blocks, 8192),
+                (Candidates::Keys, u32::MAX),
+                (Candidates::Keys, 1),
+            ] {
+                let units = Units::new(sizes, candidates, 20, 16, 256)
+                    .with_stride_doubles_from(doubles_from);
+                let whole = match (candidates, doubles_from) {
+                    // Strides 20, 40 and, instead of 80, 64.
+                    (Candidates::Blocks, 8192) => [(20, 0), (40, 8192), (64, 16_384)]
+                        .map(|(stride, from)| {
+                            let end = (from + 8192).min(k_len).max(from);
+                            sampled(&sizes, stride, from, end).len() as u32
+                        })
+                        .iter()
+                        .sum(),
+                    _ => sampled(&sizes, 20, 0, k_len).len() as u32,
+                };
                 for head in 0..sizes.heads() {
                     let of_head: Vec<Unit> = (0..units.total())
                         .map(|index| units.unit(index))
@@ -294,6 +348,52 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn strides_double_with_the_position_of_a_segment_up_to_two_rows_a_query_block() {
+        let sizes = causal(1 << 20, 1 << 20);
+        let strides = |row_stride, doubles_from, candidates| {
+            let units = Units::new(sizes, candidates, row_stride, 16, 256)
+                .with_stride_doubles_from(doubles_from);
+            let of_segments: Vec<u32> = (0..units.per_head())
+                .map(|segment| units.stride(units.unit(segment)))
+                .collect();
+            of_segments
+        };
+        let by_segment = |runs: &[(u32, usize)]| -> Vec<u32> {
+            let runs = runs.iter().flat_map(|&(stride, len)| [stride].repeat(len));
+            runs.collect()
+        };
+        let blocks = Candidates::Blocks;
+        for (row_stride, doubles_from, runs) in [
+            // 128 segments of 8192 positions.
+            (16, u32::MAX, &[(16, 128)][..]),
+            (16, 1 << 20, &[(16, 128)]),
+            (16, 65_536, &[(16, 8), (32, 8), (64, 112)]),
+            (16, 8192, &[(16, 1), (32, 1), (64, 126)]),
+            // What a segment begins with decides, and no segment but the first begins below 8192.
+            (16, 8193, &[(16, 2), (32, 1), (64, 125)]),
+            (16, 3 << 13, &[(16, 3), (32, 3), (64, 122)]),
+            (
+                1,
+                8192,
+                &[(1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (32, 16), (64, 96)],
+            ),
+            (1, 1, &[(1, 1), (64, 127)]),
+            (20, 8192, &[(20, 1), (40, 1), (64, 126)]),
+            (63, 1, &[(63, 1), (64, 127)]),
+            (64, 1, &[(64, 128)]),
+            (100, 1, &[(100, 128)]),
+            (u32::MAX, 1, &[(u32::MAX, 128)]),
+        ] {
+            assert_eq!(
+                strides(row_stride, doubles_from, blocks),
+                by_segment(runs),
+                "{row_stride} from {doubles_from}"
+            );
+        }
+        assert_eq!(strides(16, 1, Candidates::Keys), [16]);
     }
 
     #[test]

@@ -107,6 +107,7 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
         "budget",
         "coverage",
         "row_stride",
+        "stride_doubles_from",
         "window",
         "window_ratio",
         "sinks",
@@ -134,6 +135,8 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
     Ok(Policy {
         coverage: fields.number_or("coverage", defaults.coverage)?,
         row_stride: fields.integer_or("row_stride", defaults.row_stride)?,
+        stride_doubles_from: fields
+            .integer_or("stride_doubles_from", defaults.stride_doubles_from)?,
         window,
         sinks: fields.integer_or("sinks", defaults.sinks)?,
         fallback: match fields.word_or("fallback", "auto")? {

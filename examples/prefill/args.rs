@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
@@ -100,6 +101,9 @@ struct PolicyOptions {
     /// One query in this many is sampled.
     #[arg(long, value_name = "N", default_value_t = Policy::default().row_stride, allow_negative_numbers = true)]
     row_stride: usize,
+    /// Key position from which on that doubles, and again at twice the position, up to 64; or `never`. For the budget blocks.
+    #[arg(long, value_name = "N", value_parser = position_or_never, default_value_t = Position(Policy::default().stride_doubles_from), allow_negative_numbers = true)]
+    stride_doubles_from: Position,
     /// First keys that every query keeps.
     #[arg(long, value_name = "N", default_value_t = Policy::default().sinks, allow_negative_numbers = true)]
     sinks: usize,
@@ -140,6 +144,29 @@ enum Budget {
 enum Fallback {
     Auto,
     Never,
+}
+
+/// A key position; `never` is the one that no key has.
+#[derive(Clone, Copy)]
+struct Position(usize);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            usize::MAX => f.write_str("never"),
+            position => position.fmt(f),
+        }
+    }
+}
+
+fn position_or_never(text: &str) -> Result<Position, String> {
+    if text == "never" {
+        return Ok(Position(usize::MAX));
+    }
+    let position = text.parse();
+    position
+        .map(Position)
+        .map_err(|error| format!("{error}, and not `never`"))
 }
 
 fn whole(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<u64> {
@@ -288,6 +315,7 @@ fn policy(options: &PolicyOptions) -> Result<Policy, Failure> {
         },
         coverage: options.coverage,
         row_stride: options.row_stride,
+        stride_doubles_from: options.stride_doubles_from.0,
         window,
         sinks: options.sinks,
         fallback: match options.fallback {

@@ -82,6 +82,9 @@ fn policy(request: &Request) -> Value {
     fields.insert("fallback".to_owned(), json!(fallback));
     fields.insert("coverage".to_owned(), json!(policy.coverage));
     fields.insert("row_stride".to_owned(), json!(policy.row_stride));
+    // `usize::MAX` is a number that few readers of JSON have.
+    let doubles_from = Some(policy.stride_doubles_from).filter(|&from| from != usize::MAX);
+    fields.insert("stride_doubles_from".to_owned(), json!(doubles_from));
     fields.insert("sinks".to_owned(), json!(policy.sinks));
     match policy.window {
         Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),

@@ -79,8 +79,12 @@ pub fn policy_text(policy: &Policy) -> String {
         Fallback::Auto => "dense where that is faster",
         Fallback::Never => "never dense",
     };
+    let doubles = match (policy.budget, policy.stride_doubles_from) {
+        (Budget::Residual | Budget::Paper, _) | (_, usize::MAX) => String::new(),
+        (Budget::Blocks, from) => format!(" (fewer from {from} on)"),
+    };
     format!(
-        "budget {budget}, coverage {}, window {window}, {}, 1 row in {} sampled, {fallback}",
+        "budget {budget}, coverage {}, window {window}, {}, 1 row in {}{doubles} sampled, {fallback}",
         policy.coverage,
         counted(policy.sinks, "sink"),
         policy.row_stride,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows};
+use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, row_stride_at};
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 
@@ -19,6 +19,7 @@ pub(crate) struct Units {
     pub(crate) geometry: Geometry,
     pub(crate) budget: Budget,
     pub(crate) row_stride: usize,
+    pub(crate) stride_doubles_from: usize,
     pub(crate) sinks: usize,
     /// Key blocks of a query block's window, its own included.
     pub(crate) window_blocks: usize,
@@ -47,6 +48,7 @@ impl Units {
             geometry,
             budget: policy.budget,
             row_stride: policy.row_stride,
+            stride_doubles_from: policy.stride_doubles_from,
             sinks: policy.sinks.min(problem.k_len),
             window_blocks: (window - 1).div_ceil(BLOCK) + 1,
             head_dim: problem.head_dim,
@@ -98,8 +100,9 @@ impl Units {
     /// The sampled rows of a unit.
     pub(crate) fn rows(&self, segment: usize) -> SampledRows {
         let blocks = self.query_blocks(segment);
-        let end = (blocks.end * BLOCK).min(self.geometry.k_len);
-        SampledRows::new(self.geometry, self.row_stride, blocks.start * BLOCK..end)
+        let positions = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.geometry.k_len);
+        let stride = row_stride_at(self.row_stride, self.stride_doubles_from, positions.start);
+        SampledRows::new(self.geometry, stride, positions)
     }
 
     /// Lanes of one unit's Qᵀ panels.

@@ -82,6 +82,11 @@ pub enum Error {
     /// A row stride of zero.
     #[error("row_stride is 0; use 1 to sample every row, 16 by default")]
     RowStride,
+    /// Row strides that double from position 0 on.
+    #[error(
+        "stride_doubles_from is 0; it must be at least 1 (65536 by default, usize::MAX for a row stride that never doubles)"
+    )]
+    StrideDoublesFrom,
     /// An empty window.
     #[error("the window has 0 tokens; a query always sees itself, so use at least 1")]
     WindowTokens,

@@ -125,7 +125,10 @@ impl GpuPlan {
         let row_stride = policy.row_stride.min(problem.k_len + 1) as u32;
         let sinks = policy.sinks.min(problem.k_len) as u32;
         let window = policy.window_tokens(problem.k_len) as u32;
-        let units = Units::new(sizes, candidates, row_stride, sinks, window);
+        // No position is beyond the largest u32.
+        let doubles_from = u32::try_from(policy.stride_doubles_from).unwrap_or(u32::MAX);
+        let units = Units::new(sizes, candidates, row_stride, sinks, window)
+            .with_stride_doubles_from(doubles_from);
         let work = Work::Select {
             units,
             wave: units_in(WAVE_BYTES, &units, policy.budget),

@@ -58,6 +58,7 @@ pub struct Case {
     pub layout: Layout,
     pub softmax_scale: f32,
     pub row_stride: usize,
+    pub stride_doubles_from: usize,
     pub sinks: usize,
     pub window: usize,
     pub coverage: f32,
@@ -78,6 +79,7 @@ impl Case {
             layout: Layout::HeadMajor,
             softmax_scale: 0.7,
             row_stride: 16,
+            stride_doubles_from: usize::MAX,
             sinks: 16,
             window: 100,
             coverage: 0.9,
@@ -96,6 +98,18 @@ impl Case {
 
     pub fn blocks(&self) -> usize {
         self.k_len.div_ceil(128)
+    }
+
+    /// The row stride of a position, where blocks are selected: it doubles with every doubling of the position that its segment
+    /// begins at, and ends at 64.
+    pub fn stride_at(&self, position: usize) -> usize {
+        let segment = position / 8192 * 8192;
+        let doublings = (0..usize::BITS)
+            .filter_map(|doubling| self.stride_doubles_from.checked_mul(1 << doubling))
+            .filter(|&from| segment >= from);
+        doublings.fold(self.row_stride, |stride, _| {
+            stride.max((2 * stride).min(64))
+        })
     }
 
     /// Key blocks of a window.

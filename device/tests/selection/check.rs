@@ -79,7 +79,7 @@ fn assert_mass(got: u64, want: f64, what: impl Fn() -> String) {
 pub fn check(case: &Case, budget: Budget, inputs: &Inputs, outcome: &Outcome) {
     let units = &outcome.units;
     let heads: Vec<Head> = (0..case.heads())
-        .map(|head| Head::new(case, inputs, head))
+        .map(|head| Head::new(case, budget, inputs, head))
         .collect();
     for slot in 0..units.count {
         let unit = units.unit(slot);

@@ -208,6 +208,21 @@ fn long_prompt_selects_segment_by_segment(sampling: Sampling) {
 }
 
 #[test]
+fn rows_thin_out_segment_by_segment() {
+    for sampling in Sampling::ALL {
+        // Strides 20, 40 and, instead of 80, 64; the first of them by half a segment of rows.
+        let case = Case {
+            row_stride: 20,
+            stride_doubles_from: 8192,
+            ..Case::new(17_000 - 4096, 17_000).sampled_by(sampling)
+        };
+        let outcome = run_and_check(&case, Budget::Blocks, Mode::Fast);
+        let rows = (0..3).map(|unit| outcome.units.rows(outcome.units.unit(unit)).len());
+        assert_eq!(rows.collect::<Vec<_>>(), [205, 205, 10]);
+    }
+}
+
+#[test]
 fn waves_of_units_select_what_one_launch_does() {
     let by_any = Sampling::ALL.map(|sampling| Budget::ALL.map(|budget| (sampling, budget)));
     for (sampling, budget) in by_any.into_iter().flatten() {

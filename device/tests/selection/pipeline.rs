@@ -68,6 +68,7 @@ pub fn units(case: &Case, budget: Budget) -> Units {
         case.sinks as u32,
         case.window as u32,
     )
+    .with_stride_doubles_from(u32::try_from(case.stride_doubles_from).unwrap_or(u32::MAX))
 }
 
 /// Launches a kernel; a fault fails the test with its message.

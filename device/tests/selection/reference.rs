@@ -1,6 +1,7 @@
 //! The selection by its definitions, in `f64` and without regard to cost.
 
 use crate::case::{Case, Inputs};
+use crate::pipeline::Budget;
 
 /// Tokens of a block.
 pub const BLOCK: usize = 128;
@@ -18,12 +19,18 @@ pub struct Head {
 }
 
 impl Head {
-    pub fn new(case: &Case, inputs: &Inputs, head: usize) -> Self {
+    pub fn new(case: &Case, budget: Budget, inputs: &Inputs, head: usize) -> Self {
         let (batch, q_head) = (head / case.q_heads, head % case.q_heads);
         let kv_head = q_head / (case.q_heads / case.kv_heads);
         let positions: Vec<usize> = (0..case.k_len)
             .filter(|p| p + case.q_len >= case.k_len)
-            .filter(|p| (p + 1) % case.row_stride == 0 || p + 1 == case.k_len)
+            .filter(|&p| {
+                let stride = match budget {
+                    Budget::Blocks => case.stride_at(p),
+                    Budget::Residual | Budget::Paper => case.row_stride,
+                };
+                (p + 1) % stride == 0 || p + 1 == case.k_len
+            })
             .collect();
         let scale = f64::from(case.softmax_scale) * std::f64::consts::LOG2_E;
         let scores: Vec<Vec<f64>> = positions

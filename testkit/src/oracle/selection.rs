@@ -31,14 +31,28 @@ pub struct Unit {
     pub score_magnitude: f64,
 }
 
-/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key.
-pub fn sampled_rows(problem: &Problem, row_stride: usize) -> Vec<usize> {
+/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment.
+pub fn sampled_rows(problem: &Problem, policy: &Policy) -> Vec<usize> {
     (0..problem.q_len)
         .filter(|&row| {
             let p = position(problem, row);
-            p >= 0 && ((p + 1) % row_stride as i64 == 0 || row == problem.q_len - 1)
+            let is_last = row == problem.q_len - 1;
+            p >= 0 && (is_last || (p as usize + 1).is_multiple_of(stride_at(policy, p as usize)))
         })
         .collect()
+}
+
+/// s of a position: for `blocks` twice as large for each power of two times `stride_doubles_from`, from one times on, that its
+/// segment does not begin below, up to 64.
+fn stride_at(policy: &Policy, position: usize) -> usize {
+    let segment_start = position / 8192 * 8192;
+    let mut stride = policy.row_stride;
+    let mut doubles_at = policy.stride_doubles_from;
+    while policy.budget == Budget::Blocks && segment_start >= doubles_at && stride < 64 {
+        stride = (2 * stride).min(64);
+        doubles_at = doubles_at.saturating_mul(2);
+    }
+    stride
 }
 
 /// Tokens of the policy's window.
@@ -105,7 +119,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
         candidates_per_row,
         score_magnitude: 0.0,
     };
-    for row in sampled_rows(problem, policy.row_stride) {
+    for row in sampled_rows(problem, policy) {
         let query_block = position(problem, row) as usize / 128;
         if !query_blocks.contains(&query_block) {
             continue;

@@ -105,7 +105,7 @@ fn check_sampled_rows(
     if found.is_empty() {
         return;
     }
-    let rows = oracle::sampled_rows(problem, policy.row_stride);
+    let rows = oracle::sampled_rows(problem, policy);
     for head in 0..problem.batch * problem.q_heads {
         let own = found
             .iter()
@@ -132,7 +132,7 @@ fn relative_error(problem: &Problem, unit: &Unit) -> f64 {
     2.0 * score_error(problem.head_dim, unit.score_magnitude) + 4e-6
 }
 
-/// By how many units a candidate may be off: it adds up the shares of eight rows (of a query block, at the default row stride) and
+/// By how many units a candidate may be off: it adds up the shares of at most eight rows (of a query block, at the default row stride) and
 /// perhaps the head's last, or of as many lanes, each rounded down to a unit.
 const CANDIDATE_ROUNDINGS: f64 = 9.0;
 

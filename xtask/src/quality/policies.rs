@@ -21,6 +21,9 @@ pub struct Grid {
     /// One query in this many is sampled.
     #[arg(long, value_delimiter = ',')]
     row_stride: Vec<usize>,
+    /// Key position from which on that doubles, and again at twice the position, up to 64.
+    #[arg(long, value_delimiter = ',')]
+    stride_doubles_from: Vec<usize>,
     /// First keys that every query keeps.
     #[arg(long, value_delimiter = ',')]
     sinks: Vec<usize>,
@@ -103,6 +106,13 @@ impl Grid {
             &self.swept(&self.row_stride, &SWEPT_ROW_STRIDES),
             |policy, &stride| {
                 policy.row_stride = stride;
+            },
+        );
+        vary(
+            &mut policies,
+            &self.stride_doubles_from,
+            |policy, &position| {
+                policy.stride_doubles_from = position;
             },
         );
         vary(&mut policies, &self.sinks, |policy, &sinks| {

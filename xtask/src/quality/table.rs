@@ -9,8 +9,8 @@ use super::measure::{Comparison, Measurement, Reference};
 
 /// Names of the columns, and the line under them.
 pub const HEADER: &str = "\
-| budget | coverage | window | row stride | sinks | fallback | density | row coverage | 1st percentile | KL, bits | agree | loss | dense heads | selection |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| budget | coverage | window | row stride | doubles from | sinks | fallback | density | row coverage | 1st percentile | KL, bits | agree | loss | dense heads | selection |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// What the columns mean.
 pub const LEGEND: &str = "\
@@ -24,11 +24,12 @@ pub fn row(measurement: &Measurement) -> String {
     let policy = &measurement.policy;
     let share = |known: Option<f64>| known.map_or("".to_owned(), |share| format!("{share:.4}"));
     format!(
-        "| {} | {} | {} | {} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
+        "| {} | {} | {} | {} | {} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
         budget(policy),
         policy.coverage,
         window(policy),
         policy.row_stride,
+        doubles_from(policy).map_or("".to_owned(), |from| from.to_string()),
         policy.sinks,
         fallback(policy),
         measurement.mean(Comparison::density),
@@ -40,6 +41,12 @@ pub fn row(measurement: &Measurement) -> String {
         100.0 * measurement.mean(Comparison::dense_heads),
         100.0 * measurement.mean(|stretch| stretch.selection_cost),
     )
+}
+
+/// Where the row stride begins to double, if it does.
+fn doubles_from(policy: &Policy) -> Option<usize> {
+    (policy.budget == Budget::Blocks && policy.stride_doubles_from != usize::MAX)
+        .then_some(policy.stride_doubles_from)
 }
 
 /// Density of every layer (rows) and head (columns) under one policy: means over the stretches.
@@ -111,6 +118,7 @@ pub fn json(references: &[Reference<'_>], measurements: &[Measurement]) -> Value
                 "coverage": policy.coverage,
                 "window": window(policy),
                 "row_stride": policy.row_stride,
+                "stride_doubles_from": doubles_from(policy),
                 "sinks": policy.sinks,
                 "fallback": fallback(policy),
                 "stretches": measurement.stretches.iter().map(comparison).collect::<Vec<_>>(),
