@@ -58,8 +58,8 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
         (64, usize::MAX, 128 * 3 + 11),
         // Strides 16, 32, 64 and 64.
         (16, SEGMENT, 512 + 256 + 128 + 11),
-        // What the segment begins with decides: 8, 8, 16 and 16.
-        (8, SEGMENT + 1, 1024 * 2 + 512 + 44),
+        // The position that a segment begins at decides: 8, 8, 16 and 32.
+        (8, SEGMENT + 1, 1024 * 2 + 512 + 22),
     ] {
         let policy = Policy {
             budget: Budget::Blocks,

@@ -279,11 +279,11 @@ fn the_selection_is_the_cpu_backends() {
 fn later_segments_are_sampled_at_wider_strides_up_to_64() {
     // Few queries, so that the emulator is soon through: the end of one segment and the beginning of the next.
     for (index, (row_stride, stride_doubles_from, rows)) in [
-        (16, 8192, [0, 6, 4]),
-        (20, 8192, [0, 6, 4]),
-        (20, 16_384, [0, 10, 6]),
-        (20, 8193, [0, 10, 6]),
-        (100, 8192, [0, 2, 3]),
+        (16, 8192, [0, 7, 4]),
+        (20, 8192, [0, 5, 4]),
+        (20, 16_384, [0, 10, 7]),
+        (20, 8193, [0, 10, 7]),
+        (100, 8192, [0, 2, 4]),
     ]
     .into_iter()
     .enumerate()

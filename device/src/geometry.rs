@@ -372,7 +372,7 @@ mod tests {
             (16, 1 << 20, &[(16, 128)]),
             (16, 65_536, &[(16, 8), (32, 8), (64, 112)]),
             (16, 8192, &[(16, 1), (32, 1), (64, 126)]),
-            // What a segment begins with decides, and no segment but the first begins below 8192.
+            // The position that a segment begins at decides: 8192 is below, 24,576 beyond twice 8193.
             (16, 8193, &[(16, 2), (32, 1), (64, 125)]),
             (16, 3 << 13, &[(16, 3), (32, 3), (64, 122)]),
             (

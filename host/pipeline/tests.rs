@@ -142,6 +142,52 @@ fn waves_bound_the_workspace_and_hold_every_unit_once() {
     );
 }
 
+/// Each backend has index arithmetic of its own.
+#[test]
+fn the_rows_of_every_unit_are_the_cpu_backends() {
+    for (q_len, k_len) in [(100_000, 100_000), (30_001, 70_003), (1, 40_000)] {
+        for (row_stride, stride_doubles_from) in [
+            (16, 65_536),
+            (16, 8192),
+            (16, usize::MAX),
+            (20, 1),
+            (1, 10_000),
+            (63, 20_000),
+            (64, 8192),
+            (100, 8192),
+            (usize::MAX, 1),
+        ] {
+            for budget in [Budget::Blocks, Budget::Residual] {
+                let problem = Problem {
+                    q_len,
+                    k_len,
+                    ..Problem::causal(1, 64, Dtype::Bf16)
+                };
+                let policy = Policy {
+                    row_stride,
+                    stride_doubles_from,
+                    ..policy(budget, Fallback::Never)
+                };
+                let plan = GpuPlan::new(problem, policy).unwrap();
+                let of_plan = plan.units().unwrap();
+                let of_cpu = crate::cpu::Units::new(&problem, &policy, 1);
+                assert_eq!(of_plan.per_head() as usize, of_cpu.per_head);
+                for segment in 0..of_plan.per_head() {
+                    let rows = of_plan.rows(of_plan.unit(segment));
+                    let positions: Vec<usize> = (0..rows.len())
+                        .map(|rank| rows.position(rank) as usize)
+                        .collect();
+                    let rows = of_cpu.rows(segment as usize);
+                    let expected: Vec<usize> =
+                        (0..rows.len()).map(|rank| rows.position(rank)).collect();
+                    assert_eq!(positions, expected, "{policy:?}, segment {segment}");
+                    assert!(positions.len() <= of_plan.row_capacity as usize);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
     let short = Problem::causal(1000, 64, Dtype::F16);
