@@ -191,6 +191,38 @@ fn files_hold_what_the_library_computes() {
     }
 }
 
+/// A chunk of a prompt that is long enough for strides to double.
+#[test]
+fn row_strides_double_where_the_command_line_says() {
+    let folder = Folder::new();
+    let problem = Problem {
+        q_len: 900,
+        ..Problem::causal(17_000, 8, Dtype::F32)
+    };
+    let capture = capture(problem);
+    capture.write(folder.file("in.safetensors")).unwrap();
+    for (position, stride_doubles_from) in [
+        ("8192", 8192),
+        ("never", usize::MAX),
+        ("65536", Policy::default().stride_doubles_from),
+    ] {
+        let table = succeeds(
+            &folder,
+            &format!("--input in.safetensors {FILES} --stride-doubles-from {position}"),
+        );
+        assert_eq!(
+            table.contains("(fewer from"),
+            position != "never",
+            "{table}"
+        );
+        let policy = Policy {
+            stride_doubles_from,
+            ..Policy::default()
+        };
+        check_files(&folder, &capture, &Plan::new(problem, policy).unwrap());
+    }
+}
+
 /// Long enough for the fallback to be decided head by head.
 #[test]
 fn heads_that_fall_back_keep_every_block() {
