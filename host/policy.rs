@@ -53,10 +53,13 @@ pub struct Policy {
     /// One query in this many is sampled, by position: rows whose position plus one is a multiple, and the last row. The
     /// paper's 5 % is 20. The selection costs 1/(2·`row_stride`) of dense attention's arithmetic, at any length.
     pub row_stride: usize,
-    /// Key position from which on fewer rows are sampled, so that the selection of a long prompt costs an ever smaller part of dense
-    /// attention: a segment of 64 query blocks (8192 positions) is sampled at `row_stride` if it begins below this position, at twice
-    /// that from here to twice the position, at four times that to four times the position, and so on. The stride ends at one row in
-    /// 64, two rows a query block, or at `row_stride` if that is sparser. At least 1; `usize::MAX` never doubles.
+    /// Key position from which on fewer rows are sampled. The longer a prompt, the faster the sparse path beside dense attention, and
+    /// the larger the selection's part in it; this makes the selection cheaper where that matters, for somewhat less coverage
+    /// (`benches/record/quality.md` has both).
+    ///
+    /// A segment of 64 query blocks (8192 positions) is sampled at `row_stride` if it begins below this position, at twice that from
+    /// here to twice the position, at four times that to four times the position, and so on. The stride ends at one row in 64, two
+    /// rows a query block, or at `row_stride` if that is sparser. At least 1; `usize::MAX`, the default, never doubles.
     ///
     /// [`Budget::Residual`] and [`Budget::Paper`] ignore it: they rank single keys over a whole head, whose rows are sampled evenly.
     pub stride_doubles_from: usize,
@@ -74,7 +77,7 @@ impl Default for Policy {
             budget: Budget::Blocks,
             coverage: 0.97,
             row_stride: 16,
-            stride_doubles_from: 65_536,
+            stride_doubles_from: usize::MAX,
             window: Window::Tokens(256),
             sinks: 16,
             fallback: Fallback::Auto,

@@ -44,7 +44,7 @@ fn policies() -> impl Strategy<Value = Policy> {
             budget,
             coverage,
             row_stride,
-            // Longer than these problems are.
+            // These problems are no longer than a segment.
             stride_doubles_from: usize::MAX,
             window,
             sinks,

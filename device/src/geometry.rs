@@ -206,12 +206,13 @@ impl Units {
     /// The row stride of a unit: its first position decides.
     #[inline(always)]
     pub const fn stride(&self, unit: Unit) -> u32 {
-        if self.row_stride >= SPARSEST_STRIDE {
+        let (first, doubles_from) = (unit.first_block * BLOCK, self.stride_doubles_from);
+        if first < doubles_from || self.row_stride >= SPARSEST_STRIDE {
             return self.row_stride;
         }
-        // 0 below the first doubling, 1 up to twice its position, 2 up to four times it.
-        let doublings =
-            u32::BITS - (unit.first_block * BLOCK / self.stride_doubles_from).leading_zeros();
+        // 1 up to twice `doubles_from`, 2 up to four times it: bits of the quotient, without a division and its check for zero.
+        let more_bits = doubles_from.leading_zeros() - first.leading_zeros();
+        let doublings = more_bits + (first >> more_bits >= doubles_from) as u32;
         // No stride needs more of them, and more would shift it out of its bits.
         let most = SPARSEST_STRIDE.ilog2();
         let stride = self.row_stride << if doublings < most { doublings } else { most };

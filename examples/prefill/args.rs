@@ -101,7 +101,7 @@ struct PolicyOptions {
     /// One query in this many is sampled.
     #[arg(long, value_name = "N", default_value_t = Policy::default().row_stride, allow_negative_numbers = true)]
     row_stride: usize,
-    /// Key position from which on that doubles, and again at twice the position, up to 64; or `never`. For the budget blocks.
+    /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; or never. Budget blocks alone.
     #[arg(long, value_name = "N", value_parser = position_or_never, default_value_t = Position(Policy::default().stride_doubles_from), allow_negative_numbers = true)]
     stride_doubles_from: Position,
     /// First keys that every query keeps.

@@ -84,7 +84,7 @@ pub enum Error {
     RowStride,
     /// Row strides that double from position 0 on.
     #[error(
-        "stride_doubles_from is 0; it must be at least 1 (65536 by default, usize::MAX for a row stride that never doubles)"
+        "stride_doubles_from is 0; it must be at least 1; usize::MAX, the default, never doubles the row stride"
     )]
     StrideDoublesFrom,
     /// An empty window.

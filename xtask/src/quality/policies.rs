@@ -21,7 +21,7 @@ pub struct Grid {
     /// One query in this many is sampled.
     #[arg(long, value_delimiter = ',')]
     row_stride: Vec<usize>,
-    /// Key position from which on that doubles, and again at twice the position, up to 64.
+    /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; never when not given.
     #[arg(long, value_delimiter = ',')]
     stride_doubles_from: Vec<usize>,
     /// First keys that every query keeps.
