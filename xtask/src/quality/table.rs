@@ -29,7 +29,7 @@ pub fn row(measurement: &Measurement) -> String {
         policy.coverage,
         window(policy),
         policy.row_stride,
-        doubles_from(policy).map_or("".to_owned(), |from| from.to_string()),
+        doubles_from(policy).map_or("never".to_owned(), |from| from.to_string()),
         policy.sinks,
         fallback(policy),
         measurement.mean(Comparison::density),
@@ -218,7 +218,7 @@ mod tests {
             "{row}"
         );
         assert!(
-            row.starts_with("| paper | 0.95 | 8 % | 20 | 16 | auto | 0.625 |"),
+            row.starts_with("| paper | 0.95 | 8 % | 20 | never | 16 | auto | 0.625 |"),
             "{row}"
         );
         assert!(
