@@ -69,6 +69,26 @@ pub fn mbarrier_arrive(mbarrier: Shared<u64>) {
     }
 }
 
+/// Arrives `count` times, at least once, as for other threads that have met this one.
+///
+/// # PTX
+/// `mbarrier.arrive.shared::cta.b64 _, [mbarrier], count;`
+/// # Hardware support
+/// sm_90 and later.
+#[track_caller]
+#[inline(always)]
+pub fn mbarrier_arrive_count(mbarrier: Shared<u64>, count: u32) {
+    cfg_select! {
+        target_arch = "nvptx64" => {
+            // SAFETY: the address is valid by the launch's contract.
+            unsafe {
+                core::arch::asm!("mbarrier.arrive.shared::cta.b64 _, [{a}], {n};", a = in(reg32) mbarrier.address(), n = in(reg32) count, options(nostack));
+            }
+        }
+        _ => { emu::arrive("mbarrier.arrive", mbarrier.address(), 0, count) }
+    }
+}
+
 /// Arrives once, and makes the phase expect `bytes` more bytes from bulk copies.
 ///
 /// # PTX

@@ -6,9 +6,7 @@ use super::record::{Contents, Record, Task, Tokens};
 use super::warp::WarpMemory;
 use crate::gpu::{self, Global};
 use crate::params::{BLOCK, TensorArg};
-
-/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
-const LEAST_SCALE_LOG2: f32 = 1.0e-30;
+use crate::tile::scale;
 
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
@@ -147,8 +145,7 @@ impl Contents {
             sink_candidates: 0,
             end_key: sizes.k_len.min(end_block * BLOCK),
             task,
-            // Negative scales are in Q's sign: the maximum of the scores is then that of the exponents.
-            scale_log2: gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2),
+            scale_log2: scale::magnitude(p.scale_log2),
         };
         let mut dense = p.lists.is_null();
         if !dense && !p.dense.is_null() {

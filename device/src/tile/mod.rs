@@ -10,6 +10,7 @@ mod lazy_softmax;
 mod mask;
 pub mod panel;
 mod product;
+pub mod scale;
 mod softmax;
 pub mod sum;
 mod swizzled;

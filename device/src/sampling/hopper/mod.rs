@@ -57,6 +57,7 @@ use crate::tile::{Bf16, F16, Float16, WARP};
 
 use order::Panel;
 use rows::Rows;
+use sums::RowSums;
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -227,7 +228,8 @@ fn consume<T: Float16, D: Products<T>>(
     let queries = ring.queries(warpgroup);
     rows.copy_queries::<D>(p, panel, queries);
     gpu::fence_proxy_async_shared_cta();
-    gpu::bar_sync_count(WARPGROUP_BARRIER + warpgroup, WARPGROUP);
+    let barrier = WARPGROUP_BARRIER + warpgroup;
+    gpu::bar_sync_count(barrier, WARPGROUP);
 
     let first_seen = panel.first_step_of(first_rank, first_rank + GROUP - 1);
     let steps = panel.steps.of_warp();
@@ -235,10 +237,18 @@ fn consume<T: Float16, D: Products<T>>(
     while step < steps.count() {
         ring.wait(step);
         if step < steps.for_sinks || step >= first_seen {
-            let mut scores = D::scores_of_group(queries, ring.tile(step));
-            gpu::wgmma_wait_group::<0, _>(&mut scores);
+            let mut raise = false;
+            let sums = loop {
+                let mut scores = D::scores_of_group(queries, ring.tile(step));
+                gpu::wgmma_wait_group::<0, _>(&mut scores);
+                let sums = rows.weigh(p, steps, step, &mut scores, raise);
+                if !gpu::bar_red_or_count(barrier, WARPGROUP, RowSums::too_large(sums)) {
+                    break sums;
+                }
+                raise = true;
+            };
             ring.release(step);
-            rows.account(p, panel, steps, step, &mut scores);
+            rows.account(p, panel, steps, step, sums);
         } else {
             ring.release(step);
         }

@@ -2,15 +2,12 @@
 
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
-use crate::tile::WARP;
+use crate::tile::{WARP, scale};
 use crate::tile::warpgroup::{self, HeadDim, Scores};
 
 use super::order::{self, Panel, Steps};
-use super::sums::{Keys, RowSums, Statistics};
+use super::sums::{Keys, LaneSums, RowSums, Statistics};
 use super::{TILE, WARP_ROWS};
-
-/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
-const LEAST_SCALE_LOG2: f32 = 1.0e-30;
 
 /// A lane's view of the rows.
 pub(super) struct Rows {
@@ -50,32 +47,31 @@ impl Rows {
         tile: Shared<u8>,
     ) {
         let first_rank = self.rank - gpu::laneid() / 4;
-        let flip = if p.scale_log2 < 0.0 { 0x8000_8000 } else { 0 };
+        let flip = scale::flipped_signs(p.scale_log2);
         let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
         warpgroup::copy_rows::<D>(tile, first_row, flip, |row| {
             panel.query(p, first_rank + row)
         });
     }
 
-    /// Sums up the scores of a step, and writes the statistics of its key block. The whole warp calls it.
+    /// Sums up the scores of a step, with raised references or with those the rows have. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn account(
+    pub(super) fn weigh(
         &mut self,
         p: &SamplingParams,
-        panel: &Panel,
         steps: Steps,
         step: u32,
         scores: &mut Scores,
-    ) {
+        raise: bool,
+    ) -> LaneSums {
         let tile = steps.tile(step);
         if tile >= self.end_tile {
-            return;
+            return [0.0; 2];
         }
-        let is_for_sinks = step < steps.for_sinks;
         let is_partial = tile >= self.first_partial_tile || tile < steps.for_sinks;
         let keys = is_partial.then(|| {
             let sinks = order::sinks(p);
-            let (from, end) = if is_for_sinks {
+            let (from, end) = if step < steps.for_sinks {
                 (0, sinks)
             } else {
                 (sinks, u32::MAX)
@@ -83,9 +79,26 @@ impl Rows {
             self.visible
                 .map(|visible| Keys::counted_from(tile * TILE, from, visible.min(end)))
         });
-        let scale_log2 = gpu::max_f32(p.scale_log2.abs(), LEAST_SCALE_LOG2);
-        let statistics = self.sums.add(scores, scale_log2, keys);
-        if is_for_sinks {
+        let scale_log2 = scale::magnitude(p.scale_log2);
+        self.sums.weigh(scores, scale_log2, keys, raise)
+    }
+
+    /// Adds a step's sums, and writes the statistics of its key block. The whole warp calls it.
+    #[inline(always)]
+    pub(super) fn account(
+        &mut self,
+        p: &SamplingParams,
+        panel: &Panel,
+        steps: Steps,
+        step: u32,
+        sums: LaneSums,
+    ) {
+        let tile = steps.tile(step);
+        if tile >= self.end_tile {
+            return;
+        }
+        let statistics = self.sums.add(sums);
+        if step < steps.for_sinks {
             // What the rows have summed up so far; the last step's, if they see several tiles of sinks, stays.
             let rank = written(for_once(self.rank));
             let at = sink_stats_at(&p.units, panel.slot, rank);

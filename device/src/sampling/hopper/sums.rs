@@ -1,13 +1,17 @@
 //! Sums of 2^score over a lane's two rows, tile after tile.
 //!
 //! ```text
-//! maximum[row] of the tile, over the row's four lanes
-//! sum[row] = Σ 2^(score − maximum), each exponential in the place of its score
-//! total[row] = total · 2^(old − new) + sum · 2^(maximum − new), where new is the greater of the maxima
+//! sum[row] = Σ 2^(score − reference[row]) over the tile, each exponential in the place of its score
+//! total[row] += sum[row]
 //! ```
 //!
+//! Any reference serves that is near the maximum or below it, as long as no sum comes near the end of f32. So a row takes the maximum of the
+//! first tiles it sees, and looks for no other: that would be a comparison a score, and shuffles before the first exponential. A tile whose
+//! scores rise far above the reference shows in its sum. It is then multiplied and summed up once more, with a new reference: see
+//! [`RowSums::weigh`].
+//!
 //! The exponentials of a tile are independent, and the MUFU needs dozens of them under way. They write over their scores: what kept the
-//! scores for a second look, to spare the maximum, left registers for three or four, and took twice as long.
+//! scores for a second look left registers for three or four, and took twice as long.
 //!
 //! Scores are raw products; `scale_log2` > 0 turns them into exponents of 2.
 
@@ -39,54 +43,92 @@ impl Keys {
 #[derive(Clone, Copy)]
 pub(super) struct RowSums {
     /// Log2 domain; −∞ before the first key.
-    maximum: [f32; 2],
-    /// Σ 2^(score − maximum) over the keys so far.
+    reference: [f32; 2],
+    /// Σ 2^(score − reference) over the keys so far.
     total: [f32; 2],
+    /// Whether all of the warp's rows have a reference.
+    settled: bool,
 }
 
-/// Maximum and sum of each of a lane's two rows over some keys.
+/// Reference and sum of each of a lane's two rows over some keys.
 pub(super) type Statistics = [[f32; 2]; 2];
+
+/// Sums of a lane's own columns of a tile.
+pub(super) type LaneSums = [f32; 2];
 
 impl RowSums {
     /// Over no key.
     pub(super) const EMPTY: Self = RowSums {
-        maximum: [f32::NEG_INFINITY; 2],
+        reference: [f32::NEG_INFINITY; 2],
         total: [0.0; 2],
+        settled: false,
     };
 
-    /// Adds a tile, and gives its statistics. Only the `keys` of each row count, or all. The whole warp calls it.
+    /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
+    const TOO_LARGE: f32 = (1u64 << 60) as f32;
+
+    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows take the tile's maximum for their reference if it is above,
+    /// and `raise` or `keys` says so, or rows have none. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn add(
+    pub(super) fn weigh(
         &mut self,
         scores: &mut Scores,
         scale_log2: f32,
         keys: Option<[Keys; 2]>,
-    ) -> Statistics {
+        raise: bool,
+    ) -> LaneSums {
         if let Some(keys) = keys {
             mask(scores, keys);
         }
-        let maximum = warpgroup::maxima(scores).map(|maximum| maximum * scale_log2);
-        let sum = sums_of(scores, scale_log2, maximum.map(finite_or_zero));
-        for row in 0..2 {
-            let new = gpu::max_f32(self.maximum[row], maximum[row]);
-            let to_new = |old: f32| gpu::ex2_approx_ftz_f32(old - finite_or_zero(new));
-            let kept = self.total[row] * to_new(self.maximum[row]);
-            self.total[row] = gpu::fma_rn_f32(sum[row], to_new(maximum[row]), kept);
-            self.maximum[row] = new;
+        if raise || keys.is_some() || !self.settled {
+            self.raise(warpgroup::maxima(scores).map(|maximum| maximum * scale_log2));
         }
-        [[maximum[0], sum[0]], [maximum[1], sum[1]]]
+        sums_of(scores, scale_log2, self.reference.map(finite_or_zero))
+    }
+
+    /// Raises the references to these maxima.
+    #[inline(always)]
+    fn raise(&mut self, maxima: [f32; 2]) {
+        let mut lacks = false;
+        for (row, &maximum) in maxima.iter().enumerate() {
+            let old = self.reference[row];
+            let new = gpu::max_f32(old, maximum);
+            self.total[row] *= gpu::ex2_approx_ftz_f32(old - finite_or_zero(new));
+            self.reference[row] = new;
+            lacks |= new == f32::NEG_INFINITY;
+        }
+        self.settled = !gpu::vote_sync_any(WARP, lacks);
+    }
+
+    /// Whether the tile must be summed up again, with raised references. Not after it has been: weights are then at most 1.
+    #[inline(always)]
+    pub(super) fn too_large(sums: LaneSums) -> bool {
+        sums[0] >= Self::TOO_LARGE || sums[1] >= Self::TOO_LARGE
+    }
+
+    /// Adds a tile's sums, and gives its statistics. The whole warp calls it.
+    #[inline(always)]
+    pub(super) fn add(&mut self, sums: LaneSums) -> Statistics {
+        let sums = sums.map(|sum| {
+            let sum = sum + gpu::shfl_sync_bfly(WARP, sum, 1);
+            sum + gpu::shfl_sync_bfly(WARP, sum, 2)
+        });
+        [0, 1].map(|row| {
+            self.total[row] += sums[row];
+            [self.reference[row], sums[row]]
+        })
     }
 
     /// The rows' statistics over all keys so far.
     #[inline(always)]
     pub(super) fn so_far(&self) -> Statistics {
-        [0, 1].map(|row| [self.maximum[row], self.total[row]])
+        [0, 1].map(|row| [self.reference[row], self.total[row]])
     }
 
     /// log2 Σ 2^score over all keys.
     #[inline(always)]
     pub(super) fn log2(&self) -> [f32; 2] {
-        [0, 1].map(|row| self.maximum[row] + gpu::lg2_approx_ftz_f32(self.total[row]))
+        [0, 1].map(|row| self.reference[row] + gpu::lg2_approx_ftz_f32(self.total[row]))
     }
 }
 
@@ -95,11 +137,11 @@ const fn row_of(element: usize) -> usize {
     element / 2 % 2
 }
 
-/// Σ 2^(score · scale − maximum) of each row, over the four lanes that share it.
+/// Σ 2^(score · scale − reference) of each row, over this lane's columns.
 #[inline(always)]
-fn sums_of(scores: &mut Scores, scale: f32, maximum: [f32; 2]) -> [f32; 2] {
+fn sums_of(scores: &mut Scores, scale: f32, reference: [f32; 2]) -> LaneSums {
     for (element, score) in scores.iter_mut().enumerate() {
-        let below = gpu::fma_rn_f32(*score, scale, -maximum[row_of(element)]);
+        let below = gpu::fma_rn_f32(*score, scale, -reference[row_of(element)]);
         *score = gpu::ex2_approx_ftz_f32(below);
     }
     // Two chains of additions a row, even and odd columns: four in all cover the latency of an addition.
@@ -107,11 +149,7 @@ fn sums_of(scores: &mut Scores, scale: f32, maximum: [f32; 2]) -> [f32; 2] {
     for (element, weight) in scores.iter().enumerate() {
         sums[row_of(element)][element % 2] += weight;
     }
-    sums.map(|[even, odd]| {
-        let mut sum = even + odd;
-        sum += gpu::shfl_sync_bfly(WARP, sum, 1);
-        sum + gpu::shfl_sync_bfly(WARP, sum, 2)
-    })
+    sums.map(|[even, odd]| even + odd)
 }
 
 /// −∞ for the keys that do not count, whatever the score was.

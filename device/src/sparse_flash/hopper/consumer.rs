@@ -6,11 +6,8 @@ use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use super::{CONSUMER_ROWS, output, poison};
 use crate::gpu;
-use crate::tile::warpgroup::{self, Products, Scores, Weights};
-use crate::tile::{Float16, LazySoftmax, Rescale, WARP};
-
-/// The least scale: with it every weight is 1, as with 0, but −∞ stays −∞.
-const LEAST_SCALE_LOG2: f32 = 1.0e-30;
+use crate::tile::warpgroup::{self, Products, Scores};
+use crate::tile::{Float16, LazySoftmax, Rescale, WARP, scale};
 
 /// Where this thread is among the consumers.
 #[derive(Clone, Copy)]
@@ -47,7 +44,7 @@ impl Seat {
 /// A consumer warpgroup's work.
 #[inline(always)]
 pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
-    let scale_log2 = gpu::max_f32(p.attention.scale_log2.abs(), LEAST_SCALE_LOG2);
+    let scale_log2 = scale::magnitude(p.attention.scale_log2);
     let mut turn = Turn::FIRST;
     let mut parity = 0;
     loop {
@@ -67,11 +64,7 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
 #[inline(always)]
 fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
-    let flip = if p.attention.scale_log2 < 0.0 {
-        0x8000_8000
-    } else {
-        0
-    };
+    let flip = scale::flipped_signs(p.attention.scale_log2);
     for registers in queries.as_mut() {
         for pair in registers {
             *pair ^= flip;
@@ -92,26 +85,30 @@ fn attend<T: Float16, D: Products<T>>(
     // SAFETY: an array of floats, for which zero bits are the number 0. (As an array expression it would be a loop.)
     let mut output: D::Output = unsafe { core::mem::zeroed() };
 
-    let (mut facts, mut scores) = begin_scores::<T, D>(queries, *turn);
+    let mut scores = begin_scores::<T, D>(queries, *turn);
+    let mut facts = Memory::<D>::read_facts(turn.stage);
     gpu::wgmma_wait_group::<0, _>(&mut scores);
     Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
     weigh(p, facts, &mut scores, &mut softmax, scale_log2);
     let mut weights = warpgroup::pack::<T>(&scores);
     let mut poisoned = false;
     Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
-    if facts.is_own() {
+    let mut has_read_values = facts.is_own();
+    if has_read_values {
         poisoned = poison::take_out::<T, D>(Seat::of_this_thread(), Memory::<D>::v(turn.stage));
     }
 
     while !facts.is_last() {
         let next = turn.next::<D>();
-        (facts, scores) = begin_scores::<T, D>(queries, next);
+        scores = begin_scores::<T, D>(queries, next);
         D::add_values(&mut output, &weights, Memory::<D>::v(turn.stage));
+        facts = Memory::<D>::read_facts(next.stage);
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
         let rescale = weigh(p, facts, &mut scores, &mut softmax, scale_log2);
         gpu::wgmma_wait_group::<0, _>(&mut output);
-        Memory::<D>::arrive_warp(Barrier::VEmpty(turn.stage));
+        Memory::<D>::release_values(turn.stage, has_read_values);
+        has_read_values = false;
         if let Some(factors) = rescale {
             scale_rows(output.as_mut(), factors);
         }
@@ -119,7 +116,9 @@ fn attend<T: Float16, D: Products<T>>(
         Memory::<D>::wait(Barrier::VFull(next.stage), next.parity);
         *turn = next;
     }
-    end_output::<T, D>(&mut output, &weights, *turn);
+    D::add_values(&mut output, &weights, Memory::<D>::v(turn.stage));
+    gpu::wgmma_wait_group::<0, _>(&mut output);
+    Memory::<D>::release_values(turn.stage, has_read_values);
     *turn = turn.next::<D>();
 
     let seat = Seat::of_this_thread();
@@ -132,18 +131,9 @@ fn attend<T: Float16, D: Products<T>>(
 
 /// Issues the scores of a stage, once it is full.
 #[inline(always)]
-fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) -> (Facts, Scores) {
+fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) -> Scores {
     Memory::<D>::wait(Barrier::KFull(turn.stage), turn.parity);
-    let facts = Facts::read(Memory::<D>::facts(turn.stage));
-    (facts, D::scores(queries, Memory::<D>::k(turn.stage)))
-}
-
-/// Adds the last tile's weighted values, which are there.
-#[inline(always)]
-fn end_output<T: Float16, D: Products<T>>(output: &mut D::Output, weights: &Weights, turn: Turn) {
-    D::add_values(output, weights, Memory::<D>::v(turn.stage));
-    gpu::wgmma_wait_group::<0, _>(output);
-    Memory::<D>::arrive_warp(Barrier::VEmpty(turn.stage));
+    D::scores(queries, Memory::<D>::k(turn.stage))
 }
 
 /// Masks a tile's scores and makes weights of them.

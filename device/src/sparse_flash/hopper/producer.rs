@@ -60,7 +60,7 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
             let facts = Facts::new(tile.keys, own, next.keys == 0);
             Memory::<D>::wait(Barrier::KEmpty(turn.stage), turn.parity ^ 1);
             if gpu::tid_x() == 0 {
-                gpu::st_shared(Memory::<D>::facts(turn.stage), facts.bits());
+                Memory::<D>::write_facts(turn.stage, facts);
             }
             let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
             let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];

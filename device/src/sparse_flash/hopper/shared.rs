@@ -48,6 +48,7 @@ pub(super) enum Barrier {
     KEmpty(u32),
     /// V of a stage: as K.
     VFull(u32),
+    /// All consumer threads have done with it: a warp arrives as one, or each lane for what it has read by itself.
     VEmpty(u32),
 }
 
@@ -72,7 +73,8 @@ impl Barrier {
             Self::QFull => 1,
             Self::QEmpty => CONSUMER_WARPS + PRODUCER_WARPS - 1,
             Self::KFull(_) | Self::VFull(_) => PRODUCER_WARPS,
-            Self::KEmpty(_) | Self::VEmpty(_) => CONSUMER_WARPS,
+            Self::KEmpty(_) => CONSUMER_WARPS,
+            Self::VEmpty(_) => 32 * CONSUMER_WARPS,
         }
     }
 }
@@ -125,19 +127,6 @@ impl Facts {
         }
     }
 
-    #[inline(always)]
-    pub const fn bits(self) -> u32 {
-        self.bits
-    }
-
-    /// What the producers wrote.
-    #[inline(always)]
-    pub fn read(at: Shared<u32>) -> Self {
-        Self {
-            bits: gpu::ld_shared(at),
-        }
-    }
-
     /// Keys of the tile, 0 to 128; what follows them is zero. 0 where a task has no tile at all.
     #[inline(always)]
     pub const fn keys(self) -> u32 {
@@ -161,6 +150,16 @@ impl Facts {
     pub const fn is_partial(self) -> bool {
         self.is_own() || self.keys() < TILE_ROWS
     }
+}
+
+/// Words that lane 0 reads for all of its warp: so the lane that arrives when the words are wanted no more is the one that has read them.
+#[inline(always)]
+fn read_once<const N: usize>(words: impl Fn() -> [u32; N]) -> [u32; N] {
+    let mut read = [0; N];
+    if gpu::laneid() == 0 {
+        read = words();
+    }
+    read.map(|word| gpu::shfl_sync_idx(WARP, word, 0))
 }
 
 /// The block's shared memory.
@@ -220,8 +219,21 @@ impl<D: HeadDim> Memory<D> {
     }
 
     #[inline(always)]
-    pub fn facts(stage: u32) -> Shared<u32> {
+    fn facts(stage: u32) -> Shared<u32> {
         Self::at(Self::FACTS).cast().add(stage)
+    }
+
+    /// Tells the consumers what a stage holds. One thread calls it.
+    #[inline(always)]
+    pub fn write_facts(stage: u32, facts: Facts) {
+        gpu::st_shared(Self::facts(stage), facts.bits);
+    }
+
+    /// What a stage holds. The whole warp calls it.
+    #[inline(always)]
+    pub fn read_facts(stage: u32) -> Facts {
+        let [bits] = read_once(|| [gpu::ld_shared(Self::facts(stage))]);
+        Facts { bits }
     }
 
     #[inline(always)]
@@ -239,9 +251,10 @@ impl<D: HeadDim> Memory<D> {
         gpu::st_shared_v4(Self::task(), words);
     }
 
+    /// The task that the block was told. The whole warp calls it.
     #[inline(always)]
     pub fn read_task() -> Option<Task> {
-        let [batch, head, kv_head, query_block] = gpu::ld_shared_v4(Self::task());
+        let [batch, head, kv_head, query_block] = read_once(|| gpu::ld_shared_v4(Self::task()));
         (batch != NO_BATCH).then_some(Task {
             batch,
             head,
@@ -299,6 +312,21 @@ impl<D: HeadDim> Memory<D> {
         gpu::bar_warp_sync(WARP);
         if gpu::laneid() == 0 {
             gpu::mbarrier_arrive(Self::barrier(barrier));
+        }
+    }
+
+    /// All arrivals of a consumer warp at [`Barrier::VEmpty`]: lane 0's for all, or `each` lane's own.
+    #[inline(always)]
+    #[track_caller]
+    pub fn release_values(stage: u32, each: bool) {
+        let barrier = Self::barrier(Barrier::VEmpty(stage));
+        if each {
+            gpu::mbarrier_arrive(barrier);
+        } else {
+            gpu::bar_warp_sync(WARP);
+            if gpu::laneid() == 0 {
+                gpu::mbarrier_arrive_count(barrier, 32);
+            }
         }
     }
 }

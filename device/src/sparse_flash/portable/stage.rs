@@ -11,7 +11,7 @@ use super::super::warp::{Place, WarpMemory};
 use super::{THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, ProblemSizes};
-use crate::tile::SwizzledTile;
+use crate::tile::{SwizzledTile, scale::PAIR_SIGNS};
 
 const WARP_BYTES: u32 = Record::BYTES + queue_keys(TILE_KEYS) * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
@@ -148,7 +148,7 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
             let row = self.first_row + step * Self::STEP;
             let chunk = tile.chunk(row, self.chunk).cast::<u32>();
             let bits = gpu::ld_shared_v4(chunk);
-            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ 0x8000_8000));
+            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ PAIR_SIGNS));
         }
     }
 }
