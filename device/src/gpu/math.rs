@@ -41,10 +41,6 @@ float_functions! {
     max_f32(x, y) = "max.f32 {d}, {x}, {y};", "All.", x.max(y);
     /// The lesser; a number beats NaN.
     min_f32(x, y) = "min.f32 {d}, {x}, {y};", "All.", x.min(y);
-    /// The greater; NaN if either is.
-    max_nan_f32(x, y) = "max.NaN.f32 {d}, {x}, {y};", "sm_80 and later.", emu::nan_or(x, y, x.max(y));
-    /// The lesser; NaN if either is.
-    min_nan_f32(x, y) = "min.NaN.f32 {d}, {x}, {y};", "sm_80 and later.", emu::nan_or(x, y, x.min(y));
     /// x·y + z, rounded once.
     fma_rn_f32(x, y, z) = "fma.rn.f32 {d}, {x}, {y}, {z};", "All.", x.mul_add(y, z);
 }

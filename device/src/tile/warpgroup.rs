@@ -6,9 +6,12 @@ use super::WARP;
 use super::float16::{Bf16, F16, Float16};
 use super::swizzled::SwizzledTile;
 use crate::gpu::{
-    self, Accumulators, Global, KMajor, MnMajor, Shared, Swizzle, TensorMapLayout, Walk,
+    self, Accumulators, Global, KMajor, MnMajor, Shared, Swizzle, TensorMap, TensorMapLayout, Walk,
 };
 use crate::params::{ProblemSizes, TensorArg};
+
+/// Threads of a warpgroup.
+pub const WARPGROUP: u32 = 128;
 
 /// Rows of a tile.
 pub const TILE_ROWS: u32 = 128;
@@ -26,8 +29,8 @@ pub const PIECE_BYTES: u32 = TILE_ROWS * 128;
 /// launched with, all that a multiprocessor has in steps of 8 a thread. Where they are too few, the last warpgroup waits for ever.
 pub const fn warpgroups_fit(threads: u32, of_producer: u32, of_consumer: u32) -> bool {
     let at_launch = 65_536 / threads / 8 * 8;
-    let consumers = threads / 128 - 1;
-    of_producer + consumers * of_consumer <= threads / 128 * at_launch
+    let consumers = threads / WARPGROUP - 1;
+    of_producer + consumers * of_consumer <= threads / WARPGROUP * at_launch
 }
 
 /// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
@@ -60,6 +63,23 @@ pub const fn map_layout(
         ],
         box_dims: [PIECE_COLUMNS, TILE_ROWS, 1, 1, 0],
         swizzle: Swizzle::Bytes128,
+    }
+}
+
+/// Copies a tile through a map of [`map_layout`]: 128 tokens of a head, from `[token, head, batch]` on; zero where there is no token. One
+/// thread calls it, and the mbarrier counts [`HeadDim::TILE_BYTES`].
+#[inline(always)]
+#[track_caller]
+pub fn copy_tile<D: HeadDim>(
+    to: Shared<u8>,
+    map: &TensorMap,
+    [token, head, batch]: [i32; 3],
+    full: Shared<u64>,
+) {
+    for piece in 0..D::PIECES {
+        let to = to.byte_add(piece * PIECE_BYTES);
+        let column = (piece * PIECE_COLUMNS) as i32;
+        gpu::cp_async_bulk_tensor_4d_shared_global(to, map, [column, token, head, batch], full);
     }
 }
 
@@ -109,10 +129,7 @@ pub trait Products<T: Float16>: HeadDim {
     /// queries · keysᵀ.
     fn scores(queries: &Self::Queries, keys: Shared<u8>) -> Scores;
 
-    /// The same with the queries in shared memory: a tile of [`GROUP_ROWS`] rows.
-    ///
-    /// A product from registers holds its warps up while the tensor cores read them, which is nearly to its end; one from shared memory
-    /// lets them go on at once.
+    /// The same with the queries in shared memory, a tile of [`GROUP_ROWS`] rows: for who has no registers for them.
     fn scores_of_group(queries: Shared<u8>, keys: Shared<u8>) -> Scores;
 
     /// output += weights · values.

@@ -24,13 +24,26 @@ fn using_one_that_is_not_initialised_is_diagnosed() {
 #[test]
 fn one_arrival_too_many_is_diagnosed() {
     let words = [
-        "one arrival too many",
+        "an arrival too many",
         "in phase 0 (parity 0), 0 of 1 arrivals and 64 transaction bytes are missing",
     ];
     assert_fault(1, Mode::Fast, FaultKind::Mbarrier, &words, |_| {
         init(1);
         gpu::mbarrier_arrive_expect_tx(barrier(), 64);
         gpu::mbarrier_arrive(barrier());
+    });
+}
+
+#[test]
+fn arrivals_for_others_are_counted() {
+    let words = ["`mbarrier.arrive`: an arrival too many", "1 of 4 arrivals"];
+    assert_fault(1, Mode::Fast, FaultKind::Mbarrier, &words, |_| {
+        init(4);
+        gpu::mbarrier_arrive_count(barrier(), 3);
+        gpu::mbarrier_arrive(barrier());
+        gpu::mbarrier_wait_parity(barrier(), 0);
+        gpu::mbarrier_arrive_count(barrier(), 3);
+        gpu::mbarrier_arrive_count(barrier(), 2);
     });
 }
 

@@ -15,15 +15,6 @@ pub(in super::super) fn rcp_ftz(x: f32) -> f32 {
     flush(1.0 / flush(x))
 }
 
-/// NaN if x or y is, otherwise `z`.
-pub(in super::super) fn nan_or(x: f32, y: f32, z: f32) -> f32 {
-    if x.is_nan() || y.is_nan() {
-        f32::NAN
-    } else {
-        z
-    }
-}
-
 /// Subnormal numbers as zero of their sign.
 fn flush(x: f32) -> f32 {
     if x.is_subnormal() {

@@ -136,7 +136,7 @@ impl Block {
         self.note_mbarrier_access(address, Access::Atomic, op, at);
         let mb = &mut self.mbarriers[index];
         if mb.pending < arrivals {
-            let message = format!("`{op}`: one arrival too many; {}", mb.lacks());
+            let message = format!("`{op}`: an arrival too many; {}", mb.lacks());
             self.fail(FaultKind::Mbarrier, at, message);
         }
         mb.tx += i64::from(expect_bytes);

@@ -1,5 +1,4 @@
-//! Sampling on Hopper: `wgmma` multiplies, bulk copies bring the keys, and the exponentials of one product run under the
-//! next one.
+//! Sampling on Hopper: `wgmma` multiplies, bulk copies bring the keys.
 //!
 //! ```text
 //! a block of threads: a panel of 256 sampled rows of one unit against the tiles (key blocks) that the last of them sees
@@ -9,9 +8,10 @@
 //! four consumer warpgroups of 64 rows:
 //!     the rows into shared memory
 //!     for each step:
-//!         wait until the stage is full;  scores = rows · keysᵀ;  the stage is read no more
-//!         sums of the scores, the tile's statistics
-//!     row_lse[row] = maximum + log2(total)
+//!         wait until the stage is full;  scores = rows · keysᵀ
+//!         sum[row] = Σ 2^(score − reference[row]);  once more, with new references, if one is too large
+//!         the stage is read no more;  total[row] += sum[row];  the tile's statistics
+//!     row_lse[row] = reference + log2(total)
 //! ```
 //!
 //! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
@@ -19,8 +19,7 @@
 //! registers of its own.
 //!
 //! A product is 512 cycles of the tensor cores, and its exponentials are as many of the MUFU. A warpgroup does one after the
-//! other; it is the others that work meanwhile. (Two warpgroups with two products each, one under the exponentials of the
-//! other, took 1.3 times as long: docs/ladder.md.)
+//! other; it is the others that work meanwhile. What was tried in its place, and what it took: docs/ladder.md.
 //!
 //! Each tile in shared memory serves 256 rows: with 128 every multiprocessor would ask the L2 for 32 bytes a cycle, about all
 //! that it has.
@@ -28,12 +27,12 @@
 //! # Who does what
 //! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 64·g to 64·g + 64 of the
 //! panel, its warp w 16 of them. Four neighbouring lanes share a row. A warpgroup multiplies the tiles that one of its rows
-//! sees, a warp sums up those that one of its own sees.
+//! sees, a warp sums up those that one of its own sees. If one warp wants a tile again, all four of the warpgroup take it again.
 //!
 //! # Synchronisation
 //! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes sixteen: lane 0 of
-//! each consumer warp, after the wait for its product, or at once where the warpgroup sees nothing of the tile. Every
-//! consumer takes part in every step. Each output has one writer.
+//! each consumer warp, once its warpgroup has agreed that the sums stand, or at once where the warpgroup sees nothing of the tile. Every
+//! consumer takes part in every step. A named barrier for each warpgroup: its rows are there; its sums stand. Each output has one writer.
 //!
 //! # Shape contract
 //! [`launch_shape`], [`k_map_layout`]; head_dim as the entry says.
@@ -50,7 +49,7 @@ use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes, TensorArg};
 use crate::tile::warpgroup::{
-    D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, map_layout,
+    self, D64, D128, GROUP_ROWS, HeadDim, Products, TILE_ROWS, WARPGROUP, map_layout,
     warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
@@ -86,7 +85,6 @@ const STAGES: u32 = 4;
 const BARRIERS_BYTES: u32 = 2 * STAGES * 8;
 /// The barrier of the first consumer; the others' follow.
 const WARPGROUP_BARRIER: u32 = 1;
-const WARPGROUP: u32 = 128;
 /// One warpgroup that produces, and those that consume.
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
@@ -183,15 +181,15 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
     }
     gpu::bar_sync(0);
     // A shuffle, so that the compiler knows that a warp does not diverge.
-    let warpgroup = gpu::shfl_sync_idx(WARP, gpu::tid_x() / WARPGROUP, 0);
-    if warpgroup == 0 {
+    let role = gpu::shfl_sync_idx(WARP, gpu::tid_x() / WARPGROUP, 0);
+    if role == 0 {
         gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
         if gpu::tid_x() == 0 {
             produce(&in_place.k_map, &panel, ring);
         }
     } else {
         gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
-        consume::<T, D>(&p.sampling, &panel, ring, warpgroup - 1);
+        consume::<T, D>(&p.sampling, &panel, ring, role - 1);
     }
 }
 
@@ -203,14 +201,8 @@ fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
         gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
         let first_key = panel.steps.tile(step) * TILE;
-        for piece in 0..D::PIECES {
-            gpu::cp_async_bulk_tensor_4d_shared_global(
-                ring.tile(step).byte_add(piece * PIECE_BYTES),
-                map,
-                [piece * PIECE_COLUMNS, first_key, panel.kv_head, panel.batch].map(|at| at as i32),
-                ring.full(step),
-            );
-        }
+        let at = [first_key, panel.kv_head, panel.batch].map(|at| at as i32);
+        warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
         step += 1;
     }
 }
@@ -220,15 +212,15 @@ fn consume<T: Float16, D: Products<T>>(
     p: &SamplingParams,
     panel: &Panel,
     ring: Ring<D>,
-    warpgroup: u32,
+    consumer: u32,
 ) {
-    let first_rank = panel.first_rank + warpgroup * GROUP;
+    let first_rank = panel.first_rank + consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
     let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
-    let queries = ring.queries(warpgroup);
+    let queries = ring.queries(consumer);
     rows.copy_queries::<D>(p, panel, queries);
     gpu::fence_proxy_async_shared_cta();
-    let barrier = WARPGROUP_BARRIER + warpgroup;
+    let barrier = WARPGROUP_BARRIER + consumer;
     gpu::bar_sync_count(barrier, WARPGROUP);
 
     let first_seen = panel.first_step_of(first_rank, first_rank + GROUP - 1);

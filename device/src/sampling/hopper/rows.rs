@@ -2,8 +2,8 @@
 
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
-use crate::tile::{WARP, scale};
 use crate::tile::warpgroup::{self, HeadDim, Scores};
+use crate::tile::{WARP, scale};
 
 use super::order::{self, Panel, Steps};
 use super::sums::{Keys, LaneSums, RowSums, Statistics};

@@ -47,12 +47,9 @@ use crate::gpu::{self, FULL_MASK, TensorMap};
 use crate::launch::LaunchShape;
 use crate::params::{BLOCK, ProblemSizes};
 pub use crate::tile::warpgroup::map_layout;
-use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS, warpgroups_fit};
+use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS, WARPGROUP, warpgroups_fit};
 use crate::tile::{Bf16, F16, Float16};
 use schedule::Schedule;
-
-/// Threads of a warpgroup.
-const WARPGROUP: u32 = 128;
 
 /// Warpgroups that compute. Two, so that one's softmax hides under the other's products; three would leave each too few registers.
 const CONSUMERS: u32 = 2;

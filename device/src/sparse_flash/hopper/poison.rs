@@ -5,10 +5,10 @@
 
 use super::super::record::Task;
 use super::consumer::Seat;
-use super::{CONSUMERS, HopperParams, WARPGROUP};
+use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
 use crate::params::BLOCK;
-use crate::tile::warpgroup::{HeadDim, Products};
+use crate::tile::warpgroup::{HeadDim, Products, WARPGROUP};
 use crate::tile::{Float16, LazySoftmax, WARP};
 
 /// Barriers: one for each consumer warpgroup, and one for both.

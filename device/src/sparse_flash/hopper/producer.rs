@@ -9,7 +9,7 @@ use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use crate::gpu::{self, Shared, TensorMap};
 use crate::params::BLOCK;
-use crate::tile::warpgroup::{HeadDim, PIECE_BYTES, PIECE_COLUMNS, TILE_ROWS};
+use crate::tile::warpgroup::{self, HeadDim, PIECE_BYTES, PIECE_COLUMNS, TILE_ROWS};
 use crate::tile::{SwizzledTile, WARP};
 
 /// Rows of a loose tile that a warp gathers: a lane each knows its key.
@@ -134,7 +134,7 @@ fn publish<D: HeadDim>(p: &HopperParams, in_place: &HopperParams, task: Option<T
     gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
     let first_token = QueryRows::new(&p.attention, task.query_block).first_token;
     let at = [first_token, task.head as i32, task.batch as i32];
-    copy_boxes::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
+    warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
 }
 
 /// The task that the first warp published.
@@ -156,24 +156,9 @@ fn load<D: HeadDim>(to: Shared<u8>, map: &TensorMap, at: [i32; 3], full: Barrier
     let full = Memory::<D>::barrier(full);
     if gpu::tid_x() == 0 {
         gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
-        copy_boxes::<D>(to, map, at, full);
+        warpgroup::copy_tile::<D>(to, map, at, full);
     } else {
         gpu::mbarrier_arrive(full);
-    }
-}
-
-/// Copies 128 tokens of a head, from `[token, head, batch]` on; zero where there is no token.
-#[inline(always)]
-fn copy_boxes<D: HeadDim>(
-    to: Shared<u8>,
-    map: &TensorMap,
-    [token, head, batch]: [i32; 3],
-    full: Shared<u64>,
-) {
-    for piece in 0..D::PIECES {
-        let to = to.byte_add(piece * PIECE_BYTES);
-        let column = (piece * PIECE_COLUMNS) as i32;
-        gpu::cp_async_bulk_tensor_4d_shared_global(to, map, [column, token, head, batch], full);
     }
 }
 
