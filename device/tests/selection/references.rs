@@ -51,6 +51,23 @@ fn sums_are_exact_whatever_the_scores_of_other_tiles_were() {
     }
 }
 
+/// With a row in 128, each row begins with a tile that it sees whole, and with which the rows after it go on.
+#[test]
+fn a_row_that_begins_with_a_whole_tile_takes_its_reference_from_it() {
+    for sampling in Sampling::ALL {
+        for level in [-240.0, 240.0] {
+            let case = Case {
+                sinks: 0,
+                row_stride: 128,
+                ..Case::new(640, 640).sampled_by(sampling)
+            };
+            let inputs = steps(&case, &[level; 5]);
+            let outcome = run(&case, &inputs, Budget::Blocks, Mode::Fast);
+            check(&case, Budget::Blocks, &inputs, &outcome);
+        }
+    }
+}
+
 /// A score of −∞ is no mass; one of +∞ is no number, and spoils its row.
 #[test]
 fn infinite_keys_spoil_the_same_rows_on_every_kernel() {
