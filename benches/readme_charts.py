@@ -28,9 +28,7 @@ def ratios(row, *columns):
 
 
 def dense():
-    chart = Chart(
-        "Dense attention on an H200, head_dim 128, bf16: speed of ours over PyTorch's", ("over cuDNN", "over FlashAttention-2")
-    )
+    chart = Chart("Dense on an H200, head_dim 128, bf16: speed-up", ("over cuDNN", "over FlashAttention-2"))
     for row in rows("dense"):
         if (row["head_dim"], row["dtype"]) == ("128", "bf16"):
             chart.add(kilo(row["tokens"]), *ratios(row, "ours / cuDNN", "ours / FA2"))

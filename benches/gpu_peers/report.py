@@ -62,7 +62,10 @@ class Chart:
     def svg(self):
         bar, gap, height, left, top = 16, 18, 260, 46, 46
         group_width = bar * len(self.series) + gap
-        width = max(left + group_width * len(self.groups) + 20, 480)
+        end = left + group_width * len(self.groups)
+        # Labels lean to the right.
+        label = 5 * max((len(group) for group, _ in self.groups), default=0)
+        width = max(end + label + 10, left + 8 * len(self.title), 480)
         most = max((ratio for _, ratios in self.groups for ratio in ratios if ratio), default=1.0)
         scale = height / max(1.15 * most, 1.2)
         base = top + height
@@ -79,7 +82,7 @@ class Chart:
         step = next(step for step in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 1e9) if 1.15 * most / step <= 8)
         for index in range(int(height / scale / step) + 1):
             y = base - index * step * scale
-            parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+            parts.append(f'<line x1="{left}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
             parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{index * step:g}</text>')
         for index, (group, ratios) in enumerate(self.groups):
             x = left + gap / 2 + index * group_width
@@ -94,7 +97,7 @@ class Chart:
             middle = x + bar * len(self.series) / 2
             parts.append(f'<text transform="translate({middle:.1f} {base + 10}) rotate(40)">{escape(group)}</text>')
         y = base - scale
-        parts.append(f'<line x1="{left}" x2="{width - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#c00" stroke-dasharray="4 3"/>')
+        parts.append(f'<line x1="{left}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" stroke="#c00" stroke-dasharray="4 3"/>')
         return "\n".join([*parts, "</svg>"]) + "\n"
 
 
