@@ -166,3 +166,16 @@ fn rows_before_the_first_key_are_zero_with_lse_minus_infinity() {
         }
     }
 }
+
+/// Thousands of weights, of which each is small beside the sum of those before.
+#[test]
+fn sums_of_a_hundred_thousand_weights_keep_their_bits() {
+    for data in [Data::Structured, Data::Flat] {
+        let case = Case {
+            data,
+            row_step: 9,
+            ..Case::new(problem(64, 131_072, 64, Dtype::F32), Attend::Dense)
+        };
+        check(&Cpu::default(), &case);
+    }
+}

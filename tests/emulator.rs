@@ -52,6 +52,17 @@ fn varied(index: usize) -> (usize, Dtype, Layout) {
     )
 }
 
+/// A thousand tiles, with each of which earlier sums are rescaled, nearly always by 1.
+#[test]
+fn sums_of_long_rows_keep_their_bits() {
+    let case = Case {
+        data: Data::Structured,
+        row_step: 3,
+        ..Case::new(problem(128, 65_536, 64, Dtype::Bf16), Attend::Dense)
+    };
+    check_kernels(&case);
+}
+
 #[test]
 fn dense_agrees_with_the_oracle_on_the_published_shapes() {
     let shapes = [

@@ -163,7 +163,8 @@ pub(super) fn online_softmax<S: Simd, const KEEP: bool>(
         }
         let reference = finite_or_zero(simd, max);
         let factor = simd.exp2(simd.sub(old_max, reference));
-        let mut sum = simd.mul(simd.load(&stats.sum, at), factor);
+        // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+        let mut sum = simd.splat(0.0);
         for score in scores.iter_mut() {
             let weight = simd.exp2(simd.sub(simd.load(score, at), reference));
             sum = simd.add(sum, weight);
@@ -172,6 +173,7 @@ pub(super) fn online_softmax<S: Simd, const KEEP: bool>(
             }
         }
         simd.store(&mut stats.max, at, max);
+        let sum = simd.mul_add(simd.load(&stats.sum, at), factor, sum);
         simd.store(&mut stats.sum, at, sum);
         simd.store(&mut rescale, at, factor);
     }

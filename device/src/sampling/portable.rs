@@ -258,12 +258,17 @@ fn accumulate(part: &mut Stats, scores: &Scores, half: usize, pair: usize) {
         );
     }
     let reference = finite_or_zero(maximum);
-    let mut sum = part.sum * gpu::ex2_approx_ftz_f32(part.maximum - reference);
+    // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+    let mut sum = 0.0;
     for columns in &scores.elements[half] {
         sum += gpu::ex2_approx_ftz_f32(columns[2 * pair] - reference);
         sum += gpu::ex2_approx_ftz_f32(columns[2 * pair + 1] - reference);
     }
-    *part = Stats { maximum, sum };
+    let kept = gpu::ex2_approx_ftz_f32(part.maximum - reference);
+    *part = Stats {
+        maximum,
+        sum: gpu::fma_rn_f32(part.sum, kept, sum),
+    };
 }
 
 crate::entry! {

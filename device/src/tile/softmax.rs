@@ -46,7 +46,10 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
                 self.maximum[s][half] = maximum;
                 let offset = offset(maximum, scale_log2);
-                *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
+                // Exactly 1 where nothing changes: offsets are rounded, and 2^(old − offset) a thousand times over would drift.
+                if maximum != old {
+                    *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
+                }
                 // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
                 let mut sum = 0.0;
                 for (t, tile) in scores.iter().enumerate() {

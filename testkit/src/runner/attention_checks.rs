@@ -15,12 +15,10 @@ pub(super) fn score_error(head_dim: usize, score_magnitude: f64) -> f64 {
     EPSILON * (8.0 + 2.0 * (head_dim as f64).sqrt()) * score_magnitude
 }
 
-/// How far an f32 sum of `terms` weights may go, relative. Roundings add up like a random walk; but where small weights are
-/// added one by one to what many thousands before them have become, they are all rounded to the same few units in its last
-/// place, and so alike: then it is a share of the worst case.
+/// How far an f32 sum of `terms` weights may go, relative: roundings add up like a random walk, for kernels sum up tiles by themselves.
+/// (Weights added one by one to what many thousands before them have become would all be rounded alike, and miss this.)
 fn sum_error(terms: usize) -> f64 {
-    let alike = terms.saturating_sub(4096) as f64 / 16.0;
-    EPSILON * (8.0 + 2.0 * (terms as f64).sqrt() + alike)
+    EPSILON * (8.0 + 2.0 * (terms as f64).sqrt())
 }
 
 /// How far f32 arithmetic may take a probability, relative: numerator and normaliser, exp2's 3e-7 each, and a sum over
