@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use sample_attention::{Budget, Fallback, Policy};
+use testkit::capture;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check_with, run_with};
-use testkit::tensor::Qkv;
+use testkit::tensor::{Qkv, relative_error};
 
 fn easily_sparse() -> (Case, Qkv) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    Case::captured(&root.join("data/qkv-layer3-4096.safetensors"))
+    Case::captured(&capture::carried())
 }
 
 /// Not in the repository: `SAMPLE_ATTENTION_LM` names its directory, or it lies beside the repository.
@@ -40,18 +40,6 @@ fn densities(outcome: &Outcome) -> Vec<f64> {
     report.heads.iter().map(|head| head.density).collect()
 }
 
-/// ‖O − dense O‖ / ‖dense O‖.
-fn relative_error(outcome: &Outcome, dense: &Outcome) -> f64 {
-    let pairs = outcome.o.values.iter().zip(&dense.o.values);
-    let (error, norm) = pairs.fold((0.0, 0.0), |(error, norm), (&a, &b)| {
-        (
-            error + f64::from(a - b).powi(2),
-            norm + f64::from(b).powi(2),
-        )
-    });
-    (error / norm).sqrt()
-}
-
 /// Every budget is what the definition says, and the closer to dense the more coverage is asked for;
 /// at coverage 0.99 O is off by at most `largest_error`, relative.
 fn check_capture((case, qkv): (Case, Qkv), largest_error: f64) {
@@ -71,7 +59,7 @@ fn check_capture((case, qkv): (Case, Qkv), largest_error: f64) {
                 ..base
             };
             let outcome = run_with(&backend, &with(&case, policy), &qkv);
-            errors.push(relative_error(&outcome, &dense));
+            errors.push(relative_error(&outcome.o.values, &dense.o.values));
             let report = outcome.found.report.as_ref().expect("the CPU reports");
             for head in &report.heads {
                 let reached = head.sampled_coverage.expect("rows were sampled");
@@ -124,7 +112,7 @@ fn the_easily_sparse_layer_is_sparse_and_stays_close_to_dense() {
         "{:?}",
         densities(&outcome)
     );
-    let error = relative_error(&outcome, &dense);
+    let error = relative_error(&outcome.o.values, &dense.o.values);
     assert!(error < 0.1, "{error}");
     for head in outcome.found.coverage.expect("asked for") {
         assert!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
 use sample_attention::{Dtype, Plan, Policy, Problem, Window};
+use testkit::capture;
 use testkit::synthetic::Structure;
 
 use crate::failure::Failure;
@@ -249,17 +250,6 @@ impl Request {
     }
 }
 
-/// The capture that the repository carries: where this was built, or else in the current directory.
-fn carried_capture() -> PathBuf {
-    let carried = Path::new("data/qkv-layer3-4096.safetensors");
-    let built_here = Path::new(env!("CARGO_MANIFEST_DIR")).join(carried);
-    if built_here.exists() {
-        built_here
-    } else {
-        carried.to_owned()
-    }
-}
-
 /// Reads the process's arguments.
 pub fn parse() -> Result<Asked, Failure> {
     let line = match CommandLine::try_parse() {
@@ -286,7 +276,7 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
     let source = match (line.input, line.synthetic.synthetic) {
         (Some(path), _) => Source::File(path),
         (None, Some(tokens)) => synthetic(&line.synthetic, tokens as usize)?,
-        (None, None) => Source::File(carried_capture()),
+        (None, None) => Source::File(capture::carried()),
     };
     Ok(Request {
         source,

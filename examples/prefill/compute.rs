@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use sample_attention::{
     Coverage, Inputs, Outputs, Plan, Problem, Report, Selection, StageTimes, TensorViewMut,
 };
+use testkit::tensor::relative_error;
 
 use crate::args::{Backend, Request};
 use crate::engine::{Engine, Machine};
@@ -175,28 +176,9 @@ impl Runner<'_> {
 /// Relative error of each head's output, and of all together.
 fn relative_errors(problem: &Problem, o: &[f32], dense: &[f32]) -> (Vec<f64>, f64) {
     let head_elements = problem.q_len * problem.head_dim;
-    let square = |x: f64| x * x;
-    let norms: Vec<(f64, f64)> = o
-        .chunks(head_elements)
-        .zip(dense.chunks(head_elements))
-        .map(|(o, dense)| {
-            o.iter()
-                .zip(dense)
-                .fold((0.0, 0.0), |(off, all), (&o, &dense)| {
-                    let (o, dense) = (f64::from(o), f64::from(dense));
-                    (off + square(o - dense), all + square(dense))
-                })
-        })
-        .collect();
-    let ratio = |off: f64, all: f64| if off == 0.0 { 0.0 } else { (off / all).sqrt() };
-    let (off, all) = norms
-        .iter()
-        .fold((0.0, 0.0), |sum, norm| (sum.0 + norm.0, sum.1 + norm.1));
-    let heads = norms
-        .into_iter()
-        .map(|(off, all)| ratio(off, all))
-        .collect();
-    (heads, ratio(off, all))
+    let heads = o.chunks(head_elements).zip(dense.chunks(head_elements));
+    let of_heads = heads.map(|(o, dense)| relative_error(o, dense)).collect();
+    (of_heads, relative_error(o, dense))
 }
 
 /// Everything that a run allocates, roughly.

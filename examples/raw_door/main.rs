@@ -14,7 +14,6 @@ mod driver;
 mod tensor_map;
 
 use std::error::Error;
-use std::path::Path;
 use std::process::ExitCode;
 
 use driver::Gpu;
@@ -22,7 +21,8 @@ use sample_attention::pipeline::{Device, DeviceTensor, GpuPlan, Operands};
 use sample_attention::{
     Dtype, Inputs, Outputs, Plan, Policy, Problem, Selection, StageTimes, TensorViewMut,
 };
-use testkit::capture::Capture;
+use testkit::capture::{self, Capture};
+use testkit::tensor::relative_error;
 
 fn main() -> ExitCode {
     let gpu = match Gpu::open(0) {
@@ -49,7 +49,7 @@ struct Computed {
 }
 
 fn run(mut gpu: Gpu) -> Result<(), Box<dyn Error>> {
-    let capture = Capture::read(carried_capture())?;
+    let capture = Capture::read(capture::carried())?;
     let (problem, policy) = (capture.problem, Policy::default());
     let inputs = capture.inputs()?;
     let plan = GpuPlan::new(problem, policy)?;
@@ -144,22 +144,4 @@ fn on_cpu(plan: &Plan, inputs: &Inputs<'_>) -> Result<Computed, Box<dyn Error>> 
     stages.run(outputs)?;
     let selection = stages.selection();
     Ok(Computed { o, lse, selection })
-}
-
-/// ‖a − b‖ / ‖b‖.
-fn relative_error(a: &[f32], b: &[f32]) -> f64 {
-    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>();
-    let off = norm(&mut a.iter().zip(b).map(|(a, b)| a - b));
-    (off / norm(&mut b.iter().copied())).sqrt()
-}
-
-/// Where this was built, or else in the current directory.
-fn carried_capture() -> std::path::PathBuf {
-    let carried = Path::new("data/qkv-layer3-4096.safetensors");
-    let built_here = Path::new(env!("CARGO_MANIFEST_DIR")).join(carried);
-    if built_here.exists() {
-        built_here
-    } else {
-        carried.to_owned()
-    }
 }

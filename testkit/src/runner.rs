@@ -32,8 +32,8 @@ pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use emulator::Emulator;
 pub use poison::{
-    assert_poison_stays_where_it_is_seen, assert_what_a_policy_drops_may_be_poisoned, loose_lists,
-    poison_key, row_bits,
+    assert_dropped_poison_is_not_seen, assert_poison_stays_where_it_is_seen,
+    assert_what_a_policy_drops_may_be_poisoned, loose_lists, poison_key, row_bits,
 };
 
 use sample_attention::{Inputs, Outputs, Result};

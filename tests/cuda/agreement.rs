@@ -1,8 +1,7 @@
 //! The same selection on every backend.
 
-use std::path::Path;
-
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use testkit::capture;
 use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_with};
 use testkit::tensor::Qkv;
 
@@ -42,9 +41,8 @@ fn the_selection_is_the_emulators() {
     }
 }
 
-/// Two heads of a layer that is easily sparse; `data/` lies in the repository's root, where cargo starts tests.
 fn captured() -> Option<(Case, Qkv)> {
-    let path = Path::new("data/qkv-layer3-4096.safetensors");
+    let path = capture::carried();
     if !path.exists() {
         skip(format_args!(
             "no {}; start the test in the repository's root",
@@ -52,7 +50,7 @@ fn captured() -> Option<(Case, Qkv)> {
         ));
         return None;
     }
-    Some(Case::captured(path))
+    Some(Case::captured(&path))
 }
 
 #[test]

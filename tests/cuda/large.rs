@@ -64,8 +64,7 @@ fn strides_reach_beyond_31_bits() {
             let plan = plan(problem, budget);
             let mut packed = Run::new(device, plan.clone());
             packed.write(&qkv);
-            packed.enqueue(&stream);
-            stream.synchronize().unwrap();
+            packed.execute(&stream);
             for strides in spreads {
                 tell(format_args!(
                     "{strides:?}, {budget:?}, {:?}",
@@ -119,15 +118,13 @@ fn queries_and_outputs_of_more_than_31_bits_repeat() {
         let stream = device.stream().unwrap();
         let mut small = Run::new(device, plan(one_period, Budget::Blocks));
         small.write(&qkv);
-        small.enqueue(&stream);
-        stream.synchronize().unwrap();
+        small.execute(&stream);
         let expected = small.bits();
         let Some(run) = if_it_fits(repeated(device, plan(all, Budget::Blocks), &qkv, periods))
         else {
             return;
         };
-        run.enqueue(&stream);
-        stream.synchronize().unwrap();
+        run.execute(&stream);
         for period in [0, 1, periods / 2, periods - 2, periods - 1] {
             let found = run.part(period, &expected);
             assert!(found == expected, "period {period} of {periods}");

@@ -60,13 +60,11 @@ fn a_hundred_repeats_are_bit_identical() {
         for budget in BUDGETS {
             let mut run = Run::new(device, plan(budget));
             run.write(&inputs(budget, 3));
-            run.enqueue(&stream);
-            stream.synchronize().unwrap();
+            run.execute(&stream);
             let (first, outcome) = (run.bits(), run.outcome(&stream));
             for repeat in 1..100 {
                 run.poison();
-                run.enqueue(&stream);
-                stream.synchronize().unwrap();
+                run.execute(&stream);
                 assert!(run.bits() == first, "{budget:?}, repeat {repeat}");
             }
             assert_eq!(run.outcome(&stream), outcome);
@@ -96,8 +94,7 @@ fn a_captured_run_replays_on_new_data() {
                 graph.replay(&stream);
                 let (replayed, outcome) = (run.bits(), run.outcome(&stream));
                 run.poison();
-                run.enqueue(&stream);
-                stream.synchronize().unwrap();
+                run.execute(&stream);
                 assert!(run.bits() == replayed, "{budget:?}, seed {seed}");
                 let checked = check_with(&Cuda::new(device), &case, &qkv);
                 assert_eq!(checked.found.selection, outcome.selection);
@@ -117,8 +114,7 @@ fn two_streams_at_once_do_not_meet() {
             run
         });
         let alone = [0, 1].map(|at| {
-            runs[at].enqueue(&streams[at]);
-            streams[at].synchronize().unwrap();
+            runs[at].execute(&streams[at]);
             runs[at].bits()
         });
         assert!(alone[0] != alone[1]);
@@ -170,8 +166,7 @@ fn unchecked_arguments_run_as_checked_operands_do() {
     let stream = device.stream().unwrap();
     let mut run = Run::new(device, plan(Budget::Blocks));
     run.write(&inputs(Budget::Blocks, 9));
-    run.enqueue(&stream);
-    stream.synchronize().unwrap();
+    run.execute(&stream);
     let checked = run.bits();
     run.poison();
     let arguments = run.plan.arguments(&run.operands()).unwrap();

@@ -43,15 +43,15 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let context = || format!("{case:#?}");
     check_sampled_rows(problem, policy, qkv, outcome, &context);
     for unit in &outcome.found.units {
-        let outside: u64 = unit.mass.iter().sum();
         // The paper's masses hold what window and sinks cover as well.
-        let all = match policy.budget {
-            Budget::Paper => outside,
-            Budget::Blocks | Budget::Residual => outside + unit.covered,
+        let covered = match policy.budget {
+            Budget::Paper => 0,
+            Budget::Blocks | Budget::Residual => unit.covered,
         };
-        let (all, rows) = (all as f64 / MASS_ONE, unit.rows as f64);
+        let all = (unit.mass.iter().sum::<u64>() + covered) as f64 / MASS_ONE;
+        let rows = unit.rows as f64;
         // Scores have the magnitude of a log-sum-exp, some tens; their errors average out over rows and keys.
-        let relative = 2.0 * score_error(problem.head_dim, 20.0) + 4e-6;
+        let relative = relative_error(problem, 20.0);
         let tolerance = rows * relative + 4.0 * (unit.mass.len() as f64 + 1.0) / MASS_ONE;
         let (batch, head, block) = (unit.batch, unit.q_head, unit.first_query_block);
         assert!(
@@ -60,11 +60,7 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
             (batch, head, block),
             context()
         );
-        let covered = match policy.budget {
-            Budget::Paper => 0.0,
-            Budget::Blocks | Budget::Residual => unit.covered as f64 / MASS_ONE,
-        };
-        let need = (f64::from(policy.coverage) * rows - covered).max(0.0);
+        let need = (f64::from(policy.coverage) * rows - covered as f64 / MASS_ONE).max(0.0);
         let given = unit.need as f64 / MASS_ONE;
         assert!(
             (given - need).abs() <= 1e-6 * rows,
@@ -128,8 +124,8 @@ fn check_sampled_rows(
 }
 
 /// Relative error that f32 arithmetic may bring into a mass.
-fn relative_error(problem: &Problem, unit: &Unit) -> f64 {
-    2.0 * score_error(problem.head_dim, unit.score_magnitude) + 4e-6
+fn relative_error(problem: &Problem, score_magnitude: f64) -> f64 {
+    2.0 * score_error(problem.head_dim, score_magnitude) + 4e-6
 }
 
 /// By how many units a candidate may be off: it adds up the shares of at most eight rows (of a query block, at the default row stride) and
@@ -148,7 +144,7 @@ fn check_masses(problem: &Problem, found: &UnitFound, oracle: &Unit, context: &d
         "unit and its sampled rows\n{}",
         context()
     );
-    let relative = relative_error(problem, oracle);
+    let relative = relative_error(problem, oracle.score_magnitude);
     let compare = |what: &str, got: u64, expected: f64, roundings: f64| {
         let tolerance = relative * (expected + roundings / MASS_ONE) + roundings / MASS_ONE;
         let got = got as f64 / MASS_ONE;
@@ -194,7 +190,7 @@ fn check_reached(
         .iter()
         .map(|&index| oracle.mass[index])
         .fold(f64::INFINITY, f64::min);
-    let slack = relative_error(problem, oracle) * (oracle.rows as f64 + 1.0)
+    let slack = relative_error(problem, oracle.score_magnitude) * (oracle.rows as f64 + 1.0)
         + 4.0 * found.mass.len() as f64 / MASS_ONE;
     let place = (oracle.batch, oracle.q_head, oracle.first_query_block);
     assert!(

@@ -34,11 +34,7 @@ impl<'a> Run<'a> {
     /// As [`Run::new`], where the memory may be too much.
     pub fn try_new(device: &'a Device, plan: GpuPlan) -> Result<Self> {
         let problem = *plan.problem();
-        let alloc = |bytes: usize| -> Result<Buffer<'a>> {
-            let mut buffer = device.alloc(bytes as u64)?;
-            buffer.fill(0xff)?;
-            Ok(buffer)
-        };
+        let alloc = |bytes: usize| poisoned(device, bytes as u64);
         let elements = |shape: [usize; 4]| shape.iter().product::<usize>();
         Ok(Run {
             q: alloc(2 * elements(problem.q_shape()))?,
@@ -85,6 +81,12 @@ impl<'a> Run<'a> {
         unsafe { self.device.run(stream, &self.plan, &self.operands()) }.unwrap();
     }
 
+    /// Runs, and waits.
+    pub fn execute(&self, stream: &Stream<'_>) {
+        self.enqueue(stream);
+        stream.synchronize().unwrap();
+    }
+
     /// What the last run found, once it has ended.
     pub fn outcome(&self, stream: &Stream<'_>) -> Outcome {
         let times = StageTimes::default();
@@ -123,6 +125,13 @@ impl<'a> Run<'a> {
             buffer.fill(0xff).unwrap();
         }
     }
+}
+
+/// Memory whose bits are all set: NaN, as floats.
+pub fn poisoned(device: &Device, bytes: u64) -> Result<Buffer<'_>> {
+    let mut buffer = device.alloc(bytes)?;
+    buffer.fill(0xff)?;
+    Ok(buffer)
 }
 
 pub fn read(buffer: &Buffer<'_>) -> Vec<u8> {

@@ -7,7 +7,7 @@ use sample_attention::pipeline::{DeviceTensor, GpuPlan, Operands};
 use sample_attention::{Dtype, Problem};
 use testkit::tensor::{Qkv, Tensor};
 
-use super::run::{Bits, bytes, read};
+use super::run::{Bits, bytes, poisoned, read};
 
 /// Strides of q, k, v and o, and where each of them begins, in elements of 2 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +61,7 @@ pub fn run(
     places: &Places,
 ) -> sample_attention::Result<Bits> {
     let problem: &Problem = plan.problem();
-    let mut buffer = device.alloc(2 * places.len as u64)?;
-    buffer.fill(0xff)?;
+    let mut buffer = poisoned(device, 2 * places.len as u64)?;
     let inputs: [&Tensor; 3] = [&qkv.q, &qkv.k, &qkv.v];
     for (which, tensor) in inputs.into_iter().enumerate() {
         let data = bytes(problem.dtype, tensor);
@@ -71,13 +70,8 @@ pub fn run(
             buffer.write(row.start as u64, data)?;
         }
     }
-    let alloc = |bytes: u64| -> sample_attention::Result<Buffer<'_>> {
-        let mut buffer = device.alloc(bytes)?;
-        buffer.fill(0xff)?;
-        Ok(buffer)
-    };
-    let lse = alloc(4 * problem.lse_len() as u64)?;
-    let workspace = alloc(plan.workspace_bytes())?;
+    let lse = poisoned(device, 4 * problem.lse_len() as u64)?;
+    let workspace = poisoned(device, plan.workspace_bytes())?;
     let tensor = |which, shape| places.tensor(&buffer, which, problem.dtype, shape);
     let operands = Operands {
         q: tensor(0, problem.q_shape()),
