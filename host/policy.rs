@@ -5,6 +5,10 @@ use crate::error::{Error, Result};
 /// How the keys that matter are chosen from the sampled attention mass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Budget {
+    /// Key blocks of each query block: every sampled row by itself asks for the smallest set of key blocks that brings what window
+    /// and sinks cover of it to `coverage`, and the query block keeps what any of its rows asks for. A query block's list depends
+    /// on nothing but its own rows, so a prompt selects the same in chunks of whole blocks, if the row stride divides 128.
+    Rows,
     /// Pairs (query block, key block) outside window and sinks, by the mass that the query block's own sampled rows
     /// give them, within each segment of 64 query blocks. Keeps the least for the same closeness to dense.
     Blocks,
@@ -61,14 +65,32 @@ pub struct Policy {
     /// here to twice the position, at four times that to four times the position, and so on. The stride ends at one row in 64, two
     /// rows a query block, or at `row_stride` if that is sparser. At least 1; `usize::MAX`, the default, never doubles.
     ///
-    /// [`Budget::Residual`] and [`Budget::Paper`] ignore it: they rank single keys over a whole head, whose rows are sampled evenly.
+    /// The other budgets ignore it: [`Budget::Residual`] and [`Budget::Paper`] rank single keys over a whole head, whose rows are
+    /// sampled evenly, and with [`Budget::Rows`] no row speaks for another.
     pub stride_doubles_from: usize,
+    /// Last query rows of the call that are sampled at `tail_stride` in place of `row_stride`: there stands the question that a prompt
+    /// ends with. 0 for none; a prompt in chunks sets it for its last chunk. [`Budget::Rows`] alone.
+    pub tail: usize,
+    /// One query of the tail in this many is sampled, by position.
+    pub tail_stride: usize,
     /// Local window.
     pub window: Window,
     /// First keys of the sequence that every query keeps.
     pub sinks: usize,
     /// Where to run dense instead.
     pub fallback: Fallback,
+}
+
+impl Budget {
+    /// The budget's name in reports and on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Budget::Rows => "rows",
+            Budget::Blocks => "blocks",
+            Budget::Residual => "residual",
+            Budget::Paper => "paper",
+        }
+    }
 }
 
 impl Default for Policy {
@@ -78,6 +100,8 @@ impl Default for Policy {
             coverage: 0.97,
             row_stride: 16,
             stride_doubles_from: usize::MAX,
+            tail: 0,
+            tail_stride: 4,
             window: Window::Tokens(256),
             sinks: 16,
             fallback: Fallback::Auto,
@@ -111,6 +135,9 @@ impl Policy {
         }
         if self.stride_doubles_from == 0 {
             return Err(Error::StrideDoublesFrom);
+        }
+        if self.tail_stride == 0 {
+            return Err(Error::TailStride);
         }
         match self.window {
             Window::Tokens(0) => Err(Error::WindowTokens),

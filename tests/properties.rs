@@ -31,6 +31,7 @@ fn problems() -> impl Strategy<Value = Problem> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let budget = prop_oneof![
+        Just(Budget::Rows),
         Just(Budget::Blocks),
         Just(Budget::Residual),
         Just(Budget::Paper)
@@ -39,18 +40,29 @@ fn policies() -> impl Strategy<Value = Policy> {
         (1usize..400).prop_map(Window::Tokens),
         (0.001f32..1.0).prop_map(Window::Ratio)
     ];
-    (budget, 0.01f32..=1.0, 1usize..200, window, 0usize..300).prop_map(
-        |(budget, coverage, row_stride, window, sinks)| Policy {
-            budget,
-            coverage,
-            row_stride,
-            // These problems are no longer than a segment.
-            stride_doubles_from: usize::MAX,
-            window,
-            sinks,
-            fallback: Fallback::Never,
-        },
+    let tail = (0usize..300, 1usize..40);
+    (
+        budget,
+        0.01f32..=1.0,
+        1usize..200,
+        window,
+        0usize..300,
+        tail,
     )
+        .prop_map(
+            |(budget, coverage, row_stride, window, sinks, (tail, tail_stride))| Policy {
+                budget,
+                coverage,
+                row_stride,
+                // These problems are no longer than a segment.
+                stride_doubles_from: usize::MAX,
+                tail,
+                tail_stride,
+                window,
+                sinks,
+                fallback: Fallback::Never,
+            },
+        )
 }
 
 fn circumstances() -> impl Strategy<Value = (Layout, Data, bool, u64)> {

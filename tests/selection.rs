@@ -4,7 +4,12 @@ use sample_attention::{BREAK_EVEN_TOKENS, Budget, Dtype, Fallback, Policy, Probl
 use testkit::oracle::Mask;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check};
 
-const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+const BUDGETS: [Budget; 4] = [
+    Budget::Rows,
+    Budget::Blocks,
+    Budget::Residual,
+    Budget::Paper,
+];
 
 /// Short problems go through the selection too.
 fn never(budget: Budget) -> Policy {
@@ -262,7 +267,11 @@ fn segments_spend_their_mass_by_themselves() {
                 ..structured(problem, policy)
             };
             let outcome = check(&Cpu::default(), &case);
-            let units = if budget == Budget::Blocks { 3 } else { 1 };
+            let units = match budget {
+                Budget::Rows => 0,
+                Budget::Blocks => 3,
+                Budget::Residual | Budget::Paper => 1,
+            };
             assert_eq!(outcome.found.units.len(), units);
         }
     }

@@ -102,13 +102,19 @@ struct PolicyOptions {
     /// One query in this many is sampled.
     #[arg(long, value_name = "N", default_value_t = Policy::default().row_stride, allow_negative_numbers = true)]
     row_stride: usize,
+    /// Last queries that are sampled at a stride of their own; 0 for none. Budget rows alone.
+    #[arg(long, value_name = "N", default_value_t = Policy::default().tail, allow_negative_numbers = true)]
+    tail: usize,
+    /// One query of the tail in this many is sampled.
+    #[arg(long, value_name = "N", default_value_t = Policy::default().tail_stride, allow_negative_numbers = true)]
+    tail_stride: usize,
     /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; or never. Budget blocks alone.
     #[arg(long, value_name = "N", value_parser = position_or_never, default_value_t = Position(Policy::default().stride_doubles_from), allow_negative_numbers = true)]
     stride_doubles_from: Position,
     /// First keys that every query keeps.
     #[arg(long, value_name = "N", default_value_t = Policy::default().sinks, allow_negative_numbers = true)]
     sinks: usize,
-    /// What the mass buys: pairs of blocks, single keys by the mass that window and sinks leave, or single keys by their
+    /// What the mass buys: key blocks that single rows ask for, pairs of blocks, single keys by the mass that window and sinks leave, or single keys by their
     /// whole mass, as the paper has it.
     #[arg(long, value_enum, default_value_t = Budget::Blocks)]
     budget: Budget,
@@ -136,6 +142,7 @@ enum Structures {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Budget {
+    Rows,
     Blocks,
     Residual,
     Paper,
@@ -299,6 +306,7 @@ fn policy(options: &PolicyOptions) -> Result<Policy, Failure> {
     };
     let policy = Policy {
         budget: match options.budget {
+            Budget::Rows => sample_attention::Budget::Rows,
             Budget::Blocks => sample_attention::Budget::Blocks,
             Budget::Residual => sample_attention::Budget::Residual,
             Budget::Paper => sample_attention::Budget::Paper,
@@ -306,6 +314,8 @@ fn policy(options: &PolicyOptions) -> Result<Policy, Failure> {
         coverage: options.coverage,
         row_stride: options.row_stride,
         stride_doubles_from: options.stride_doubles_from.0,
+        tail: options.tail,
+        tail_stride: options.tail_stride,
         window,
         sinks: options.sinks,
         fallback: match options.fallback {

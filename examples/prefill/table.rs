@@ -66,11 +66,7 @@ fn heading(
 
 /// The policy in words.
 pub fn policy_text(policy: &Policy) -> String {
-    let budget = match policy.budget {
-        Budget::Blocks => "blocks",
-        Budget::Residual => "residual",
-        Budget::Paper => "paper",
-    };
+    let budget = policy.budget.name();
     let window = match policy.window {
         Window::Tokens(tokens) => counted(tokens, "token"),
         Window::Ratio(ratio) => format!("{} % of the keys", f64::from(ratio) * 100.0),
@@ -80,8 +76,11 @@ pub fn policy_text(policy: &Policy) -> String {
         Fallback::Never => "never dense",
     };
     let doubles = match (policy.budget, policy.stride_doubles_from) {
-        (Budget::Residual | Budget::Paper, _) | (_, usize::MAX) => String::new(),
-        (Budget::Blocks, from) => format!(" (fewer from {from} on)"),
+        (Budget::Rows, _) if policy.tail > 0 => {
+            format!(" ({} of the last {})", policy.tail_stride, policy.tail)
+        }
+        (Budget::Blocks, from) if from != usize::MAX => format!(" (fewer from {from} on)"),
+        _ => String::new(),
     };
     format!(
         "budget {budget}, coverage {}, window {window}, {}, 1 row in {}{doubles} sampled, {fallback}",

@@ -6,6 +6,7 @@
 
 mod arena;
 mod coverage;
+mod per_row;
 mod reduction;
 mod rows;
 mod sampling;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::per_row;
 use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
@@ -23,7 +24,8 @@ use crate::tensor::{Inputs, Outputs};
 /// what each of them found. [`Plan::run`] drives it from end to end.
 ///
 /// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
-/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order.
+/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order. With [`Budget::Rows`]
+/// the first of them selects too, since each query block's masses are used up where they are made, and its time is split.
 /// [`sparse_flash`](Stages::sparse_flash) then attends to what the waves selected.
 ///
 /// ```
@@ -114,12 +116,15 @@ impl<'a> Stages<'a> {
         self.plan.units().map_or(0, Units::waves)
     }
 
-    /// Finds the softmax normaliser of every sampled row of one wave.
+    /// Finds the softmax normaliser of every sampled row of one wave; with [`Budget::Rows`] it selects too.
     ///
     /// # Errors
     /// [`Error::NoSuchWave`].
     pub fn sampling(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        if units.budget == Budget::Rows {
+            return self.sample_and_select(wave);
+        }
         let count = Count::new(
             self.progress,
             Stage::Sampling,
@@ -145,12 +150,50 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
+    /// [`sampling`](Stages::sampling) of the budget of rows.
+    fn sample_and_select(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        let tasks = per_row::groups(units).count();
+        let count = Count::new(
+            self.progress,
+            Stage::Sampling,
+            wave * units.wave * tasks,
+            units.count() * tasks,
+        );
+        let times = per_row::select(
+            self.plan.problem(),
+            (units, self.plan.coverage()),
+            wave,
+            (&self.inputs.q, &self.inputs.k),
+            per_row::Selected {
+                row_lse: selecting.row_lse,
+                selection: &mut selecting.selection,
+                totals: selecting.totals,
+            },
+            (&mut self.workspace.scratches, &mut selecting.tasks),
+            || count.advance(),
+        );
+        self.times.add(Stage::Sampling, times.statistics);
+        self.times.add(Stage::TopK, times.demand);
+        Ok(())
+    }
+
+    /// Counts the units of a wave for a stage that the budget of rows has no work for.
+    fn pass_over(&self, stage: Stage, units: &Units, wave: usize) {
+        let count = Count::new(self.progress, stage, wave * units.wave, units.count());
+        units.of_wave(wave).for_each(|_| count.advance());
+    }
+
     /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
     ///
     /// # Errors
     /// [`Error::NoSuchWave`].
     pub fn reduction(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::Reduction, units, wave);
+            return Ok(());
+        }
         let count = Count::new(
             self.progress,
             Stage::Reduction,
@@ -189,6 +232,10 @@ impl<'a> Stages<'a> {
     /// [`Error::NoSuchWave`].
     pub fn top_k(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::TopK, units, wave);
+            return Ok(());
+        }
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
         let masses = Masses {
@@ -279,11 +326,14 @@ impl<'a> Stages<'a> {
             .collect()
     }
 
-    /// The masses of the wave that was reduced last.
+    /// The masses of the wave that was reduced last; none with [`Budget::Rows`], which does not keep them.
     pub fn masses(&self, wave: usize) -> Vec<UnitMass<'_>> {
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
             return Vec::new();
         };
+        if units.budget == Budget::Rows {
+            return Vec::new();
+        }
         let q_heads = self.plan.problem().q_heads;
         let masses = Masses {
             units,
@@ -306,7 +356,7 @@ impl<'a> Stages<'a> {
                     need,
                     candidates_per_row: match units.budget {
                         Budget::Blocks => units.geometry.blocks(),
-                        Budget::Residual | Budget::Paper => units.candidates(),
+                        Budget::Rows | Budget::Residual | Budget::Paper => units.candidates(),
                     },
                     mass: &selecting.mass[masses.range(slot)],
                 }

@@ -1,6 +1,7 @@
 //! The buffers of a run, carved out of the caller's bytes.
 
 use super::arena::{Arena, Footprint};
+use super::per_row::TaskBuffers;
 use super::sampling::BlockStats;
 use super::scratch::Scratch;
 use super::simd::{InstructionSet, Lanes};
@@ -26,6 +27,8 @@ pub(super) struct Selecting<'a> {
     pub(super) mass: &'a mut [u64],
     pub(super) outside: &'a mut [u64],
     pub(super) covered: &'a mut [u64],
+    /// One a worker for the budget of rows, else none.
+    pub(super) tasks: Vec<TaskBuffers<'a>>,
 }
 
 /// What selection found of one head, over all its units.
@@ -40,8 +43,15 @@ pub(super) struct HeadTotals {
 
 fn stripe_capacity(units: &Units) -> usize {
     match units.budget {
-        Budget::Blocks => 0,
+        Budget::Rows | Budget::Blocks => 0,
         Budget::Residual | Budget::Paper => units.geometry.k_len,
+    }
+}
+
+fn task_buffers(units: &Units, threads: usize) -> usize {
+    match units.budget {
+        Budget::Rows => threads,
+        Budget::Blocks | Budget::Residual | Budget::Paper => 0,
     }
 }
 
@@ -58,7 +68,7 @@ impl<'a> Workspace<'a> {
             .map(|_| Scratch::carve(&mut arena, problem, instruction_set))
             .collect::<Option<_>>()?;
         let selecting = match units {
-            Some(units) => Some(Selecting::carve(&mut arena, problem, units)?),
+            Some(units) => Some(Selecting::carve(&mut arena, problem, units, threads)?),
             None => None,
         };
         Some(Workspace {
@@ -69,7 +79,12 @@ impl<'a> Workspace<'a> {
 }
 
 impl<'a> Selecting<'a> {
-    fn carve(arena: &mut Arena<'a>, problem: &Problem, units: &Units) -> Option<Self> {
+    fn carve(
+        arena: &mut Arena<'a>,
+        problem: &Problem,
+        units: &Units,
+        threads: usize,
+    ) -> Option<Self> {
         let shape = SelectionShape::new(problem);
         Some(Selecting {
             selection: SelectionMut {
@@ -84,10 +99,13 @@ impl<'a> Selecting<'a> {
             queries: arena.take(units.wave * units.query_lanes())?,
             row_lse: arena.take(units.wave * units.panels)?,
             blocks: arena.take(units.wave * units.block_stats())?,
-            sinks: arena.take(units.wave * units.panels)?,
+            sinks: arena.take(units.wave * units.sink_stats())?,
             mass: arena.take(units.wave * units.candidates())?,
             outside: arena.take(units.wave * units.outside_candidates())?,
             covered: arena.take(units.wave * units.reductions())?,
+            tasks: (0..task_buffers(units, threads))
+                .map(|_| TaskBuffers::carve(arena, units))
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -108,10 +126,13 @@ pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) ->
         footprint.take::<Lanes>(units.wave * units.query_lanes());
         footprint.take::<Lanes>(units.wave * units.panels);
         footprint.take::<BlockStats>(units.wave * units.block_stats());
-        footprint.take::<BlockStats>(units.wave * units.panels);
+        footprint.take::<BlockStats>(units.wave * units.sink_stats());
         footprint.take::<u64>(units.wave * units.candidates());
         footprint.take::<u64>(units.wave * units.outside_candidates());
         footprint.take::<u64>(units.wave * units.reductions());
+        for _ in 0..task_buffers(units, threads) {
+            TaskBuffers::measure(&mut footprint, units);
+        }
     }
     footprint.bytes()
 }
@@ -129,7 +150,12 @@ mod tests {
             ..Problem::causal(1000, 64, Dtype::F32)
         };
         let workers = (2, InstructionSet::widest());
-        for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+        for budget in [
+            Budget::Rows,
+            Budget::Blocks,
+            Budget::Residual,
+            Budget::Paper,
+        ] {
             let policy = Policy {
                 budget,
                 ..Policy::default()

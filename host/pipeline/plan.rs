@@ -118,6 +118,7 @@ impl GpuPlan {
             return GpuPlan::with_work(plan, Work::Dense);
         }
         let candidates = match policy.budget {
+            Budget::Rows => return Err(Error::KernelBudget),
             Budget::Blocks => Candidates::Blocks,
             Budget::Residual | Budget::Paper => Candidates::Keys,
         };

@@ -3,7 +3,7 @@
 use sample_attention::{Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem};
 
 use super::selection_checks::MASS_ONE;
-use super::{Attend, Backend, Case, Outcome};
+use super::{Attend, Backend, Case, Outcome, row_checks};
 use crate::oracle::{self, HeadMask, Mask};
 use crate::tensor::Qkv;
 
@@ -32,7 +32,7 @@ pub(super) fn check(backend: &dyn Backend, case: &Case, qkv: &Qkv, outcome: &Out
             );
             if let (Attend::Policy(policy), Mask::Heads(masks)) = (&case.attend, &outcome.mask) {
                 check_counts(problem, report, &masks[head], case);
-                check_sampled_coverage(policy, report, (head, qkv), outcome, case);
+                check_sampled_coverage(policy, report, (head, qkv), (&masks[head], outcome), case);
             } else {
                 assert_eq!((report.stripes, report.blocks_kept), (0, 0), "{case:#?}");
                 assert_eq!(report.sampled_coverage, None, "{case:#?}");
@@ -76,7 +76,7 @@ fn check_sampled_coverage(
     policy: &Policy,
     report: &HeadReport,
     (head, qkv): (usize, &Qkv),
-    outcome: &Outcome,
+    (mask, outcome): (&HeadMask, &Outcome),
     case: &Case,
 ) {
     let problem = &case.problem;
@@ -89,7 +89,7 @@ fn check_sampled_coverage(
         .collect();
     let oracle_units: Vec<_> = match policy.budget {
         // The backend's own masses tell it all, and were compared with the oracle's.
-        Budget::Blocks | Budget::Residual => Vec::new(),
+        Budget::Rows | Budget::Blocks | Budget::Residual => Vec::new(),
         Budget::Paper => oracle::units(problem, policy, qkv)
             .into_iter()
             .filter(|unit| own(unit.batch, unit.q_head))
@@ -108,7 +108,10 @@ fn check_sampled_coverage(
             unit.covered as f64 / MASS_ONE + chosen.into_iter().map(beyond).sum::<f64>()
         })
         .sum();
-    let expected = (rows > 0).then(|| kept / rows as f64);
+    let expected = match policy.budget {
+        Budget::Rows => row_checks::sampled_coverage(problem, policy, (qkv, head), mask),
+        Budget::Blocks | Budget::Residual | Budget::Paper => (rows > 0).then(|| kept / rows as f64),
+    };
     match (report.sampled_coverage, expected) {
         (None, None) => {}
         (Some(got), Some(expected)) if (got - expected).abs() < 1e-4 && got < 1.0 + 1e-5 => {}

@@ -24,6 +24,12 @@ pub struct Grid {
     /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; never when not given.
     #[arg(long, value_delimiter = ',')]
     stride_doubles_from: Vec<usize>,
+    /// Last queries of a text that are sampled at their own stride, for the budget `rows`; 0 for none.
+    #[arg(long, value_delimiter = ',')]
+    tail: Vec<usize>,
+    /// One query of the tail in this many is sampled.
+    #[arg(long, value_delimiter = ',')]
+    tail_stride: Vec<usize>,
     /// First keys that every query keeps.
     #[arg(long, value_delimiter = ',')]
     sinks: Vec<usize>,
@@ -37,6 +43,7 @@ pub struct Grid {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BudgetName {
+    Rows,
     Blocks,
     Residual,
     Paper,
@@ -115,6 +122,12 @@ impl Grid {
                 policy.stride_doubles_from = position;
             },
         );
+        vary(&mut policies, &self.tail, |policy, &tail| {
+            policy.tail = tail
+        });
+        vary(&mut policies, &self.tail_stride, |policy, &stride| {
+            policy.tail_stride = stride
+        });
         vary(&mut policies, &self.sinks, |policy, &sinks| {
             policy.sinks = sinks
         });
@@ -137,6 +150,13 @@ impl Grid {
 
 fn own_policy(budget: &BudgetName) -> Policy {
     match budget {
+        BudgetName::Rows => Policy {
+            budget: Budget::Rows,
+            coverage: 0.75,
+            window: Window::Tokens(128),
+            row_stride: 8,
+            ..Policy::default()
+        },
         BudgetName::Blocks => Policy {
             budget: Budget::Blocks,
             ..Policy::default()
