@@ -110,7 +110,9 @@ pub struct HeadReport {
     pub blocks_kept: usize,
     /// Share of the visible (row, key) pairs that attention ran over: 1 where the head ran dense.
     pub density: f64,
-    /// Share of the sampled rows' attention mass that the mask keeps; `None` where nothing was sampled.
+    /// Share of the sampled rows' attention mass that the mask keeps; `None` where nothing was sampled. The selection was fitted to
+    /// these rows, so that the others reach less, most of all with [`Budget::Residual`](crate::Budget::Residual), where few rows decide
+    /// on single keys: [`Plan::true_coverage`](crate::Plan::true_coverage) measures all of them.
     pub sampled_coverage: Option<f64>,
 }
 

@@ -77,7 +77,7 @@ fn every_sampled_row_reaches_its_coverage_or_keeps_all() {
                 panic!("it selects")
             };
             for (head, mask) in masks.iter().enumerate() {
-                for row in oracle::row_demands(&problem, &policy, &qkv, head) {
+                for row in oracle::row_demands(&problem, &policy, &qkv, head, |_| true) {
                     let listed = mask.blocks[row.query_block].iter().zip(&row.mass);
                     let kept = listed.filter(|(listed, _)| **listed).map(|(_, mass)| mass);
                     let kept = row.covered + kept.sum::<f64>();
@@ -140,7 +140,7 @@ fn rows_that_are_not_finite_ask_for_nothing() {
         let Mask::Heads(masks) = &outcome.mask else {
             panic!("it selects")
         };
-        let demands = oracle::row_demands(&case.problem, &policy, &qkv, 0);
+        let demands = oracle::row_demands(&case.problem, &policy, &qkv, 0, |_| true);
         let of_block = |block| demands.iter().filter(move |row| row.query_block == block);
         assert_eq!((of_block(8).count(), of_block(9).count()), (15, 0));
         // What the other rows of its block ask for, no more.

@@ -74,13 +74,13 @@ pub enum Error {
     )]
     SparseNeedsCausal,
     /// Coverage outside (0, 1].
-    #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.97 by default)")]
+    #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.75 by default)")]
     Coverage {
         /// The given coverage.
         coverage: f32,
     },
     /// A row stride of zero.
-    #[error("row_stride is 0; use 1 to sample every row, 16 by default")]
+    #[error("row_stride is 0; use 1 to sample every row, 8 by default")]
     RowStride,
     /// A stride of zero for the tail.
     #[error(

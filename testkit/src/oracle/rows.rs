@@ -20,10 +20,18 @@ pub struct RowDemand {
     pub score_magnitude: f64,
 }
 
-/// The sampled rows of one head whose scores are numbers below +∞, one of them above −∞: the others ask for nothing.
-pub fn row_demands(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize) -> Vec<RowDemand> {
+/// The sampled rows of some query blocks of one head whose scores are numbers below +∞, one of them above −∞: the others ask for
+/// nothing.
+pub fn row_demands(
+    problem: &Problem,
+    policy: &Policy,
+    qkv: &Qkv,
+    head: usize,
+    of_block: impl Fn(usize) -> bool + Sync,
+) -> Vec<RowDemand> {
     sampled_rows(problem, policy)
         .into_par_iter()
+        .filter(|&row| of_block(position(problem, row) as usize / 128))
         .filter_map(|row| {
             let scores = visible_scores(problem, qkv, head, row);
             let lse = log_sum_exp(&scores);

@@ -5,15 +5,17 @@
 
 use sample_attention::{Policy, Problem};
 
-use super::selection_checks::{MASS_ONE, relative_error};
+use super::selection_checks::{MASS_ONE, check_window_and_sinks, relative_error};
 use crate::oracle::{self, HeadMask, RowDemand};
 use crate::tensor::Qkv;
 
-/// The lists of one head.
+/// The lists of one head: window and sinks of all query blocks, and the rest of every one whose number is a multiple of `step`, and of
+/// the last.
 pub(super) fn check_lists(
     problem: &Problem,
     policy: &Policy,
     (qkv, head): (&Qkv, usize),
+    step: usize,
     mask: &HeadMask,
     context: &dyn Fn() -> String,
 ) {
@@ -22,10 +24,13 @@ pub(super) fn check_lists(
         "the budget of rows lists blocks alone\n{}",
         context()
     );
-    let demands = oracle::row_demands(problem, policy, qkv, head);
+    check_window_and_sinks(problem, policy, mask, context);
+    let last = (problem.k_len - 1) / 128;
+    let is_checked = |query_block: usize| query_block.is_multiple_of(step) || query_block == last;
+    let demands = oracle::row_demands(problem, policy, qkv, head, is_checked);
     let window_blocks_before = (oracle::window_tokens(problem, policy) - 1).div_ceil(128);
     let first = problem.k_len.saturating_sub(problem.q_len) / 128;
-    for query_block in first..problem.k_len.div_ceil(128) {
+    for query_block in (first..=last).filter(|&query_block| is_checked(query_block)) {
         let window = query_block.saturating_sub(window_blocks_before)..=query_block;
         let rows = demands.iter().filter(|row| row.query_block == query_block);
         let needs: Vec<Need> = rows.map(|row| Need::new(problem, policy, row)).collect();
@@ -99,7 +104,7 @@ pub(super) fn sampled_coverage(
     (qkv, head): (&Qkv, usize),
     mask: &HeadMask,
 ) -> Option<f64> {
-    let demands = oracle::row_demands(problem, policy, qkv, head);
+    let demands = oracle::row_demands(problem, policy, qkv, head, |_| true);
     let kept = demands.iter().map(|row| {
         let listed = mask.blocks[row.query_block].iter().zip(&row.mass);
         row.covered

@@ -20,8 +20,7 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     check_sampled_rows(problem, policy, qkv, outcome, &context);
     if policy.budget == Budget::Rows {
         for (head, mask) in heads.iter().enumerate() {
-            check_window_and_sinks(problem, policy, mask, &context);
-            row_checks::check_lists(problem, policy, (qkv, head), mask, &context);
+            row_checks::check_lists(problem, policy, (qkv, head), 1, mask, &context);
         }
         return;
     }
@@ -41,7 +40,8 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     check_all_lists(problem, policy, heads, outcome, &context);
 }
 
-/// As [`check`], but of the masses only their sum, to which every sampled row brings a whole, and the need that it leaves.
+/// As [`check`], but of the masses only their sum, to which every sampled row brings a whole, and the need that it leaves; and for
+/// the budget of rows only some query blocks.
 pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let (Attend::Policy(policy), Mask::Heads(heads)) = (&case.attend, &outcome.mask) else {
         return;
@@ -49,6 +49,12 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let problem = &case.problem;
     let context = || format!("{case:#?}");
     check_sampled_rows(problem, policy, qkv, outcome, &context);
+    if policy.budget == Budget::Rows {
+        for (head, mask) in heads.iter().enumerate() {
+            row_checks::check_lists(problem, policy, (qkv, head), 9, mask, &context);
+        }
+        return;
+    }
     for unit in &outcome.found.units {
         // The paper's masses hold what window and sinks cover as well.
         let covered = match policy.budget {
@@ -235,7 +241,7 @@ fn window_and_sinks(problem: &Problem, policy: &Policy, dense: bool) -> HeadMask
     expected
 }
 
-fn check_window_and_sinks(
+pub(super) fn check_window_and_sinks(
     problem: &Problem,
     policy: &Policy,
     mask: &HeadMask,

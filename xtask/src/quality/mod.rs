@@ -102,7 +102,8 @@ fn measure(options: &Options) -> Result<(), String> {
         false => RowCoverage::Measured,
     };
 
-    let bar = Bar::new(model.config().layers * (stretches.len() + cases.len()) * (1 + policies.len()));
+    let bar =
+        Bar::new(model.config().layers * (stretches.len() + cases.len()) * (1 + policies.len()));
     let references = stretches
         .into_iter()
         .map(|stretch| {

@@ -76,7 +76,10 @@ impl Case {
             .map(<[u8]>::to_vec)
             .collect();
         if lines.len() < 100 {
-            return Err(format!("{} lines are too few to ask questions in", lines.len()));
+            return Err(format!(
+                "{} lines are too few to ask questions in",
+                lines.len()
+            ));
         }
         let constants: Vec<Constant> = (0..QUESTIONS).map(|_| Constant::new(&mut random)).collect();
         let bytes = match place {
@@ -217,7 +220,9 @@ mod tests {
 
     fn text() -> Vec<u8> {
         let line = |index: usize| format!("let x{index} = {};\n", index * 7);
-        (0..3000).flat_map(|index| line(index).into_bytes()).collect()
+        (0..3000)
+            .flat_map(|index| line(index).into_bytes())
+            .collect()
     }
 
     fn position(bytes: &[u8], part: &str) -> usize {

@@ -254,7 +254,9 @@ mod tests {
             "{row}"
         );
         assert!(
-            row.starts_with("| paper | 0.95 | 8 % | 20 | none | never | 16 | auto | 0.658 | 0.750 |  | 0.625 |"),
+            row.starts_with(
+                "| paper | 0.95 | 8 % | 20 | none | never | 16 | auto | 0.658 | 0.750 |  | 0.625 |"
+            ),
             "{row}"
         );
         assert!(
