@@ -16,19 +16,19 @@ use crate::tensor::{Inputs, Outputs};
 ///
 /// ```
 /// use sample_attention::{Dtype, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut};
-/// let problem = Problem { q_heads: 4, kv_heads: 2, ..Problem::causal(300, 64, Dtype::F32) };
+/// let problem = Problem::causal(300, 64, Dtype::F32).with_heads(4, 2);
 /// let plan = Plan::new(problem, Policy::default())?;
 /// let q = vec![0.1f32; 4 * 300 * 64];
 /// let kv = vec![0.2f32; 2 * 300 * 64];
 /// let mut o = vec![0f32; q.len()];
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let report = plan.run(
-///     &Inputs {
-///         q: TensorView::bhsd(&q, problem.q_shape())?,
-///         k: TensorView::bhsd(&kv, problem.kv_shape())?,
-///         v: TensorView::bhsd(&kv, problem.kv_shape())?,
-///     },
-///     Outputs { o: TensorViewMut::bhsd(&mut o, problem.q_shape())?, lse: None },
+///     &Inputs::new(
+///         TensorView::bhsd(&q, problem.q_shape())?,
+///         TensorView::bhsd(&kv, problem.kv_shape())?,
+///         TensorView::bhsd(&kv, problem.kv_shape())?,
+///     ),
+///     Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape())?),
 ///     &mut workspace,
 /// )?;
 /// assert_eq!(report.heads.len(), 4);

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE binary32.
     F32,
@@ -41,14 +42,12 @@ impl std::fmt::Display for Dtype {
 ///
 /// ```
 /// use sample_attention::{Dtype, Problem};
-/// let problem = Problem {
-///     q_heads: 32,
-///     kv_heads: 8,
-///     ..Problem::causal(8192, 128, Dtype::Bf16)
-/// };
+/// // The last 2048 of 8192 tokens: 32 query heads share 8 key/value heads.
+/// let problem = Problem::causal(8192, 128, Dtype::Bf16).with_heads(32, 8).with_q_len(2048);
 /// assert_eq!(problem.softmax_scale, 1.0 / 128f32.sqrt());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Problem {
     /// Independent sequences.
     pub batch: usize,
@@ -79,7 +78,7 @@ const MAX_LEN: usize = 1 << 30;
 
 impl Problem {
     /// Causal self-attention of one head over `len` tokens, with the usual scale 1/√head_dim;
-    /// the other fields are set by struct update.
+    /// `with_…` methods set the other fields.
     pub fn causal(len: usize, head_dim: usize, dtype: Dtype) -> Self {
         Problem {
             batch: 1,
@@ -92,6 +91,48 @@ impl Problem {
             causal: true,
             dtype,
         }
+    }
+
+    /// The same problem with this many sequences.
+    pub fn with_batch(self, batch: usize) -> Self {
+        Problem { batch, ..self }
+    }
+
+    /// The same problem with this many query and key/value heads.
+    pub fn with_heads(self, q_heads: usize, kv_heads: usize) -> Self {
+        Problem {
+            q_heads,
+            kv_heads,
+            ..self
+        }
+    }
+
+    /// The same problem for the last `q_len` tokens: a chunk of a prompt.
+    pub fn with_q_len(self, q_len: usize) -> Self {
+        Problem { q_len, ..self }
+    }
+
+    /// The same problem with this many keys.
+    pub fn with_k_len(self, k_len: usize) -> Self {
+        Problem { k_len, ..self }
+    }
+
+    /// The same problem with another factor on q·k.
+    pub fn with_softmax_scale(self, softmax_scale: f32) -> Self {
+        Problem {
+            softmax_scale,
+            ..self
+        }
+    }
+
+    /// The same problem, causal or not.
+    pub fn with_causal(self, causal: bool) -> Self {
+        Problem { causal, ..self }
+    }
+
+    /// The same problem in another element type.
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Problem { dtype, ..self }
     }
 
     /// Query heads that share one key/value head.

@@ -1,5 +1,7 @@
 //! Strided views of the caller's buffers: [batch, heads, length, head_dim] in any order of the outer three.
 
+use std::fmt;
+
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -117,6 +119,14 @@ impl Layout {
         })
     }
 
+    fn describe(&self, view: &str, dtype: Dtype, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(view)
+            .field("dtype", &dtype)
+            .field("shape", &self.shape)
+            .field("strides", &self.strides)
+            .finish()
+    }
+
     /// Element offset of row (batch, head, token).
     #[inline]
     pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> usize {
@@ -215,6 +225,13 @@ impl<'a> TensorView<'a> {
     }
 }
 
+/// Element type, shape and strides; not the elements, of which there may be millions.
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layout.describe("TensorView", self.dtype(), f)
+    }
+}
+
 /// A writable tensor over a caller's buffer; no two of its elements share an address.
 pub struct TensorViewMut<'a> {
     data: SliceMut<'a>,
@@ -309,6 +326,13 @@ impl<'a> TensorViewMut<'a> {
     }
 }
 
+/// As for [`TensorView`].
+impl fmt::Debug for TensorViewMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layout.describe("TensorViewMut", self.dtype(), f)
+    }
+}
+
 pub(crate) fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
     [a, c, b, d]
 }
@@ -329,7 +353,8 @@ pub(crate) fn check_shape(
 }
 
 /// Q, K and V of one call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Inputs<'a> {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: TensorView<'a>,
@@ -340,6 +365,7 @@ pub struct Inputs<'a> {
 }
 
 /// What one call writes.
+#[non_exhaustive]
 pub struct Outputs<'a> {
     /// Attention output [batch, q_heads, q_len, head_dim], in the inputs' element type or f32.
     /// Rows that see no key are 0.
@@ -347,6 +373,37 @@ pub struct Outputs<'a> {
     /// Natural log-sum-exp of each row's kept, scaled scores, contiguous [batch, q_heads, q_len].
     /// Rows that see no key are −∞.
     pub lse: Option<&'a mut [f32]>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Queries, keys and values.
+    pub fn new(q: TensorView<'a>, k: TensorView<'a>, v: TensorView<'a>) -> Self {
+        Inputs { q, k, v }
+    }
+}
+
+impl<'a> Outputs<'a> {
+    /// The attention output alone.
+    pub fn new(o: TensorViewMut<'a>) -> Self {
+        Outputs { o, lse: None }
+    }
+
+    /// The same with the log-sum-exp of each row besides.
+    pub fn with_lse(self, lse: &'a mut [f32]) -> Self {
+        Outputs {
+            lse: Some(lse),
+            ..self
+        }
+    }
+}
+
+impl fmt::Debug for Outputs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs")
+            .field("o", &self.o)
+            .field("lse_len", &self.lse.as_ref().map(|lse| lse.len()))
+            .finish()
+    }
 }
 
 impl Inputs<'_> {

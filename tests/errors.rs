@@ -7,11 +7,7 @@ use sample_attention::{
 use testkit::refused;
 
 fn problem() -> Problem {
-    Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(100, 16, Dtype::F32)
-    }
+    Problem::causal(100, 16, Dtype::F32).with_heads(4, 2)
 }
 
 fn problem_with(change: impl Fn(&mut Problem)) -> Problem {
@@ -151,10 +147,7 @@ fn policies_at_the_limits_are_fine() {
         policy_with(|p| (p.row_stride, p.stride_doubles_from) = (usize::MAX, 1)),
         policy_with(|p| (p.window, p.sinks) = (Window::Tokens(usize::MAX), usize::MAX)),
     ] {
-        let policy = Policy {
-            fallback: Fallback::Never,
-            ..policy
-        };
+        let policy = policy.with_fallback(Fallback::Never);
         Plan::new(problem(), policy).unwrap();
     }
 }
@@ -231,11 +224,7 @@ fn selections_of_another_problem() {
     let problem = problem();
     let data = vec![0f32; 4 * 100 * 16];
     let kv = TensorView::bhsd(&data, problem.kv_shape()).unwrap();
-    let inputs = Inputs {
-        q: TensorView::bhsd(&data, problem.q_shape()).unwrap(),
-        k: kv,
-        v: kv,
-    };
+    let inputs = Inputs::new(TensorView::bhsd(&data, problem.q_shape()).unwrap(), kv, kv);
     let plan = Plan::dense(problem).unwrap();
     let mut workspace = vec![0; plan.workspace_bytes()];
     for other in [
@@ -246,10 +235,7 @@ fn selections_of_another_problem() {
         problem_with(|p| p.causal = false),
     ] {
         let mut o = vec![7f32; 4 * 100 * 16];
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
-            lse: None,
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
         let selection = Selection::new(&other).unwrap();
         let result = plan.attend(&inputs, &selection, outputs, &mut workspace);
         refused!(

@@ -32,7 +32,7 @@ pub const WAVE_BYTES: u64 = 1 << 30;
 /// ```
 /// use sample_attention::pipeline::GpuPlan;
 /// use sample_attention::{Dtype, Policy, Problem};
-/// let problem = Problem { q_heads: 32, kv_heads: 8, ..Problem::causal(32_768, 128, Dtype::Bf16) };
+/// let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
 /// let plan = GpuPlan::new(problem, Policy::default())?;
 /// println!("{} MiB of workspace, {} waves", plan.workspace().bytes >> 20, plan.waves());
 /// # assert_eq!(plan.waves(), 1);
@@ -50,6 +50,7 @@ pub struct GpuPlan {
 
 /// When the online softmax of the Hopper kernels multiplies what it has added up by the growth of a row's maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rescale {
     /// Whenever a maximum grows, as the textbook says. The largest error of O is about that of a 16-bit reference.
     #[default]
@@ -88,6 +89,7 @@ pub(super) enum Work {
 
 /// Where a run's tensors lie on the device: shapes and element types are the problem's.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Arguments {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: TensorArg,
