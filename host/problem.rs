@@ -135,9 +135,9 @@ impl Problem {
         Problem { dtype, ..self }
     }
 
-    /// Query heads that share one key/value head.
+    /// Query heads that share one key/value head; 0 where there are no key/value heads, which no plan takes.
     pub fn group_size(&self) -> usize {
-        self.q_heads / self.kv_heads
+        self.q_heads.checked_div(self.kv_heads).unwrap_or(0)
     }
 
     /// Shape of Q and O.
@@ -150,9 +150,17 @@ impl Problem {
         [self.batch, self.kv_heads, self.k_len, self.head_dim]
     }
 
-    /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len].
+    /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len]. `usize::MAX` where there are more, in a problem
+    /// that no plan takes.
     pub fn lse_len(&self) -> usize {
-        self.batch * self.q_heads * self.q_len
+        self.batch
+            .saturating_mul(self.q_heads)
+            .saturating_mul(self.q_len)
+    }
+
+    /// Sequences times query heads.
+    pub(crate) fn heads(&self) -> usize {
+        self.batch.saturating_mul(self.q_heads)
     }
 
     pub(crate) fn check_lse(&self, given: usize) -> Result<()> {
@@ -186,7 +194,8 @@ impl Problem {
                 head_dim: self.head_dim,
             });
         }
-        if !self.softmax_scale.is_finite() {
+        // The kernels work in the log2 domain.
+        if !(self.softmax_scale * std::f32::consts::LOG2_E).is_finite() {
             return Err(Error::Scale {
                 scale: self.softmax_scale,
             });
@@ -200,7 +209,8 @@ impl Problem {
                 });
             }
         }
-        // Both element counts bound every index and byte count below: 16 bytes an element is more than any buffer has.
+        // Both element counts bound every index and byte count of tensors: 16 bytes an element is more than any buffer has.
+        // What grows with q_heads · k_len is checked where it is made: the lists of a selection and the workspace.
         for shape in [self.q_shape(), self.kv_shape()] {
             shape
                 .iter()

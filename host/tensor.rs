@@ -104,6 +104,10 @@ impl Layout {
 
     /// Whether no two indices share an address: sorted by stride, each dimension steps over all the smaller ones.
     pub(crate) fn is_injective(&self) -> bool {
+        // No index, so no stride is ever taken; without bounds on them, their sum could overflow.
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut dims: Vec<(usize, usize)> = self
             .strides
             .into_iter()

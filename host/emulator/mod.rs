@@ -66,10 +66,11 @@ impl Emulator {
         Emulator { target, ..self }
     }
 
-    /// Selects and attends. A plan of [`GpuPlan::given`] has no lists here: see [`Emulator::attend`].
+    /// Selects and attends.
     ///
     /// # Errors
-    /// Tensors that do not fit the problem, and [`Error::KernelFault`]; nothing has been written then.
+    /// Tensors that do not fit the problem, [`Error::ListsMissing`] for a plan of [`GpuPlan::given`], whose lists
+    /// [`Emulator::attend`] takes, and [`Error::KernelFault`]; nothing has been written then.
     pub fn run(
         &self,
         plan: &GpuPlan,
@@ -90,6 +91,9 @@ impl Emulator {
         outputs: Outputs<'_>,
         watch: &mut dyn Watch,
     ) -> Result<Outcome> {
+        if plan.given_sinks().is_some() {
+            return Err(Error::ListsMissing);
+        }
         self.execute(plan, None, inputs, outputs, watch)
     }
 

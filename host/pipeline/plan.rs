@@ -7,6 +7,7 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 use super::kernels::Kernels;
 use super::workspace::{Contents, Workspace};
 use crate::error::{Error, Result};
+use crate::geometry::BLOCK;
 use crate::plan::{Path, Plan};
 use crate::policy::{Budget, Fallback, Policy};
 use crate::problem::{Dtype, Problem};
@@ -15,7 +16,8 @@ use crate::problem::{Dtype, Problem};
 /// what Hopper's has left beside its tiles.
 pub const MAX_KEYS: usize = 1 << 24;
 
-/// Sequences times query heads, at most: they are dimensions of a grid.
+/// Sequences times query heads, at most: they are dimensions of a grid. Fewer where sequences are so long that their blocks, over all
+/// heads, would be more than 2^31.
 pub const MAX_HEADS: usize = 65_535;
 
 /// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
@@ -281,12 +283,12 @@ fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
 
 /// The sizes of a valid problem, if the kernels take them.
 fn sizes(problem: &Problem) -> Result<ProblemSizes> {
-    let heads = problem.batch * problem.q_heads;
-    if heads > MAX_HEADS {
-        return Err(Error::KernelHeads {
-            heads,
-            max: MAX_HEADS,
-        });
+    let heads = problem.heads();
+    // Query blocks of all heads are one dimension of a grid, and so are their key blocks.
+    let blocks = problem.q_len.div_ceil(BLOCK) + problem.k_len.div_ceil(BLOCK) + 1;
+    let max = MAX_HEADS.min(i32::MAX as usize / blocks);
+    if heads > max {
+        return Err(Error::KernelHeads { heads, max });
     }
     if problem.k_len > MAX_KEYS {
         return Err(Error::TooLong {
