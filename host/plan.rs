@@ -63,6 +63,19 @@ impl Plan {
         Plan::selecting(problem, policy, BREAK_EVEN_TOKENS)
     }
 
+    /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
+    /// are not causal and, with [`Fallback::Auto`], in those that are too short.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], but for [`Error::SparseNeedsCausal`].
+    pub fn auto(problem: Problem, policy: Policy) -> Result<Self> {
+        if problem.causal {
+            return Plan::new(problem, policy);
+        }
+        policy.validate()?;
+        Plan::dense(problem)
+    }
+
     /// The same for a backend with a break-even length of its own.
     pub(crate) fn selecting(problem: Problem, policy: Policy, break_even: usize) -> Result<Self> {
         problem.validate()?;

@@ -1,6 +1,7 @@
 //! What to compute, apart from the data: sizes, scale, mask kind and element type.
 
 use crate::error::{Error, Result};
+use crate::tensor::swap_middle;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,14 +141,25 @@ impl Problem {
         self.q_heads.checked_div(self.kv_heads).unwrap_or(0)
     }
 
-    /// Shape of Q and O.
+    /// Shape of Q and O as [batch, heads, length, head_dim].
     pub fn q_shape(&self) -> [usize; 4] {
         [self.batch, self.q_heads, self.q_len, self.head_dim]
     }
 
-    /// Shape of K and V.
+    /// Shape of K and V as [batch, heads, length, head_dim].
     pub fn kv_shape(&self) -> [usize; 4] {
         [self.batch, self.kv_heads, self.k_len, self.head_dim]
+    }
+
+    /// Shape of Q and O in memory order [batch, length, heads, head_dim], as [`TensorView::bshd`](crate::TensorView::bshd)
+    /// takes it.
+    pub fn q_shape_bshd(&self) -> [usize; 4] {
+        swap_middle(self.q_shape())
+    }
+
+    /// Shape of K and V in memory order [batch, length, heads, head_dim].
+    pub fn kv_shape_bshd(&self) -> [usize; 4] {
+        swap_middle(self.kv_shape())
     }
 
     /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len]. `usize::MAX` where there are more, in a problem

@@ -1,6 +1,7 @@
 //! Strided views of the caller's buffers: [batch, heads, length, head_dim] in any order of the outer three.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 use half::{bf16, f16};
 
@@ -20,6 +21,13 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + Sized + 'static {
     const DTYPE: Dtype;
     #[doc(hidden)]
     fn slice(data: &[Self]) -> Slice<'_>;
+}
+
+/// Elements of outputs: those of inputs, and the same in `MaybeUninit`, since outputs are only written.
+pub trait OutputElement: sealed::Sealed + Sized {
+    /// Whether memory of this type always holds values.
+    #[doc(hidden)]
+    const IS_INITIALISED: bool;
     #[doc(hidden)]
     fn slice_mut(data: &mut [Self]) -> SliceMut<'_>;
 }
@@ -31,6 +39,21 @@ macro_rules! element {
             fn slice(data: &[Self]) -> Slice<'_> {
                 Slice::$variant(data)
             }
+        }
+
+        impl OutputElement for $type {
+            const IS_INITIALISED: bool = true;
+            fn slice_mut(data: &mut [Self]) -> SliceMut<'_> {
+                let (data, len) = (data.as_mut_ptr().cast(), data.len());
+                // SAFETY: the same memory for as long, and the crate writes nothing but values to a `SliceMut`.
+                SliceMut::$variant(unsafe { std::slice::from_raw_parts_mut(data, len) })
+            }
+        }
+
+        impl sealed::Sealed for MaybeUninit<$type> {}
+
+        impl OutputElement for MaybeUninit<$type> {
+            const IS_INITIALISED: bool = false;
             fn slice_mut(data: &mut [Self]) -> SliceMut<'_> {
                 SliceMut::$variant(data)
             }
@@ -49,11 +72,12 @@ pub enum Slice<'a> {
     Bf16(&'a [bf16]),
 }
 
+/// Elements to be written, which may hold nothing yet.
 #[doc(hidden)]
 pub enum SliceMut<'a> {
-    F32(&'a mut [f32]),
-    F16(&'a mut [f16]),
-    Bf16(&'a mut [bf16]),
+    F32(&'a mut [MaybeUninit<f32>]),
+    F16(&'a mut [MaybeUninit<f16>]),
+    Bf16(&'a mut [MaybeUninit<bf16>]),
 }
 
 /// Where the elements of a view lie: shape and strides, both in elements, as [batch, heads, length, head_dim].
@@ -237,8 +261,31 @@ impl fmt::Debug for TensorView<'_> {
 }
 
 /// A writable tensor over a caller's buffer; no two of its elements share an address.
+///
+/// The buffer need not hold values: `&mut [MaybeUninit<f32>]`, such as [`Vec::spare_capacity_mut`], is taken as it is. A run that
+/// returns `Ok` has written **every element of the view** (not the gaps that its strides leave); one that returns an error has
+/// written none.
+///
+/// ```
+/// # use sample_attention::*;
+/// # let problem = Problem::causal(300, 64, Dtype::F32);
+/// # let plan = Plan::dense(problem)?;
+/// # let mut workspace = vec![0; plan.workspace_bytes()];
+/// # let data = vec![0.5f32; 300 * 64];
+/// # let view = TensorView::bhsd(&data, problem.q_shape())?;
+/// # let inputs = Inputs::new(view, view, view);
+/// let len = problem.q_shape().iter().product();
+/// let mut o = Vec::<f32>::with_capacity(len);
+/// let outputs = Outputs::new(TensorViewMut::bhsd(o.spare_capacity_mut(), problem.q_shape())?);
+/// plan.run(&inputs, outputs, &mut workspace)?;
+/// // SAFETY: the run has written the first `len` elements, all of a contiguous view.
+/// unsafe { o.set_len(len) };
+/// # assert!(o.iter().all(|&x| x == 0.5));
+/// # Ok::<(), Error>(())
+/// ```
 pub struct TensorViewMut<'a> {
     data: SliceMut<'a>,
+    is_initialised: bool,
     layout: Layout,
 }
 
@@ -247,7 +294,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorView::new`], and [`Error::OverlappingOutput`].
-    pub fn new<T: Element>(
+    pub fn new<T: OutputElement>(
         data: &'a mut [T],
         shape: [usize; 4],
         strides: [usize; 4],
@@ -258,6 +305,7 @@ impl<'a> TensorViewMut<'a> {
         }
         Ok(TensorViewMut {
             data: T::slice_mut(data),
+            is_initialised: T::IS_INITIALISED,
             layout,
         })
     }
@@ -266,7 +314,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorViewMut::new`].
-    pub fn bhsd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+    pub fn bhsd<T: OutputElement>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         Self::new(data, shape, Layout::dense(shape)?)
     }
 
@@ -274,7 +322,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorViewMut::new`].
-    pub fn bshd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+    pub fn bshd<T: OutputElement>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         let strides = Layout::dense(shape)?;
         Self::new(data, swap_middle(shape), swap_middle(strides))
     }
@@ -298,13 +346,20 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The whole buffer as it lies in memory, gaps included.
+    /// The whole buffer as it lies in memory, gaps included. A buffer of `MaybeUninit` is filled with zeros first.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.data {
-            SliceMut::F32(data) => bytemuck::cast_slice_mut(data),
-            SliceMut::F16(data) => bytemuck::cast_slice_mut(data),
-            SliceMut::Bf16(data) => bytemuck::cast_slice_mut(data),
+        let (start, bytes): (*mut u8, usize) = match &mut self.data {
+            SliceMut::F32(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+            SliceMut::F16(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+            SliceMut::Bf16(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+        };
+        if !self.is_initialised {
+            // SAFETY: the buffer is borrowed for as long as the view lives.
+            unsafe { start.write_bytes(0, bytes) };
+            self.is_initialised = true;
         }
+        // SAFETY: the same memory, which holds values, of types of which any bytes are one.
+        unsafe { std::slice::from_raw_parts_mut(start, bytes) }
     }
 
     pub(crate) fn parts(&mut self) -> (&mut SliceMut<'a>, &Layout) {

@@ -2,7 +2,8 @@
 
 use sample_attention::pipeline::GpuPlan;
 use sample_attention::{
-    Budget, Dtype, Error, Fallback, HeadPath, Policy, Problem, Selection, Window,
+    Budget, Dtype, Error, Fallback, HeadPath, Inputs, Outputs, Policy, Problem, Selection,
+    TensorView, TensorViewMut, Window,
 };
 use testkit::random::Random;
 use testkit::runner::{
@@ -367,4 +368,23 @@ fn what_has_no_kernel_is_refused_with_the_remedy() {
     let case = Case::new(f32_problem, Attend::Dense);
     // The runner checks that nothing was written.
     assert!(try_run(&Emulator::default(), &case, &case.inputs()).is_err());
+}
+
+#[test]
+fn a_plan_for_lists_does_not_run_without_them() {
+    let problem = problem(200, 200, 64, Dtype::Bf16);
+    let data = vec![half::bf16::ONE; 200 * 64];
+    let view = TensorView::bhsd(&data, problem.q_shape()).unwrap();
+    let mut o = vec![half::bf16::ZERO; data.len()];
+    let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
+    let plan = GpuPlan::given(problem, 0).unwrap();
+    let emulator = sample_attention::emulator::Emulator::FAST;
+    let result = emulator.run(&plan, &Inputs::new(view, view, view), outputs);
+    testkit::refused!(
+        result,
+        Error::ListsMissing,
+        "Emulator::attend",
+        "GpuPlan::new"
+    );
+    assert!(o.iter().all(|&x| x == half::bf16::ZERO));
 }

@@ -72,10 +72,13 @@ fn head_dims_without_a_kernel() {
 }
 
 #[test]
-fn scales_that_are_not_finite() {
-    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+fn scales_that_are_not_finite_in_the_log2_domain() {
+    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -2.4e38] {
         let plan = Plan::dense(problem_with(|p| p.softmax_scale = scale));
-        refused!(plan, Error::Scale { .. }, "finite", "1/sqrt");
+        refused!(plan, Error::Scale { .. }, "finite", "2.3e38", "1/sqrt");
+    }
+    for scale in [2.3e38, -2.3e38, 0.0, 1e-45] {
+        Plan::dense(problem_with(|p| p.softmax_scale = scale)).unwrap();
     }
 }
 
@@ -107,6 +110,16 @@ fn sizes_beyond_the_indices() {
 fn selecting_without_causality() {
     let plan = Plan::new(problem_with(|p| p.causal = false), Policy::default());
     refused!(plan, Error::SparseNeedsCausal, "Plan::dense", "Selection");
+}
+
+#[test]
+fn an_automatic_plan_is_dense_where_selection_is_not_defined() {
+    let policy = Policy::default().with_fallback(Fallback::Never);
+    let dense = problem_with(|p| p.causal = false);
+    assert_eq!(Plan::auto(dense, policy), Plan::dense(dense));
+    assert_eq!(Plan::auto(problem(), policy), Plan::new(problem(), policy));
+    let empty = policy.with_coverage(0.0);
+    refused!(Plan::auto(dense, empty), Error::Coverage { .. }, "above 0");
 }
 
 #[test]

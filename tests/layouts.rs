@@ -1,14 +1,68 @@
 //! Strides: any order of the outer dimensions, gaps, broadcasts and addresses beyond 2^31 elements.
 
+use std::mem::MaybeUninit;
+
 use half::bf16;
 use half::slice::HalfBitsSliceExt;
 use sample_attention::{
-    Budget, Dtype, Element, Fallback, Inputs, Outputs, Plan, Policy, Problem, Selection,
-    TensorView, TensorViewMut,
+    Budget, Dtype, Element, Fallback, Inputs, OutputElement, Outputs, Plan, Policy, Problem,
+    Selection, TensorView, TensorViewMut,
 };
 use testkit::random::Random;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, run_with};
 use testkit::tensor::Tensor;
+
+/// Runs into memory that holds nothing, with gaps after the rows, and reads what a run promises to have written.
+fn into_uninitialised<T: Element>(problem: Problem, policy: Policy, data: &[T]) -> Vec<T>
+where
+    MaybeUninit<T>: OutputElement,
+{
+    let plan = Plan::auto(problem, policy).unwrap();
+    let [q, kv] =
+        [problem.q_shape(), problem.kv_shape()].map(|shape| TensorView::bhsd(data, shape).unwrap());
+    let [_, heads, len, dim] = problem.q_shape();
+    let stride = dim + 3;
+    let mut memory = Vec::<T>::with_capacity(heads * len * stride);
+    let strides = [heads * len * stride, len * stride, stride, 1];
+    let o = TensorViewMut::new(memory.spare_capacity_mut(), problem.q_shape(), strides).unwrap();
+    let mut workspace = vec![0xff; plan.workspace_bytes()];
+    plan.run(&Inputs::new(q, kv, kv), Outputs::new(o), &mut workspace)
+        .unwrap();
+    let rows = memory.spare_capacity_mut().chunks(stride);
+    // SAFETY: the run has written every element of the view.
+    rows.flat_map(|row| row[..dim].iter().map(|x| unsafe { x.assume_init() }))
+        .collect()
+}
+
+#[test]
+fn outputs_need_not_hold_values() {
+    let mut random = Random::new(5);
+    let normal: Vec<f32> = (0..4 * 300 * 16).map(|_| random.normal() as f32).collect();
+    let bits: Vec<bf16> = normal.iter().map(|&x| bf16::from_f32(x)).collect();
+    let policy = Policy::default().with_fallback(Fallback::Never);
+    // Rows that see no key are written too.
+    for (q_len, k_len, causal) in [(300, 300, true), (300, 100, true), (100, 300, false)] {
+        let problem = Problem::causal(k_len, 16, Dtype::F32)
+            .with_heads(4, 2)
+            .with_q_len(q_len)
+            .with_causal(causal);
+        let plan = Plan::auto(problem, policy).unwrap();
+        let [q, kv] = [problem.q_shape(), problem.kv_shape()]
+            .map(|shape| TensorView::bhsd(&normal, shape).unwrap());
+        let mut o = vec![f32::NAN; 4 * q_len * 16];
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
+        let mut workspace = vec![0xff; plan.workspace_bytes()];
+        plan.run(&Inputs::new(q, kv, kv), outputs, &mut workspace)
+            .unwrap();
+        assert_eq!(into_uninitialised(problem, policy, &normal), o);
+        let halves = into_uninitialised(problem.with_dtype(Dtype::Bf16), policy, &bits);
+        assert!(halves.iter().all(|x| x.is_finite()));
+    }
+    // Bytes of a buffer that holds nothing are zeros.
+    let mut memory = Vec::<f32>::with_capacity(64);
+    let mut view = TensorViewMut::bhsd(memory.spare_capacity_mut(), [1, 1, 8, 8]).unwrap();
+    assert!(view.as_bytes_mut().iter().all(|&byte| byte == 0));
+}
 
 #[test]
 fn every_layout_gives_the_bits_of_the_contiguous_one() {

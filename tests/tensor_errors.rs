@@ -131,6 +131,10 @@ fn outputs_that_overlap_themselves() {
         let view = TensorViewMut::new(&mut out, [2, 2, 10, 8], strides);
         refused!(view, Error::OverlappingOutput { .. }, "own address");
     }
+    // Without elements nothing overlaps, whatever the strides.
+    for shape in [[0, 3, 3, 8], [3, 3, 0, 8]] {
+        assert!(TensorViewMut::new(&mut out, shape, [usize::MAX, usize::MAX / 2, 8, 1]).is_ok());
+    }
     // The stride of a dimension of one element is never taken.
     assert!(TensorViewMut::new(&mut out, [1, 2, 10, 8], [0, 80, 8, 1]).is_ok());
     assert!(TensorViewMut::new(&mut out, [2, 2, 10, 8], [8, 16, 32, 1]).is_ok());
@@ -179,6 +183,41 @@ fn inputs_of_another_shape_or_type() {
             refused!(run(inputs), Error::Dtype { .. }, name, "f32", "convert");
         }
     }
+}
+
+#[test]
+fn shapes_in_another_memory_order_are_named() {
+    let data = vec![0f32; 4 * 100 * 16];
+    let right = inputs(&data);
+    let q = TensorView::bshd(&data, problem().q_shape()).unwrap();
+    let plan = Plan::dense(problem()).unwrap();
+    let result = Rest::of(&plan).run(&plan, &Inputs::new(q, right.k, right.v));
+    refused!(
+        result,
+        Error::Shape { .. },
+        "q has shape [1, 100, 4, 16]",
+        "q_shape_bshd"
+    );
+    let q = TensorView::bshd(&data, problem().q_shape_bshd()).unwrap();
+    let k = TensorView::bshd(&data, problem().kv_shape_bshd()).unwrap();
+    let result = Rest::of(&plan).run(&plan, &Inputs::new(q, k, right.v));
+    result.unwrap();
+}
+
+#[test]
+fn views_are_printed_without_their_elements() {
+    let data = vec![0f32; 4 * 100 * 16];
+    let text = format!("{:?}", inputs(&data));
+    assert!(
+        text.len() < 500 && text.contains("shape: [1, 4, 100, 16]"),
+        "{text}"
+    );
+    let plan = Plan::dense(problem()).unwrap();
+    let (mut o, mut workspace) = (data.clone(), vec![0; plan.workspace_bytes()]);
+    let stages = plan.stages(&inputs(&data), &mut workspace).unwrap();
+    assert!(format!("{stages:?}").len() < 2000);
+    let o = TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap();
+    assert!(format!("{:?}", Outputs::new(o)).contains("dtype: F32"));
 }
 
 #[test]

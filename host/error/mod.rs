@@ -8,9 +8,17 @@ pub use driver_code::DriverCode;
 
 use crate::cpu::InstructionSet;
 use crate::problem::{Dtype, MAX_HEAD_DIM};
+use crate::tensor::swap_middle;
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whether a shape is the expected one with heads and length exchanged: that of another memory order.
+fn is_transposed(expected: [usize; 4], given: [usize; 4]) -> bool {
+    given == swap_middle(expected)
+}
+
+const BSHD_REMEDY: &str = ": heads and length are exchanged; bhsd takes Problem::q_shape and kv_shape, bshd takes Problem::q_shape_bshd and kv_shape_bshd";
 
 /// A call that cannot be carried out. Nothing has been written when one is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -133,7 +141,8 @@ pub enum Error {
     },
     /// A tensor does not have the shape that the problem says.
     #[error(
-        "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)"
+        "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim){}",
+        if is_transposed(*expected, *given) { BSHD_REMEDY } else { "" }
     )]
     Shape {
         /// Which tensor.

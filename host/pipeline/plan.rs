@@ -141,6 +141,18 @@ impl GpuPlan {
         GpuPlan::with_work(plan, work)
     }
 
+    /// A plan that selects by `policy` where that is defined and pays, as [`Plan::auto`].
+    ///
+    /// # Errors
+    /// As [`GpuPlan::new`], but for [`Error::SparseNeedsCausal`].
+    pub fn auto(problem: Problem, policy: Policy) -> Result<Self> {
+        if problem.causal {
+            return GpuPlan::new(problem, policy);
+        }
+        policy.validate()?;
+        GpuPlan::dense(problem)
+    }
+
     /// A plan that attends to everything.
     ///
     /// # Errors
