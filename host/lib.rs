@@ -56,7 +56,7 @@ pub use problem::{Dtype, MAX_HEAD_DIM, Problem};
 pub use progress::Progress;
 pub use report::{Coverage, HeadPath, HeadReport, Report, Stage, StageTimes};
 pub use selection::{HeadSelection, Selection};
-pub use tensor::{Element, Inputs, Outputs, TensorView, TensorViewMut};
+pub use tensor::{Element, Inputs, OutputElement, Outputs, TensorView, TensorViewMut};
 
 /// The README's library example compiles and runs.
 #[cfg(doctest)]

@@ -7,6 +7,7 @@ use crate::selection::HeadSelection;
 
 /// A stage of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Softmax normalisers of the sampled rows.
     Sampling,
@@ -40,6 +41,7 @@ impl Stage {
 
 /// Wall-clock time of each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StageTimes {
     /// Time of [`Stage::Sampling`].
     pub sampling: Duration,
@@ -84,6 +86,7 @@ impl StageTimes {
 
 /// Why a head ran dense, or that it did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HeadPath {
     /// Attention over the selection.
     Sparse,
@@ -97,6 +100,7 @@ pub enum HeadPath {
 
 /// What one head kept.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct HeadReport {
     /// Sequence of the head.
     pub batch: usize,
@@ -116,6 +120,7 @@ pub struct HeadReport {
 
 /// What one run did.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// One entry a (sequence, query head), in that order.
     pub heads: Vec<HeadReport>,
@@ -181,6 +186,7 @@ impl Report {
 /// True coverage of the rows of one head: the share of each row's dense attention mass that its mask keeps, which is
 /// the paper's CRA. Rows that see nothing do not count.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Coverage {
     /// Sequence of the head.
     pub batch: usize,

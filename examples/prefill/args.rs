@@ -297,33 +297,31 @@ fn policy(options: &PolicyOptions) -> Result<Policy, Failure> {
         (Some(tokens), None) => Window::Tokens(tokens),
         (None, None) => Policy::default().window,
     };
-    let policy = Policy {
-        budget: match options.budget {
-            Budget::Blocks => sample_attention::Budget::Blocks,
-            Budget::Residual => sample_attention::Budget::Residual,
-            Budget::Paper => sample_attention::Budget::Paper,
-        },
-        coverage: options.coverage,
-        row_stride: options.row_stride,
-        stride_doubles_from: options.stride_doubles_from.0,
-        window,
-        sinks: options.sinks,
-        fallback: match options.fallback {
-            Fallback::Auto => sample_attention::Fallback::Auto,
-            Fallback::Never => sample_attention::Fallback::Never,
-        },
+    let budget = match options.budget {
+        Budget::Blocks => sample_attention::Budget::Blocks,
+        Budget::Residual => sample_attention::Budget::Residual,
+        Budget::Paper => sample_attention::Budget::Paper,
     };
+    let fallback = match options.fallback {
+        Fallback::Auto => sample_attention::Fallback::Auto,
+        Fallback::Never => sample_attention::Fallback::Never,
+    };
+    let policy = Policy::default()
+        .with_budget(budget)
+        .with_coverage(options.coverage)
+        .with_row_stride(options.row_stride)
+        .with_stride_doubles_from(options.stride_doubles_from.0)
+        .with_window(window)
+        .with_sinks(options.sinks)
+        .with_fallback(fallback);
     // The library says what is wrong with a policy when it is used; any problem will do.
     Plan::new(Problem::causal(1, 8, Dtype::F32), policy)?;
     Ok(policy)
 }
 
 fn synthetic(options: &SyntheticOptions, tokens: usize) -> Result<Source, Failure> {
-    let problem = Problem {
-        q_heads: options.q_heads as usize,
-        kv_heads: options.kv_heads as usize,
-        ..Problem::causal(tokens, options.head_dim as usize, Dtype::Bf16)
-    };
+    let problem = Problem::causal(tokens, options.head_dim as usize, Dtype::Bf16)
+        .with_heads(options.q_heads as usize, options.kv_heads as usize);
     Plan::dense(problem)?;
     let (structure, name) = match options.structure {
         Structures::Easy => (Structure::EASY, "easy"),

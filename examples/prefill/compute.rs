@@ -156,10 +156,7 @@ impl Runner<'_> {
         lse: &mut [f32],
     ) -> Result<(Report, Option<Selection>), Failure> {
         let bar = Bar::new(self.label);
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(o, self.problem.q_shape())?,
-            lse: Some(lse),
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(o, self.problem.q_shape())?).with_lse(lse);
         let (report, selection) = self.engine.run(self.inputs, outputs, workspace, &bar)?;
         self.times.push(report.times);
         Ok((report, selection))

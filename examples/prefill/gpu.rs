@@ -64,14 +64,14 @@ impl<'a> GpuRun<'a> {
     /// One run; the report's times are the device's own, of each stage.
     pub fn run(&self, mut outputs: Outputs<'_>) -> Result<(Report, Option<Selection>)> {
         let shape = self.plan.problem().q_shape();
-        let operands = Operands {
-            q: self.q.tensor()?,
-            k: self.k.tensor()?,
-            v: self.v.tensor()?,
-            o: DeviceTensor::bhsd(&self.o, Dtype::F32, shape)?,
-            lse: self.lse.memory(),
-            workspace: self.workspace.memory(),
-        };
+        let operands = Operands::new(
+            self.q.tensor()?,
+            self.k.tensor()?,
+            self.v.tensor()?,
+            DeviceTensor::bhsd(&self.o, Dtype::F32, shape)?,
+            self.lse.memory(),
+            self.workspace.memory(),
+        );
         // SAFETY: the operands are this value's own buffers on this device, and the call waits for the run.
         let times = unsafe { self.device.run_timed(&self.stream, &self.plan, &operands) }?;
         // SAFETY: the workspace is this value's own, and the run has ended.

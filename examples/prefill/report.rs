@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use sample_attention::{Budget, Fallback, HeadPath, Stage, Window};
+use sample_attention::{HeadPath, Stage, Window};
 use serde_json::{Map, Value, json};
 
 use crate::args::Request;
@@ -69,15 +69,8 @@ fn policy(request: &Request) -> Value {
     }
     let policy = &request.policy;
     let mut fields = Map::new();
-    let budget = match policy.budget {
-        Budget::Blocks => "blocks",
-        Budget::Residual => "residual",
-        Budget::Paper => "paper",
-    };
-    let fallback = match policy.fallback {
-        Fallback::Auto => "auto",
-        Fallback::Never => "never",
-    };
+    let budget = policy.budget.name();
+    let fallback = policy.fallback.name();
     fields.insert("budget".to_owned(), json!(budget));
     fields.insert("fallback".to_owned(), json!(fallback));
     fields.insert("coverage".to_owned(), json!(policy.coverage));
@@ -89,6 +82,7 @@ fn policy(request: &Request) -> Value {
     match policy.window {
         Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),
         Window::Ratio(ratio) => fields.insert("window_ratio".to_owned(), json!(ratio)),
+        other => unimplemented!("{other:?}"),
     };
     Value::Object(fields)
 }

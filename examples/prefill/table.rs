@@ -66,22 +66,20 @@ fn heading(
 
 /// The policy in words.
 pub fn policy_text(policy: &Policy) -> String {
-    let budget = match policy.budget {
-        Budget::Blocks => "blocks",
-        Budget::Residual => "residual",
-        Budget::Paper => "paper",
-    };
+    let budget = policy.budget.name();
     let window = match policy.window {
         Window::Tokens(tokens) => counted(tokens, "token"),
         Window::Ratio(ratio) => format!("{} % of the keys", f64::from(ratio) * 100.0),
+        other => unimplemented!("{other:?}"),
     };
     let fallback = match policy.fallback {
         Fallback::Auto => "dense where that is faster",
         Fallback::Never => "never dense",
+        other => other.name(),
     };
     let doubles = match (policy.budget, policy.stride_doubles_from) {
         (Budget::Residual | Budget::Paper, _) | (_, usize::MAX) => String::new(),
-        (Budget::Blocks, from) => format!(" (fewer from {from} on)"),
+        (_, from) => format!(" (fewer from {from} on)"),
     };
     format!(
         "budget {budget}, coverage {}, window {window}, {}, 1 row in {}{doubles} sampled, {fallback}",
@@ -259,6 +257,7 @@ pub fn path_name(path: HeadPath) -> &'static str {
         HeadPath::Dense => "dense",
         HeadPath::BelowBreakEven => "short",
         HeadPath::Fallback => "fallback",
+        _ => "other",
     }
 }
 

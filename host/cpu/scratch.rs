@@ -63,12 +63,12 @@ impl<'a> Scratch<'a> {
 
     pub(super) fn measure(footprint: &mut Footprint, problem: &Problem) {
         let sizes = Sizes::new(problem);
-        footprint.take::<Lanes>(sizes.queries);
-        footprint.take::<Lanes>(sizes.output);
-        footprint.take::<Lanes>(BLOCK);
-        footprint.take::<f32>(sizes.tile);
-        footprint.take::<f32>(sizes.tile);
-        footprint.take::<f32>(problem.head_dim);
-        footprint.take::<u32>(problem.k_len);
+        footprint.take::<Lanes>(sizes.queries, 1);
+        footprint.take::<Lanes>(sizes.output, 1);
+        footprint.take::<Lanes>(BLOCK, 1);
+        footprint.take::<f32>(sizes.tile, 1);
+        footprint.take::<f32>(sizes.tile, 1);
+        footprint.take::<f32>(problem.head_dim, 1);
+        footprint.take::<u32>(problem.k_len, 1);
     }
 }

@@ -31,8 +31,8 @@ use crate::tensor::{Inputs, Outputs};
 /// # let problem = Problem::causal(512, 64, Dtype::F32);
 /// # let data = vec![0.5f32; 512 * 64];
 /// # let view = TensorView::bhsd(&data, problem.q_shape())?;
-/// # let inputs = Inputs { q: view, k: view, v: view };
-/// let policy = Policy { fallback: Fallback::Never, ..Policy::default() };
+/// # let inputs = Inputs::new(view, view, view);
+/// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
@@ -52,8 +52,20 @@ pub struct Stages<'a> {
     times: StageTimes,
 }
 
+/// The plan, the inputs and the times so far; not the workspace.
+impl std::fmt::Debug for Stages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stages")
+            .field("plan", self.plan)
+            .field("inputs", &self.inputs)
+            .field("times", &self.times)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A row that sampling read.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampledRow {
     /// Sequence of the row.
     pub batch: usize,
@@ -67,6 +79,7 @@ pub struct SampledRow {
 
 /// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`], else of one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct UnitMass<'a> {
     /// Sequence of the unit.
     pub batch: usize,

@@ -92,26 +92,26 @@ impl<'a> Selecting<'a> {
     }
 }
 
-/// Bytes that [`Workspace::carve`] needs.
-pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) -> usize {
-    let mut footprint = Footprint::default();
-    for _ in 0..threads {
-        Scratch::measure(&mut footprint, problem);
-    }
+/// Bytes that [`Workspace::carve`] needs; `None` where they are more than any allocation has.
+pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) -> Option<usize> {
+    let mut footprint = Footprint::new();
+    let mut scratch = Footprint::new();
+    Scratch::measure(&mut scratch, problem);
+    footprint.repeat(&scratch, threads);
     if let Some(units) = units {
         let shape = SelectionShape::new(problem);
-        footprint.take::<u64>(shape.words());
-        footprint.take::<u32>(units.heads * stripe_capacity(units));
-        footprint.take::<StripeSpan>(units.heads);
-        footprint.take::<u8>(units.heads);
-        footprint.take::<HeadTotals>(units.heads);
-        footprint.take::<Lanes>(units.wave * units.query_lanes());
-        footprint.take::<Lanes>(units.wave * units.panels);
-        footprint.take::<BlockStats>(units.wave * units.block_stats());
-        footprint.take::<BlockStats>(units.wave * units.panels);
-        footprint.take::<u64>(units.wave * units.candidates());
-        footprint.take::<u64>(units.wave * units.outside_candidates());
-        footprint.take::<u64>(units.wave * units.reductions());
+        footprint.take::<u64>(shape.words(), 1);
+        footprint.take::<u32>(stripe_capacity(units), units.heads);
+        footprint.take::<StripeSpan>(units.heads, 1);
+        footprint.take::<u8>(units.heads, 1);
+        footprint.take::<HeadTotals>(units.heads, 1);
+        footprint.take::<Lanes>(units.query_lanes(), units.wave);
+        footprint.take::<Lanes>(units.panels, units.wave);
+        footprint.take::<BlockStats>(units.block_stats(), units.wave);
+        footprint.take::<BlockStats>(units.panels, units.wave);
+        footprint.take::<u64>(units.candidates(), units.wave);
+        footprint.take::<u64>(units.outside_candidates(), units.wave);
+        footprint.take::<u64>(units.reductions(), units.wave);
     }
     footprint.bytes()
 }
@@ -136,7 +136,7 @@ mod tests {
             };
             let units = Units::new(&problem, &policy, 2);
             for units in [None, Some(&units)] {
-                let needed = bytes(&problem, units, 2);
+                let needed = bytes(&problem, units, 2).unwrap();
                 let mut memory = vec![0u8; needed + 64];
                 for start in 0..64 {
                     let memory = &mut memory[start..start + needed];

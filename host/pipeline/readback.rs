@@ -17,6 +17,7 @@ use crate::selection::Selection;
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// What each head kept.
     pub report: Report,

@@ -20,11 +20,17 @@ impl<'a> HeadSelection<'a> {
     }
 
     /// Whether key block `key_block` is listed for query block `query_block`.
+    ///
+    /// # Panics
+    /// When the problem has no such blocks.
     pub fn keeps_block(&self, query_block: usize, key_block: usize) -> bool {
         self.row(query_block)[key_block / 64] >> (key_block % 64) & 1 == 1
     }
 
     /// The key blocks of a query block, ascending.
+    ///
+    /// # Panics
+    /// When the problem has no such query block.
     pub fn blocks(&self, query_block: usize) -> impl Iterator<Item = usize> + use<'a> {
         self.row(query_block)
             .iter()
@@ -44,9 +50,9 @@ impl<'a> HeadSelection<'a> {
         self.stripes
     }
 
-    /// The mask itself: whether query `row` attends to key `key`.
+    /// The mask itself: whether query `row` attends to key `key`. `false` where the problem has no such query or key.
     pub fn keeps(&self, row: usize, key: usize) -> bool {
-        let visible = key < self.geometry.visible_keys(row);
+        let visible = row < self.geometry.q_len && key < self.geometry.visible_keys(row);
         visible
             && (self.dense
                 || self.keeps_block(self.geometry.query_block(row), key / BLOCK)

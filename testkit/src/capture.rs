@@ -158,6 +158,7 @@ impl Tensor {
             Dtype::F32 => Tensor::F32(Vec::new()),
             Dtype::F16 => Tensor::F16(Vec::new()),
             Dtype::Bf16 => Tensor::Bf16(Vec::new()),
+            other => unimplemented!("{other}"),
         }
     }
 
@@ -167,7 +168,7 @@ impl Tensor {
         name: &'static str,
         elements: usize,
     ) -> Result<(), CaptureError> {
-        let bytes = elements.saturating_mul(dtype_bytes(self.dtype()));
+        let bytes = elements.saturating_mul(self.dtype().bytes());
         match self {
             Tensor::F32(data) => data.try_reserve_exact(elements),
             Tensor::F16(data) => data.try_reserve_exact(elements),
@@ -363,12 +364,13 @@ impl Capture {
         for (name, tensor, shape) in tensors {
             tensor.view(shape)?;
             let start = end;
-            end += tensor.len() * dtype_bytes(tensor.dtype());
+            end += tensor.len() * tensor.dtype().bytes();
             let info = TensorInfo {
                 dtype: match tensor.dtype() {
                     Dtype::F32 => FileDtype::F32,
                     Dtype::F16 => FileDtype::F16,
                     Dtype::Bf16 => FileDtype::BF16,
+                    other => unimplemented!("{other}"),
                 },
                 shape: shape.to_vec(),
                 data_offsets: (start, end),
@@ -395,11 +397,11 @@ impl Capture {
     /// # Errors
     /// Tensors of other lengths than the problem's shapes.
     pub fn inputs(&self) -> sample_attention::Result<Inputs<'_>> {
-        Ok(Inputs {
-            q: self.q.view(self.problem.q_shape())?,
-            k: self.k.view(self.problem.kv_shape())?,
-            v: self.v.view(self.problem.kv_shape())?,
-        })
+        Ok(Inputs::new(
+            self.q.view(self.problem.q_shape())?,
+            self.k.view(self.problem.kv_shape())?,
+            self.v.view(self.problem.kv_shape())?,
+        ))
     }
 }
 
@@ -446,7 +448,7 @@ impl<'a> Entry<'a> {
         let (start, end) = self.info.data_offsets;
         let bytes = end - start;
         let mut tensor = Tensor::empty(self.dtype);
-        tensor.reserve(self.name, bytes / dtype_bytes(self.dtype))?;
+        tensor.reserve(self.name, bytes / self.dtype.bytes())?;
         source.seek(SeekFrom::Start(body_start + start as u64))?;
         let mut chunk = vec![0; CHUNK_BYTES.min(bytes)];
         for at in (0..bytes).step_by(CHUNK_BYTES) {
@@ -455,13 +457,6 @@ impl<'a> Entry<'a> {
             tensor.extend_le_bytes(chunk);
         }
         Ok(tensor)
-    }
-}
-
-fn dtype_bytes(dtype: Dtype) -> usize {
-    match dtype {
-        Dtype::F32 => 4,
-        Dtype::F16 | Dtype::Bf16 => 2,
     }
 }
 
@@ -497,19 +492,12 @@ fn problem_of(q: &Entry<'_>, k: &Entry<'_>, v: &Entry<'_>) -> Result<Problem, Ca
         }
     }
     let [batch, q_heads, q_len, head_dim] = q.shape;
-    let problem = Problem {
-        batch,
-        q_heads,
-        kv_heads: k.shape[1],
-        q_len,
-        k_len: k.shape[2],
-        // A head_dim of zero is refused below; its scale must not be what the message is about.
-        ..Problem::causal(1, head_dim.max(1), q.dtype)
-    };
-    let problem = Problem {
-        head_dim,
-        ..problem
-    };
+    // A head_dim of zero is refused below; its scale must not be what the message is about.
+    let mut problem = Problem::causal(k.shape[2], head_dim.max(1), q.dtype)
+        .with_batch(batch)
+        .with_heads(q_heads, k.shape[1])
+        .with_q_len(q_len);
+    problem.head_dim = head_dim;
     Plan::dense(problem)?;
     Ok(problem)
 }

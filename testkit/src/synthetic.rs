@@ -93,7 +93,7 @@ impl Structure {
 /// use sample_attention::{Dtype, Problem};
 /// use testkit::synthetic::{Structure, Synthetic};
 /// let recipe = Synthetic {
-///     problem: Problem { q_heads: 4, kv_heads: 2, ..Problem::causal(2048, 64, Dtype::Bf16) },
+///     problem: Problem::causal(2048, 64, Dtype::Bf16).with_heads(4, 2),
 ///     structure: Structure::EASY,
 ///     seed: 1,
 /// };

@@ -70,6 +70,7 @@ pub fn round(dtype: Dtype, x: f64) -> f64 {
         Dtype::F32 => f64::from(x as f32),
         Dtype::F16 => f16::from_f64(x).to_f64(),
         Dtype::Bf16 => bf16::from_f64(x).to_f64(),
+        other => unimplemented!("{other:?}"),
     }
 }
 
@@ -80,6 +81,7 @@ pub fn rounding_error(dtype: Dtype, x: f64) -> f64 {
         Dtype::F32 => (23, -126),
         Dtype::F16 => (10, -14),
         Dtype::Bf16 => (7, -126),
+        other => unimplemented!("{other:?}"),
     };
     let exponent = if x == 0.0 {
         lowest_exponent

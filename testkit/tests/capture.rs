@@ -7,14 +7,10 @@ use testkit::capture::{Capture, CaptureError, Tensor};
 use testkit::synthetic::{Structure, Synthetic};
 
 fn small(dtype: Dtype) -> Capture {
-    let problem = Problem {
-        batch: 2,
-        q_heads: 4,
-        kv_heads: 2,
-        q_len: 3,
-        k_len: 5,
-        ..Problem::causal(1, 8, dtype)
-    };
+    let problem = Problem::causal(5, 8, dtype)
+        .with_batch(2)
+        .with_heads(4, 2)
+        .with_q_len(3);
     let recipe = Synthetic {
         problem,
         structure: Structure::HARD,

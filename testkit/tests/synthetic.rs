@@ -8,11 +8,7 @@ use testkit::synthetic::{Structure, Synthetic};
 
 fn recipe(len: usize, structure: Structure) -> Synthetic {
     Synthetic {
-        problem: Problem {
-            q_heads: 4,
-            kv_heads: 2,
-            ..Problem::causal(len, 128, Dtype::Bf16)
-        },
+        problem: Problem::causal(len, 128, Dtype::Bf16).with_heads(4, 2),
         structure,
         seed: 1,
     }
@@ -52,10 +48,7 @@ fn seeds_heads_and_positions_differ() {
 fn a_chunk_has_the_last_queries_of_the_whole() {
     let whole = recipe(500, Structure::HARD);
     let chunk = Synthetic {
-        problem: Problem {
-            q_len: 100,
-            ..whole.problem
-        },
+        problem: whole.problem.with_q_len(100),
         ..whole
     };
     let (whole, chunk) = (whole.generate().unwrap(), chunk.generate().unwrap());
@@ -72,10 +65,7 @@ fn a_chunk_has_the_last_queries_of_the_whole() {
 }
 
 fn select(capture: &Capture) -> Report {
-    let policy = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_fallback(Fallback::Never);
     let plan = Plan::new(capture.problem, policy).unwrap();
     let mut workspace = vec![0; plan.workspace_bytes()];
     let inputs = capture.inputs().unwrap();
@@ -173,10 +163,7 @@ fn strengths_are_nats_of_logit() {
 #[test]
 fn odd_scales_and_small_heads_are_finite() {
     for (head_dim, softmax_scale) in [(8, 0.35), (8, 0.0), (16, -1.0), (24, 1e-30), (256, 1.0)] {
-        let problem = Problem {
-            softmax_scale,
-            ..Problem::causal(40, head_dim, Dtype::F32)
-        };
+        let problem = Problem::causal(40, head_dim, Dtype::F32).with_softmax_scale(softmax_scale);
         let recipe = Synthetic {
             problem,
             ..recipe(40, Structure::EASY)
@@ -201,13 +188,14 @@ fn a_generated_capture_runs() {
     let plan = Plan::new(capture.problem, Policy::default()).unwrap();
     let mut o = vec![f32::NAN; capture.q.len()];
     let mut workspace = vec![0; plan.workspace_bytes()];
-    let Inputs { q, k, v } = capture.inputs().unwrap();
-    assert_eq!(TensorView::shape(&q), [1, 4, 700, 128]);
-    let outputs = sample_attention::Outputs {
-        o: TensorViewMut::bhsd(&mut o, capture.problem.q_shape()).unwrap(),
-        lse: None,
-    };
-    plan.run(&Inputs { q, k, v }, outputs, &mut workspace)
-        .unwrap();
+    let inputs: Inputs<'_> = capture.inputs().unwrap();
+    assert_eq!(TensorView::shape(&inputs.q), [1, 4, 700, 128]);
+    let o_view = TensorViewMut::bhsd(&mut o, capture.problem.q_shape()).unwrap();
+    plan.run(
+        &inputs,
+        sample_attention::Outputs::new(o_view),
+        &mut workspace,
+    )
+    .unwrap();
     assert!(o.iter().all(|x| x.is_finite()));
 }

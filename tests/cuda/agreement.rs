@@ -15,19 +15,14 @@ fn the_selection_is_the_emulators() {
         for (index, budget) in BUDGETS.into_iter().enumerate() {
             let dtype = [Dtype::Bf16, Dtype::F16][index % 2];
             let head_dim = [64, 128][index % 2];
-            let problem = Problem {
-                q_heads: 4,
-                kv_heads: 2,
-                q_len: 600,
-                ..Problem::causal(700, head_dim, dtype)
-            };
-            let policy = Policy {
-                budget,
-                coverage: 0.9,
-                window: Window::Tokens(100),
-                fallback: Fallback::Never,
-                ..Policy::default()
-            };
+            let problem = Problem::causal(700, head_dim, dtype)
+                .with_heads(4, 2)
+                .with_q_len(600);
+            let policy = Policy::default()
+                .with_budget(budget)
+                .with_coverage(0.9)
+                .with_window(Window::Tokens(100))
+                .with_fallback(Fallback::Never);
             let case = Case {
                 data: Data::Structured,
                 seed: 21,
@@ -60,15 +55,11 @@ fn a_captured_input_is_selected_from_as_on_the_cpu() {
         return;
     };
     for budget in BUDGETS {
-        let policy = Policy {
-            budget,
-            fallback: Fallback::Never,
-            ..if budget == Budget::Paper {
-                Policy::paper()
-            } else {
-                Policy::default()
-            }
+        let policy = match budget {
+            Budget::Paper => Policy::paper(),
+            budget => Policy::default().with_budget(budget),
         };
+        let policy = policy.with_fallback(Fallback::Never);
         let case = Case {
             attend: Attend::Policy(policy),
             ..case.clone()

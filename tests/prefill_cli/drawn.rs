@@ -39,39 +39,21 @@ fn pictures_show_what_is_kept() {
 fn pictures_of_odd_shapes_are_drawn() {
     let folder = Folder::new();
     let tiny = Problem::causal(1, 8, Dtype::F32);
-    let long = Problem {
-        k_len: 40_000,
-        ..tiny
-    };
+    let long = tiny.with_k_len(40_000);
     for (problem, options) in [
         (tiny, ""),
         (long, ""),
-        (Problem { q_len: 300, ..tiny }, ""),
+        (tiny.with_q_len(300), ""),
+        (tiny.with_q_len(5).with_k_len(1000), "--budget paper"),
         (
-            Problem {
-                q_len: 5,
-                k_len: 1000,
-                ..tiny
-            },
-            "--budget paper",
-        ),
-        (
-            Problem {
-                batch: 3,
-                q_heads: 6,
-                kv_heads: 3,
-                q_len: 70,
-                k_len: 129,
-                ..tiny
-            },
+            tiny.with_batch(3)
+                .with_heads(6, 3)
+                .with_q_len(70)
+                .with_k_len(129),
             "--sinks 0",
         ),
         (
-            Problem {
-                q_len: 5000,
-                k_len: 5000,
-                ..tiny
-            },
+            tiny.with_q_len(5000).with_k_len(5000),
             "--budget residual --sinks 500",
         ),
     ] {

@@ -239,12 +239,9 @@ impl Random {
 #[test]
 fn corrupt_files_end_in_one_line() {
     let folder = Folder::new();
-    let whole = capture(Problem {
-        q_heads: 2,
-        ..Problem::causal(20, 8, Dtype::Bf16)
-    })
-    .to_bytes()
-    .unwrap();
+    let whole = capture(Problem::causal(20, 8, Dtype::Bf16).with_heads(2, 1))
+        .to_bytes()
+        .unwrap();
     let header_end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
     let mut random = Random(5);
     let mut accepted = 0;

@@ -28,10 +28,8 @@ fn library(capture: &Capture, plan: &Plan) -> Expected {
     let mut stages = plan.stages(&inputs, &mut workspace).unwrap();
     let mut o = vec![0.0; capture.q.len()];
     let mut lse = vec![0.0; capture.problem.lse_len()];
-    let outputs = Outputs {
-        o: TensorViewMut::bhsd(&mut o, capture.problem.q_shape()).unwrap(),
-        lse: Some(&mut lse),
-    };
+    let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, capture.problem.q_shape()).unwrap())
+        .with_lse(&mut lse);
     let report = stages.run(outputs).unwrap();
     let selection = stages.selection();
     Expected {
@@ -133,24 +131,12 @@ fn check_files(folder: &Folder, capture: &Capture, plan: &Plan) {
 
 #[test]
 fn files_hold_what_the_library_computes() {
-    let whole = Problem {
-        batch: 2,
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(700, 32, Dtype::F16)
-    };
-    let chunk = Problem {
-        q_len: 300,
-        ..whole
-    };
-    let ahead = Problem {
-        k_len: 300,
-        ..whole
-    };
-    let never = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let whole = Problem::causal(700, 32, Dtype::F16)
+        .with_batch(2)
+        .with_heads(4, 2);
+    let chunk = whole.with_q_len(300);
+    let ahead = whole.with_k_len(300);
+    let never = Policy::default().with_fallback(Fallback::Never);
     for problem in [whole, chunk, ahead] {
         let folder = Folder::new();
         let capture = capture(problem);
@@ -159,22 +145,18 @@ fn files_hold_what_the_library_computes() {
             ("--fallback never", never),
             (
                 "--fallback never --budget residual --coverage 0.8 --window 100 --sinks 3",
-                Policy {
-                    budget: Budget::Residual,
-                    coverage: 0.8,
-                    window: Window::Tokens(100),
-                    sinks: 3,
-                    ..never
-                },
+                never
+                    .with_budget(Budget::Residual)
+                    .with_coverage(0.8)
+                    .with_window(Window::Tokens(100))
+                    .with_sinks(3),
             ),
             (
                 "--fallback never --budget paper --row-stride 20 --window-ratio 0.08",
-                Policy {
-                    budget: Budget::Paper,
-                    row_stride: 20,
-                    window: Window::Ratio(0.08),
-                    ..never
-                },
+                never
+                    .with_budget(Budget::Paper)
+                    .with_row_stride(20)
+                    .with_window(Window::Ratio(0.08)),
             ),
             // Below the break-even length nothing is selected, and all is kept.
             ("", Policy::default()),
@@ -195,10 +177,7 @@ fn files_hold_what_the_library_computes() {
 #[test]
 fn row_strides_double_where_the_command_line_says() {
     let folder = Folder::new();
-    let problem = Problem {
-        q_len: 900,
-        ..Problem::causal(17_000, 8, Dtype::F32)
-    };
+    let problem = Problem::causal(17_000, 8, Dtype::F32).with_q_len(900);
     let capture = capture(problem);
     capture.write(folder.file("in.safetensors")).unwrap();
     for (position, stride_doubles_from) in
@@ -213,10 +192,7 @@ fn row_strides_double_where_the_command_line_says() {
             position != "never",
             "{table}"
         );
-        let policy = Policy {
-            stride_doubles_from,
-            ..Policy::default()
-        };
+        let policy = Policy::default().with_stride_doubles_from(stride_doubles_from);
         check_files(&folder, &capture, &Plan::new(problem, policy).unwrap());
     }
 }
@@ -228,19 +204,13 @@ fn heads_that_fall_back_keep_every_block() {
     let arguments = "--synthetic 1700 --structure uniform --head-dim 16 --q-heads 2 --kv-heads 1 --seed 3 --coverage 1";
     let table = succeeds(&folder, &format!("{arguments} {FILES}"));
     assert!(table.contains("fallback"), "{table}");
-    let problem = Problem {
-        q_heads: 2,
-        ..Problem::causal(1700, 16, Dtype::Bf16)
-    };
+    let problem = Problem::causal(1700, 16, Dtype::Bf16).with_heads(2, 1);
     let recipe = Synthetic {
         problem,
         structure: Structure::UNIFORM,
         seed: 3,
     };
-    let policy = Policy {
-        coverage: 1.0,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_coverage(1.0);
     check_files(
         &folder,
         &recipe.generate().unwrap(),

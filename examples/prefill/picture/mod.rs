@@ -264,6 +264,7 @@ fn window_blocks(policy: &Policy, problem: &Problem) -> usize {
     let tokens = match policy.window {
         Window::Tokens(tokens) => tokens,
         Window::Ratio(ratio) => (f64::from(ratio) * problem.k_len as f64).ceil() as usize,
+        other => unimplemented!("{other:?}"),
     };
     1 + (tokens.clamp(1, problem.k_len) - 1).div_ceil(BLOCK)
 }

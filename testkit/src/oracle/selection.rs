@@ -61,6 +61,7 @@ pub fn window_tokens(problem: &Problem, policy: &Policy) -> usize {
         Window::Tokens(tokens) => tokens.min(problem.k_len),
         // The ratio is an f32, and so is its product: 0.1 of 1290 tokens is 129.
         Window::Ratio(ratio) => (ratio * problem.k_len as f32).ceil() as usize,
+        other => unimplemented!("{other:?}"),
     }
 }
 
@@ -91,6 +92,7 @@ pub fn units(problem: &Problem, policy: &Policy, qkv: &Qkv) -> Vec<Unit> {
     let segments = match policy.budget {
         Budget::Blocks => blocks.div_ceil(64),
         Budget::Residual | Budget::Paper => 1,
+        other => unimplemented!("{other:?}"),
     };
     (0..problem.batch * problem.q_heads * segments)
         .into_par_iter()
@@ -106,6 +108,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
             (own.clone(), own.len() * blocks, blocks)
         }
         Budget::Residual | Budget::Paper => (0..blocks, problem.k_len, problem.k_len),
+        other => unimplemented!("{other:?}"),
     };
     let mut unit = Unit {
         batch: head / problem.q_heads,
@@ -132,6 +135,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
             let candidate = match policy.budget {
                 Budget::Blocks => (query_block - query_blocks.start) * blocks + key / 128,
                 Budget::Residual | Budget::Paper => key,
+                other => unimplemented!("{other:?}"),
             };
             let covered = is_covered(problem, policy, query_block, key);
             if covered {
@@ -151,6 +155,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
     unit.need = match policy.budget {
         Budget::Paper => goal,
         Budget::Residual | Budget::Blocks => (goal - unit.covered).max(0.0),
+        other => unimplemented!("{other:?}"),
     };
     unit
 }

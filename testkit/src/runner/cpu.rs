@@ -77,11 +77,9 @@ impl Backend for Cpu {
     ) -> Result<Found> {
         let plan = self.plan(problem, attend)?;
         let mut found = Found::default();
-        let Outputs { o, mut lse } = outputs;
-        let outputs = Outputs {
-            o,
-            lse: lse.as_deref_mut(),
-        };
+        let Outputs { o, mut lse, .. } = outputs;
+        let mut outputs = Outputs::new(o);
+        outputs.lse = lse.as_deref_mut();
         self.in_workspace(plan.workspace_bytes(), |workspace| {
             if let Attend::Own(selection) = attend {
                 return plan.attend(inputs, selection, outputs, workspace);

@@ -94,6 +94,7 @@ fn check_sampled_coverage(
             .into_iter()
             .filter(|unit| own(unit.batch, unit.q_head))
             .collect(),
+        other => unimplemented!("{other:?}"),
     };
     let rows: usize = units.iter().map(|unit| unit.rows).sum();
     let kept: f64 = units
