@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use sample_attention::{
     Coverage, Inputs, Outputs, Plan, Problem, Report, Selection, StageTimes, TensorViewMut,
 };
-use testkit::tensor::relative_error;
+use sample_attention_inputs::relative_error;
 
 use crate::args::{Backend, Request};
 use crate::engine::{Engine, Machine};
 use crate::failure::Failure;
 use crate::input::Input;
 use crate::memory;
+use crate::picture;
 use crate::progress::Bar;
 
 /// What came out.
@@ -67,7 +68,13 @@ const REPEAT: Duration = Duration::from_millis(2500);
 const MAX_RUNS: usize = 9;
 
 /// Runs the request, and dense attention where it is to be compared with.
-pub fn run(request: &Request, machine: &Machine, input: &Input) -> Result<Outcome, Failure> {
+/// `drawn` heads will be in the picture.
+pub fn run(
+    request: &Request,
+    machine: &Machine,
+    input: &Input,
+    drawn: usize,
+) -> Result<Outcome, Failure> {
     let problem = *input.problem();
     let dense_plan = Plan::dense(problem)?;
     let plan = if request.dense {
@@ -77,11 +84,12 @@ pub fn run(request: &Request, machine: &Machine, input: &Input) -> Result<Outcom
     };
     let inputs = input.capture.inputs()?;
     let engine = Engine::new(machine, &plan, &inputs)?;
-    memory::check(needed_bytes(request, &problem, &plan) + engine.emulated_bytes(&problem))?;
-    let mut workspace = vec![0; plan.workspace_bytes().max(dense_plan.workspace_bytes())];
+    memory::check(needed_bytes(request, &problem, &plan, drawn) + engine.emulated_bytes(&problem))?;
+    let workspace_bytes = plan.workspace_bytes().max(dense_plan.workspace_bytes());
+    let mut workspace = memory::zeros(workspace_bytes, "the workspace")?;
     let elements = problem.q_shape().iter().product();
-    let mut o = vec![0.0; elements];
-    let mut lse = vec![0.0; problem.lse_len()];
+    let mut o = memory::zeros(elements, "O")?;
+    let mut lse = memory::zeros(problem.lse_len(), "the log-sum-exp")?;
 
     let mut sparse = Runner {
         engine: &engine,
@@ -102,8 +110,8 @@ pub fn run(request: &Request, machine: &Machine, input: &Input) -> Result<Outcom
             label: "dense",
             times: Vec::new(),
         };
-        let mut dense_o = vec![0.0; elements];
-        let mut dense_lse = vec![0.0; lse.len()];
+        let mut dense_o = memory::zeros(elements, "O of dense attention")?;
+        let mut dense_lse = memory::zeros(lse.len(), "the log-sum-exp of dense attention")?;
         dense.run(&mut workspace, &mut dense_o, &mut dense_lse)?;
         let (head_errors, error) = relative_errors(&problem, &o, &dense_o);
         // The emulator's times say nothing that more of them would say better.
@@ -182,7 +190,7 @@ fn relative_errors(problem: &Problem, o: &[f32], dense: &[f32]) -> (Vec<f64>, f6
 }
 
 /// Everything that a run allocates, roughly.
-fn needed_bytes(request: &Request, problem: &Problem, plan: &Plan) -> u128 {
+fn needed_bytes(request: &Request, problem: &Problem, plan: &Plan, drawn: usize) -> u128 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as u128).product::<u128>();
     let heads = (problem.batch * problem.q_heads) as u128;
     let outputs = 4 * elements(problem.q_shape()) + 4 * problem.lse_len() as u128;
@@ -200,7 +208,9 @@ fn needed_bytes(request: &Request, problem: &Problem, plan: &Plan) -> u128 {
         0
     };
     let drawn = if request.picture.is_some() {
-        4 * (elements(problem.q_shape()) + elements(problem.kv_shape())) + 8 * heads.min(8) * blocks
+        4 * (elements(problem.q_shape()) + elements(problem.kv_shape()))
+            + 12 * blocks
+            + picture::bytes(problem, drawn)
     } else {
         0
     };

@@ -50,6 +50,14 @@ fn heading(
         policy_text(&request.policy)
     };
     writeln!(text, "policy   {policy}")?;
+    let paper = Policy::paper();
+    if !request.dense && request.policy.budget == Budget::Paper && request.policy != paper {
+        writeln!(
+            text,
+            "         (not the paper's own policy, which --paper gives: {})",
+            policy_text(&paper)
+        )?;
+    }
     write!(
         text,
         "backend  {}, {}",
@@ -227,9 +235,10 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
         )?;
     }
     writeln!(text)?;
+    legend(text, input, outcome)?;
     write!(
         text,
-        "\ndensity: share of the causal (query, key) pairs that attention ran over. coverage: share of the attention\nmass that those pairs hold, of the sampled rows as the selection saw it"
+        "density: share of the causal (query, key) pairs that attention ran over. coverage: share of the attention\nmass that those pairs hold, of the sampled rows as the selection saw it"
     )?;
     match compared {
         Some(_) => writeln!(
@@ -241,6 +250,33 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
             ". --compare-dense adds the true coverage and the error of O."
         ),
     }
+}
+
+/// What the words of the table mean; of the paths, those that it has.
+fn legend(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Result {
+    writeln!(text)?;
+    for (path, meaning) in [
+        (HeadPath::Sparse, "attention over what was selected"),
+        (HeadPath::Dense, "attention over everything, as asked for"),
+        (
+            HeadPath::BelowBreakEven,
+            "too short an input for a selection to pay, so dense; --fallback never selects nevertheless",
+        ),
+        (
+            HeadPath::Fallback,
+            "what was selected would have cost more than dense, so dense; --fallback never runs it nevertheless",
+        ),
+    ] {
+        if outcome.report.heads.iter().any(|head| head.path == path) {
+            writeln!(text, "{}: {meaning}.", path_name(path))?;
+        }
+    }
+    let block = sample_attention::BLOCK;
+    writeln!(
+        text,
+        "blocks kept: blocks of {block} queries x {block} keys that attention ran over, of all {} that causality leaves.\nstripes: single keys that all later queries keep besides.",
+        blocks_of(input.problem().q_len, input.problem().k_len),
+    )
 }
 
 /// Causal pairs of a query block that holds a query and a key block.

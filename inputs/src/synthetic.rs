@@ -91,7 +91,7 @@ impl Structure {
 ///
 /// ```
 /// use sample_attention::{Dtype, Problem};
-/// use testkit::synthetic::{Structure, Synthetic};
+/// use sample_attention_inputs::synthetic::{Structure, Synthetic};
 /// let recipe = Synthetic {
 ///     problem: Problem { q_heads: 4, kv_heads: 2, ..Problem::causal(2048, 64, Dtype::Bf16) },
 ///     structure: Structure::EASY,

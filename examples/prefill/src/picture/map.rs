@@ -70,7 +70,7 @@ impl Map<'_> {
                 let kind = self.kind(query_block, key_block);
                 let share = match kind {
                     Kind::Dropped => self.mass.dropped_share(query_block, key_block),
-                    Kind::Window | Kind::Selected => self.mass.share(query_block, key_block),
+                    Kind::Window | Kind::Selected | Kind::Dense => self.mass.share(query_block, key_block),
                 };
                 let color = kind.color(share);
                 for (sum, channel) in sums.iter_mut().zip(color) {
@@ -84,7 +84,7 @@ impl Map<'_> {
 
     fn kind(&self, query_block: usize, key_block: usize) -> Kind {
         match &self.mask {
-            None => Kind::Selected,
+            None => Kind::Dense,
             Some(mask) if !mask.keeps_block(query_block, key_block) => Kind::Dropped,
             Some(_) if key_block + self.window_blocks > query_block => Kind::Window,
             Some(_) => Kind::Selected,

@@ -1,5 +1,6 @@
 //! What went wrong, in one line.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 /// A message for stderr.
@@ -21,7 +22,7 @@ impl Failure {
 
     /// Writes the line; the exit code says that the input was bad.
     pub fn report(self) -> ExitCode {
-        eprintln!("error: {}", one_line(&self.0));
+        say("error", &self.0);
         ExitCode::from(2)
     }
 }
@@ -36,6 +37,16 @@ impl From<sample_attention::Error> for Failure {
     fn from(error: sample_attention::Error) -> Self {
         Failure::new(error)
     }
+}
+
+/// Writes a line about something that is no failure, but not as it should be.
+pub fn warn(message: &str) {
+    say("warning", message);
+}
+
+/// A stderr that takes nothing has nobody who reads it.
+fn say(kind: &str, message: &str) {
+    let _ = writeln!(std::io::stderr(), "{kind}: {}", one_line(message));
 }
 
 /// `message` without control characters, cut where it is too long.

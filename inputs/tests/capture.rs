@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use sample_attention::{Dtype, Problem};
-use testkit::capture::{Capture, CaptureError, Tensor};
-use testkit::synthetic::{Structure, Synthetic};
+use sample_attention_inputs::capture::{Capture, CaptureError, Tensor};
+use sample_attention_inputs::synthetic::{Structure, Synthetic};
 
 fn small(dtype: Dtype) -> Capture {
     let problem = Problem {

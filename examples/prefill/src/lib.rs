@@ -1,6 +1,6 @@
 //! SampleAttention over one prefill: captured or synthetic q, k and v in; attention, a table and, on request, files out.
 //!
-//! `cargo run --release --example prefill` runs the capture that the repository carries and compares it with dense.
+//! `cargo run --release --example prefill` runs the capture that is built into the program and compares it with dense.
 //! `-- --help` lists the options. Bad input ends in one line on stderr and exit code 2, and leaves no file behind.
 
 mod args;
@@ -15,9 +15,11 @@ mod output;
 mod picture;
 mod progress;
 mod report;
+#[cfg(unix)]
+mod signals;
 mod table;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use args::Request;
@@ -25,16 +27,15 @@ use engine::Machine;
 use failure::Failure;
 use files::Staged;
 
-fn main() -> ExitCode {
-    match args::parse() {
-        Ok(args::Asked::Run(request)) => match run(&request) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => failure.report(),
-        },
-        Ok(args::Asked::Text(text)) => {
-            print(&text);
-            ExitCode::SUCCESS
-        }
+/// The program: reads the arguments, runs, and says how it ended.
+pub fn main() -> ExitCode {
+    let ended = match args::parse() {
+        Ok(args::Asked::Run(request)) => run(&request),
+        Ok(args::Asked::Text(text)) => print(&text),
+        Err(failure) => Err(failure),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
@@ -44,11 +45,15 @@ fn run(request: &Request) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
         .build()
-        .map_err(|error| Failure::new(format!("--threads: {error}")))?;
+        .map_err(|error| Failure::of("--threads", error))?;
     let text = pool.install(|| -> Result<String, Failure> {
         let machine = Machine::open(request.backend)?;
         let input = input::load(request)?;
-        let outcome = compute::run(request, &machine, &input)?;
+        for warning in &input.warnings {
+            failure::warn(warning);
+        }
+        let drawn = picture::drawn_heads(request, &input)?;
+        let outcome = compute::run(request, &machine, &input, drawn.len())?;
         if let Some(path) = &request.output {
             files.write(path, |to| output::write(to, &input, &outcome))?;
         }
@@ -56,19 +61,27 @@ fn run(request: &Request) -> Result<(), Failure> {
             files.write(path, |to| report::write(to, request, &input, &outcome))?;
         }
         if let Some(path) = &request.picture {
-            files.write(path, |to| picture::write(to, request, &input, &outcome))?;
+            files.write(path, |to| {
+                picture::write(to, request, &input, &outcome, &drawn)
+            })?;
         }
         Ok(table::table(request, &input, &outcome))
     })?;
+    // The table is an output like the files: all of them, or none.
     files.publish()?;
-    print(&text);
+    print(&text)?;
+    files.keep();
     Ok(())
 }
 
-/// Prints, and does not mind a reader that has seen enough.
-fn print(text: &str) {
+/// Prints to stdout. A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout
+    match stdout
         .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("stdout", error)),
+        _ => Ok(()),
+    }
 }

@@ -2,27 +2,48 @@
 //!
 //! A capture file has three tensors of one type (bf16, f16 or f32): `q` [batch, query heads, queries, head_dim], `k` and
 //! `v` [batch, key/value heads, keys, head_dim], with any rotary embedding already applied. Other tensors in the file are
-//! ignored. Reading trusts nothing in the file: sizes are checked against the file's length before memory is taken.
+//! ignored. [`Layout::Bshd`] reads files whose heads come after the tokens. Reading trusts nothing in the file: sizes are checked against the file's length before memory is taken.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
 use sample_attention::{Dtype, Inputs, Plan, Problem, TensorView};
 
-/// The capture that the repository carries, two heads of a layer that is easily sparse: where this was built, or else in the current
-/// directory.
-pub fn carried() -> PathBuf {
-    let carried = Path::new("data/qkv-layer3-4096.safetensors");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    let built_here = root.expect("testkit lies in the repository").join(carried);
-    if built_here.exists() {
-        built_here
-    } else {
-        carried.to_owned()
+/// The capture that comes with this crate, two heads of a layer that is easily sparse: 4096 tokens, head_dim 128, bf16.
+static CARRIED: &[u8] = include_bytes!("../data/qkv-layer3-4096.safetensors");
+
+/// Name of the file that [`Capture::carried`] reads.
+pub const CARRIED_NAME: &str = "qkv-layer3-4096.safetensors";
+
+/// Order of the dimensions in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// [batch, heads, length, head_dim], which [`Capture`] holds.
+    #[default]
+    Bhsd,
+    /// [batch, length, heads, head_dim], as FlashAttention's interfaces take it.
+    Bshd,
+}
+
+impl Layout {
+    /// The dimensions in words.
+    pub fn dimensions(self) -> &'static str {
+        match self {
+            Layout::Bhsd => "[batch, heads, length, head_dim]",
+            Layout::Bshd => "[batch, length, heads, head_dim]",
+        }
+    }
+
+    /// Sizes in this order as [batch, heads, length, head_dim].
+    fn canonical(self, [batch, second, third, head_dim]: [usize; 4]) -> [usize; 4] {
+        match self {
+            Layout::Bhsd => [batch, second, third, head_dim],
+            Layout::Bshd => [batch, third, second, head_dim],
+        }
     }
 }
 
@@ -94,12 +115,14 @@ pub enum CaptureError {
         given: Dtype,
     },
     /// Not four dimensions.
-    #[error("tensor `{name}` has {rank} dimensions; [batch, heads, length, head_dim] is needed")]
+    #[error("tensor `{name}` has {rank} dimensions; {} is needed", layout.dimensions())]
     Rank {
         /// The tensor.
         name: &'static str,
         /// Its number of dimensions.
         rank: usize,
+        /// The order that it was to be read in.
+        layout: Layout,
     },
     /// Two tensors disagree about a size that they share.
     #[error("`{left}` and `{right}` differ in {size}: {left_size} and {right_size}")]
@@ -235,6 +258,50 @@ impl Tensor {
         }
     }
 
+    /// How many elements are no numbers, and how many are infinite.
+    pub fn non_finite(&self) -> NonFinite {
+        fn count<T: Copy>(data: &[T], is_nan: fn(T) -> bool, is_finite: fn(T) -> bool) -> NonFinite {
+            let nan = data.iter().filter(|&&x| is_nan(x)).count();
+            let non_finite = data.iter().filter(|&&x| !is_finite(x)).count();
+            NonFinite {
+                nan,
+                infinite: non_finite - nan,
+            }
+        }
+        match self {
+            Tensor::F32(data) => count(data, f32::is_nan, f32::is_finite),
+            Tensor::F16(data) => count(data, f16::is_nan, f16::is_finite),
+            Tensor::Bf16(data) => count(data, bf16::is_nan, bf16::is_finite),
+        }
+    }
+
+    /// A tensor [batch, length, heads, head_dim] with its heads before the tokens; `shape` is that of the result.
+    fn with_heads_first(
+        &self,
+        name: &'static str,
+        shape: [usize; 4],
+    ) -> Result<Tensor, CaptureError> {
+        fn gather<T: Copy>(from: &[T], to: &mut Vec<T>, [batch, heads, len, dim]: [usize; 4]) {
+            for sequence in 0..batch {
+                for head in 0..heads {
+                    for token in 0..len {
+                        let row = (sequence * len + token) * heads + head;
+                        to.extend_from_slice(&from[row * dim..(row + 1) * dim]);
+                    }
+                }
+            }
+        }
+        let mut to = Tensor::empty(self.dtype());
+        to.reserve(name, self.len())?;
+        match (self, &mut to) {
+            (Tensor::F32(from), Tensor::F32(to)) => gather(from, to, shape),
+            (Tensor::F16(from), Tensor::F16(to)) => gather(from, to, shape),
+            (Tensor::Bf16(from), Tensor::Bf16(to)) => gather(from, to, shape),
+            _ => unreachable!("made of the same type"),
+        }
+        Ok(to)
+    }
+
     /// A view in memory order [batch, heads, length, head_dim].
     ///
     /// # Errors
@@ -246,6 +313,15 @@ impl Tensor {
             Tensor::Bf16(data) => TensorView::bhsd(data, shape),
         }
     }
+}
+
+/// Elements of a tensor that are not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NonFinite {
+    /// NaN.
+    pub nan: usize,
+    /// +∞ and −∞.
+    pub infinite: usize,
 }
 
 /// Q, K and V with the problem that they pose.
@@ -264,18 +340,36 @@ pub struct Capture {
 }
 
 impl Capture {
+    /// The capture that comes with this crate.
+    pub fn carried() -> Self {
+        Capture::from_bytes(CARRIED).expect("the file in `data/` is a capture")
+    }
+
     /// Reads a safetensors file.
     ///
     /// # Errors
     /// Whatever is wrong with the file; never a panic, whatever it holds.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, CaptureError> {
-        let path = path.as_ref();
-        // Asked before opening: opening a pipe would wait for its writer.
-        let stated = std::fs::metadata(path)?;
-        if !stated.is_file() {
-            return Err(CaptureError::NotAFile);
-        }
-        Capture::from_reader(&mut File::open(path)?, stated.len())
+        Capture::read_as(path, Layout::Bhsd)
+    }
+
+    /// Reads a safetensors file whose dimensions come in the order of `layout`.
+    ///
+    /// # Errors
+    /// As [`Capture::read`].
+    pub fn read_as(path: impl AsRef<Path>, layout: Layout) -> Result<Self, CaptureError> {
+        let (mut file, len) = open(path.as_ref())?;
+        Capture::from_reader(&mut file, len, layout)
+    }
+
+    /// The problem that a file poses, from its header alone.
+    ///
+    /// # Errors
+    /// As [`Capture::read`], as far as the header shows it.
+    pub fn problem_of(path: impl AsRef<Path>, layout: Layout) -> Result<Problem, CaptureError> {
+        let (mut file, len) = open(path.as_ref())?;
+        let (metadata, _) = read_header(&mut file, len)?;
+        Ok(entries(&metadata, layout)?.0)
     }
 
     /// Reads safetensors from memory.
@@ -283,40 +377,24 @@ impl Capture {
     /// # Errors
     /// As [`Capture::read`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CaptureError> {
-        Capture::from_reader(&mut std::io::Cursor::new(bytes), bytes.len() as u64)
+        let mut source = std::io::Cursor::new(bytes);
+        Capture::from_reader(&mut source, bytes.len() as u64, Layout::Bhsd)
     }
 
-    fn from_reader<R: Read + Seek>(source: &mut R, len: u64) -> Result<Self, CaptureError> {
-        let mut word = [0; 8];
-        if len < word.len() as u64 {
-            return Err(CaptureError::TooShort { len });
-        }
-        source.read_exact(&mut word)?;
-        let claimed = u64::from_le_bytes(word);
-        let available = len - word.len() as u64;
-        if claimed > available.min(MAX_HEADER_BYTES) {
-            return Err(CaptureError::HeaderLength { claimed, available });
-        }
-        let mut header = vec![0; claimed as usize];
-        source.read_exact(&mut header)?;
-        // Deserializing checks that the tensors lie one after the other and have the sizes that their shapes say.
-        let metadata: Metadata = serde_json::from_slice(&header)?;
-        let body_start = word.len() as u64 + claimed;
-        let available = len - body_start;
-        let needed = metadata
-            .tensors()
-            .values()
-            .map(|info| info.data_offsets.1 as u64)
-            .max()
-            .unwrap_or(0);
-        if needed != available {
-            return Err(CaptureError::BodyLength { needed, available });
-        }
-
-        let [q, k, v] = ["q", "k", "v"].map(|name| Entry::find(&metadata, name));
-        let (q, k, v) = (q?, k?, v?);
-        let problem = problem_of(&q, &k, &v)?;
-        let mut read = |entry: &Entry<'_>| entry.read(source, body_start);
+    fn from_reader<R: Read + Seek>(
+        source: &mut R,
+        len: u64,
+        layout: Layout,
+    ) -> Result<Self, CaptureError> {
+        let (metadata, body_start) = read_header(source, len)?;
+        let (problem, [q, k, v]) = entries(&metadata, layout)?;
+        let mut read = |entry: &Entry<'_>| {
+            let tensor = entry.read(source, body_start)?;
+            match layout {
+                Layout::Bhsd => Ok(tensor),
+                Layout::Bshd => tensor.with_heads_first(entry.name, entry.shape),
+            }
+        };
         Ok(Capture {
             problem,
             q: read(&q)?,
@@ -403,16 +481,71 @@ impl Capture {
     }
 }
 
+/// A regular file and its length.
+fn open(path: &Path) -> Result<(File, u64), CaptureError> {
+    // Asked before opening: opening a pipe would wait for its writer.
+    let stated = std::fs::metadata(path)?;
+    if !stated.is_file() {
+        return Err(CaptureError::NotAFile);
+    }
+    Ok((File::open(path)?, stated.len()))
+}
+
+/// The header of a source of `len` bytes, checked against that length, and where the tensors begin.
+fn read_header<R: Read>(source: &mut R, len: u64) -> Result<(Metadata, u64), CaptureError> {
+    let mut word = [0; 8];
+    if len < word.len() as u64 {
+        return Err(CaptureError::TooShort { len });
+    }
+    source.read_exact(&mut word)?;
+    let claimed = u64::from_le_bytes(word);
+    let available = len - word.len() as u64;
+    if claimed > available.min(MAX_HEADER_BYTES) {
+        return Err(CaptureError::HeaderLength { claimed, available });
+    }
+    let mut header = vec![0; claimed as usize];
+    source.read_exact(&mut header)?;
+    // Deserializing checks that the tensors lie one after the other and have the sizes that their shapes say.
+    let metadata: Metadata = serde_json::from_slice(&header)?;
+    let body_start = word.len() as u64 + claimed;
+    let available = len - body_start;
+    let needed = metadata
+        .tensors()
+        .values()
+        .map(|info| info.data_offsets.1 as u64)
+        .max()
+        .unwrap_or(0);
+    if needed != available {
+        return Err(CaptureError::BodyLength { needed, available });
+    }
+    Ok((metadata, body_start))
+}
+
+/// q, k and v of a header, and the problem that they pose.
+fn entries(
+    metadata: &Metadata,
+    layout: Layout,
+) -> Result<(Problem, [Entry<'_>; 3]), CaptureError> {
+    let [q, k, v] = ["q", "k", "v"].map(|name| Entry::find(metadata, name, layout));
+    let (q, k, v) = (q?, k?, v?);
+    Ok((problem_of(&q, &k, &v)?, [q, k, v]))
+}
+
 /// One of the three tensors, as the header describes it.
 struct Entry<'a> {
     name: &'static str,
     info: &'a TensorInfo,
     dtype: Dtype,
+    /// [batch, heads, length, head_dim], whatever the order in the file.
     shape: [usize; 4],
 }
 
 impl<'a> Entry<'a> {
-    fn find(metadata: &'a Metadata, name: &'static str) -> Result<Self, CaptureError> {
+    fn find(
+        metadata: &'a Metadata,
+        name: &'static str,
+        layout: Layout,
+    ) -> Result<Self, CaptureError> {
         let info = metadata.info(name).ok_or_else(|| {
             let mut names = metadata.offset_keys();
             names.truncate(8);
@@ -429,12 +562,12 @@ impl<'a> Entry<'a> {
         };
         let rank = info.shape.len();
         let shape = <[usize; 4]>::try_from(info.shape.as_slice())
-            .map_err(|_| CaptureError::Rank { name, rank })?;
+            .map_err(|_| CaptureError::Rank { name, rank, layout })?;
         Ok(Entry {
             name,
             info,
             dtype,
-            shape,
+            shape: layout.canonical(shape),
         })
     }
 

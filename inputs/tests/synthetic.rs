@@ -3,8 +3,8 @@
 use sample_attention::{
     Dtype, Fallback, Inputs, Plan, Policy, Problem, Report, TensorView, TensorViewMut,
 };
-use testkit::capture::{Capture, CaptureError};
-use testkit::synthetic::{Structure, Synthetic};
+use sample_attention_inputs::capture::{Capture, CaptureError};
+use sample_attention_inputs::synthetic::{Structure, Synthetic};
 
 fn recipe(len: usize, structure: Structure) -> Synthetic {
     Synthetic {

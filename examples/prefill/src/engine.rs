@@ -2,13 +2,17 @@
 
 use sample_attention::cpu::InstructionSet;
 use sample_attention::cuda::Device;
+#[cfg(feature = "emulator")]
 use sample_attention::emulator::Emulator;
-use sample_attention::pipeline::{GpuPlan, Watch};
-use sample_attention::{
-    Inputs, Outputs, Plan, Problem, Progress, Report, Result, Selection, Stage,
-};
+use sample_attention::pipeline::GpuPlan;
+#[cfg(feature = "emulator")]
+use sample_attention::pipeline::Watch;
+use sample_attention::{Inputs, Outputs, Plan, Problem, Report, Result, Selection};
+#[cfg(feature = "emulator")]
+use sample_attention::{Progress, Stage};
 
 use crate::args::Backend;
+use crate::failure::Failure;
 use crate::gpu::GpuRun;
 use crate::progress::Bar;
 
@@ -16,17 +20,24 @@ use crate::progress::Bar;
 #[allow(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Machine {
     Cpu,
+    #[cfg(feature = "emulator")]
     Emulator,
     Gpu(Device),
 }
 
 impl Machine {
     /// The backend, opened: a GPU that cannot be had is refused before anything is read or made.
-    pub fn open(backend: Backend) -> Result<Self> {
+    pub fn open(backend: Backend) -> std::result::Result<Self, Failure> {
         match backend {
             Backend::Cpu => Ok(Machine::Cpu),
+            #[cfg(feature = "emulator")]
             Backend::Emulator => Ok(Machine::Emulator),
-            Backend::Cuda { ordinal } => Device::new(ordinal).map(Machine::Gpu),
+            #[cfg(not(feature = "emulator"))]
+            Backend::Emulator => Err(Failure::of(
+                "--backend emulator",
+                "this program was not compiled with the feature `emulator`; build it with --features emulator",
+            )),
+            Backend::Cuda { ordinal } => Ok(Machine::Gpu(Device::new(ordinal)?)),
         }
     }
 
@@ -34,6 +45,7 @@ impl Machine {
     pub fn instruction_set(&self) -> String {
         match self {
             Machine::Cpu => InstructionSet::widest().to_string(),
+            #[cfg(feature = "emulator")]
             Machine::Emulator => "emulated mma.sync".to_owned(),
             Machine::Gpu(device) => format!(
                 "{} on GPU {}, {}",
@@ -49,6 +61,7 @@ impl Machine {
 #[allow(clippy::large_enum_variant, reason = "there are two of them")]
 pub enum Engine<'a> {
     Cpu(Plan),
+    #[cfg(feature = "emulator")]
     Emulator(GpuPlan),
     Gpu(GpuRun<'a>),
 }
@@ -58,12 +71,14 @@ impl<'a> Engine<'a> {
     pub fn new(machine: &'a Machine, plan: &Plan, inputs: &Inputs<'_>) -> Result<Self> {
         Ok(match machine {
             Machine::Cpu => Engine::Cpu(plan.clone()),
+            #[cfg(feature = "emulator")]
             Machine::Emulator => Engine::Emulator(kernels(plan)?),
             Machine::Gpu(device) => Engine::Gpu(GpuRun::new(device, kernels(plan)?, inputs)?),
         })
     }
 
     /// Memory of the emulated device: the tensors, with O as f32, and the workspace.
+    #[cfg(feature = "emulator")]
     pub fn emulated_bytes(&self, problem: &Problem) -> u128 {
         let Engine::Emulator(plan) = self else {
             return 0;
@@ -72,6 +87,12 @@ impl<'a> Engine<'a> {
         let inputs = 2 * elements(problem.q_shape()) + 4 * elements(problem.kv_shape());
         let outputs = 4 * elements(problem.q_shape()) + 4 * problem.lse_len() as u128;
         inputs + outputs + u128::from(plan.workspace_bytes())
+    }
+
+    /// Without an emulator there is none.
+    #[cfg(not(feature = "emulator"))]
+    pub fn emulated_bytes(&self, _problem: &Problem) -> u128 {
+        0
     }
 
     /// One run; `workspace` is the CPU backend's.
@@ -88,6 +109,7 @@ impl<'a> Engine<'a> {
                 let report = stages.run(outputs)?;
                 Ok((report, stages.selection()))
             }
+            #[cfg(feature = "emulator")]
             Engine::Emulator(plan) => {
                 let run = Emulator::FAST.run_watched(plan, inputs, outputs, &mut Launches(bar))?;
                 Ok((run.report, run.selection))
@@ -106,8 +128,10 @@ fn kernels(plan: &Plan) -> Result<GpuPlan> {
 }
 
 /// Shows launches as progress.
+#[cfg(feature = "emulator")]
 struct Launches<'a>(&'a Bar);
 
+#[cfg(feature = "emulator")]
 impl Watch for Launches<'_> {
     fn launched(&mut self, stage: Stage, done: usize, total: usize) {
         self.0.advance(stage, done, total);

@@ -22,16 +22,19 @@ pub const BEST: Color = [0x33, 0x55, 0x88];
 pub enum Kind {
     Window,
     Selected,
+    /// Everything is, in a head that ran dense.
+    Dense,
     Dropped,
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Window, Kind::Selected, Kind::Dropped];
+    const ALL: [Kind; 4] = [Kind::Window, Kind::Selected, Kind::Dense, Kind::Dropped];
 
     fn name(self) -> &'static str {
         match self {
             Kind::Window => "window, kept",
             Kind::Selected => "selected, kept",
+            Kind::Dense => "dense, kept",
             Kind::Dropped => "dropped",
         }
     }
@@ -41,6 +44,7 @@ impl Kind {
         match self {
             Kind::Window => ([0xcf, 0xe3, 0xf7], [0x06, 0x2c, 0x66]),
             Kind::Selected => ([0xfd, 0xd9, 0xb0], [0x80, 0x22, 0x00]),
+            Kind::Dense => ([0xe4, 0xdc, 0xf2], [0x3a, 0x14, 0x78]),
             Kind::Dropped => ([0xf7, 0xf7, 0xf7], [0x30, 0x30, 0x30]),
         }
     }
@@ -71,7 +75,7 @@ pub fn legend(canvas: &mut Canvas, left: i32, top: i32) {
         let ramp = Area {
             x,
             y: top,
-            width: 96,
+            width: 64,
             height: 16,
         };
         for column in 0..ramp.width {

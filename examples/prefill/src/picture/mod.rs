@@ -19,8 +19,8 @@ use crate::table::{path_name, policy_text};
 use canvas::{Anchor, Area, Canvas, Font};
 use map::Map;
 
-/// Heads that are drawn; the report has the numbers of all.
-const MAX_HEADS: usize = 8;
+/// Heads that are drawn unless others are chosen; the report has the numbers of all.
+const FIRST_HEADS: usize = 8;
 
 const WIDTH: i32 = 1120;
 const MARGIN: i32 = 28;
@@ -35,31 +35,55 @@ const HEAD_TITLE_HEIGHT: i32 = 84;
 const HEAD_AXES_HEIGHT: i32 = 64;
 const PLOTS_MIN_HEIGHT: i32 = 420;
 
+/// Heads that the request wants drawn, counted from 0 over all sequences; none where it wants no picture.
+pub fn drawn_heads(request: &Request, input: &Input) -> Result<Vec<usize>, Failure> {
+    let problem = input.problem();
+    let all = problem.batch * problem.q_heads;
+    match (&request.picture, &request.heads) {
+        (None, _) => Ok(Vec::new()),
+        (Some(_), Some(chosen)) => chosen.among(all),
+        (Some(_), None) => Ok((0..all.min(FIRST_HEADS)).collect()),
+    }
+}
+
+/// Memory of the picture of so many heads, before it is compressed.
+pub fn bytes(problem: &Problem, heads: usize) -> u128 {
+    3 * WIDTH as u128 * height(problem, heads) as u128
+}
+
+fn height(problem: &Problem, heads: usize) -> i32 {
+    HEADER_HEIGHT + palette::LEGEND_HEIGHT + heads as i32 * head_height(problem) + 8
+}
+
+fn head_height(problem: &Problem) -> i32 {
+    let plots = Map::height(problem, MAP_WIDTH).max(PLOTS_MIN_HEIGHT);
+    HEAD_TITLE_HEIGHT + plots + HEAD_AXES_HEIGHT
+}
+
 /// Draws the heads and writes a PNG.
 pub fn write(
     to: &mut dyn Write,
     request: &Request,
     input: &Input,
     outcome: &Outcome,
+    heads: &[usize],
 ) -> Result<(), Failure> {
     let problem = input.problem();
-    let heads = (problem.batch * problem.q_heads).min(MAX_HEADS);
     let map_height = Map::height(problem, MAP_WIDTH);
-    let head_height = HEAD_TITLE_HEIGHT + map_height.max(PLOTS_MIN_HEIGHT) + HEAD_AXES_HEIGHT;
     let top = HEADER_HEIGHT + palette::LEGEND_HEIGHT;
-    let mut canvas = Canvas::new(WIDTH, top + heads as i32 * head_height + 8);
+    let mut canvas = Canvas::new(WIDTH, height(problem, heads.len()))?;
     header(&mut canvas, request, input, heads);
     palette::legend(&mut canvas, MARGIN, HEADER_HEIGHT);
 
     let q = input.capture.q.to_f32();
     let k = input.capture.k.to_f32();
-    for head in 0..heads {
+    for (place, &head) in heads.iter().enumerate() {
         let panel = Panel {
             request,
             input,
             outcome,
             head,
-            top: top + head as i32 * head_height,
+            top: top + place as i32 * head_height(problem),
             map_height,
         };
         panel.draw(&mut canvas, &q, &k);
@@ -67,16 +91,18 @@ pub fn write(
     canvas.write(to)
 }
 
-fn header(canvas: &mut Canvas, request: &Request, input: &Input, heads: usize) {
+fn header(canvas: &mut Canvas, request: &Request, input: &Input, heads: &[usize]) {
     let problem = input.problem();
     let layer = input
         .note("layer")
         .map_or(String::new(), |layer| format!(", layer {layer}"));
     let all = problem.batch * problem.q_heads;
-    let shown = if heads < all {
-        format!(", the first {heads} of {all} heads")
-    } else {
-        String::new()
+    let shown = match (heads.len(), &request.heads) {
+        (drawn, None) if drawn < all => {
+            format!(", the first {drawn} of {all} heads (--heads chooses)")
+        }
+        (drawn, _) if drawn < all => format!(", {drawn} of {all} heads"),
+        _ => String::new(),
     };
     let title = format!("SampleAttention: {}{layer}", input.title);
     canvas.text(

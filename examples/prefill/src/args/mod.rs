@@ -1,26 +1,34 @@
 //! The command line.
 
-use std::fmt;
+mod heads;
+mod policy;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
-use sample_attention::{Dtype, Plan, Policy, Problem, Window};
-use testkit::capture;
-use testkit::synthetic::Structure;
+use sample_attention::{Dtype, Plan, Policy, Problem};
+use sample_attention_inputs::capture::Layout;
+use sample_attention_inputs::synthetic::Structure;
 
 use crate::failure::Failure;
+pub use heads::Heads;
+use policy::PolicyOptions;
 
 /// Runs SampleAttention on captured or synthetic attention inputs.
 ///
-/// Without --input and --synthetic it runs on the capture that the repository carries and compares the result with dense
-/// attention.
+/// Without --input and --synthetic it runs on a capture of two heads that is part of the program, and compares the result with
+/// dense attention.
 #[derive(Parser)]
-#[command(name = "prefill", version, max_term_width = 100)]
+#[command(name = "prefill", version, max_term_width = 100, after_help = policy::in_words())]
 struct CommandLine {
     /// Safetensors file with q [batch, query heads, queries, head_dim], k and v [batch, key/value heads, keys, head_dim];
     /// bf16, f16 or f32.
     #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
     input: Option<PathBuf>,
+    /// Order of the dimensions in the input file; bshd is what hooks on flash-attention see. Files that are written are always
+    /// bhsd [default: bhsd].
+    #[arg(long, value_enum, value_name = "ORDER", hide_possible_values = true)]
+    layout: Option<LayoutName>,
     #[command(flatten)]
     synthetic: SyntheticOptions,
     /// Where to compute.
@@ -34,7 +42,7 @@ struct CommandLine {
     threads: Option<u64>,
     #[command(flatten)]
     policy: PolicyOptions,
-    /// Attend to everything: the policy options are checked, but not used.
+    /// Attend to everything; takes no policy.
     #[arg(long)]
     dense: bool,
     /// Also run dense attention: speed-up, error of the output, true coverage of every row.
@@ -49,6 +57,9 @@ struct CommandLine {
     /// Draw each head's mask over its attention mass here, with its coverage curve.
     #[arg(long, value_name = "FILE.png")]
     picture: Option<PathBuf>,
+    /// Query heads to draw, such as 0,5,8-11: counted from 0, in a batch from one sequence to the next [default: the first 8].
+    #[arg(long, value_name = "LIST", value_parser = Heads::parse)]
+    heads: Option<Heads>,
 }
 
 #[derive(Args)]
@@ -82,41 +93,6 @@ struct SyntheticOptions {
     head_dim: u64,
 }
 
-#[derive(Args)]
-#[command(next_help_heading = "Policy")]
-struct PolicyOptions {
-    /// Share of the sampled attention mass to keep, in (0, 1].
-    #[arg(long, value_name = "F", default_value_t = Policy::default().coverage, allow_negative_numbers = true)]
-    coverage: f32,
-    /// Most recent keys that every query keeps, in tokens [default: 256].
-    #[arg(
-        long,
-        value_name = "N",
-        conflicts_with = "window_ratio",
-        allow_negative_numbers = true
-    )]
-    window: Option<usize>,
-    /// The same as a share of all keys, in (0, 1].
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    window_ratio: Option<f32>,
-    /// One query in this many is sampled.
-    #[arg(long, value_name = "N", default_value_t = Policy::default().row_stride, allow_negative_numbers = true)]
-    row_stride: usize,
-    /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; or never. Budget blocks alone.
-    #[arg(long, value_name = "N", value_parser = position_or_never, default_value_t = Position(Policy::default().stride_doubles_from), allow_negative_numbers = true)]
-    stride_doubles_from: Position,
-    /// First keys that every query keeps.
-    #[arg(long, value_name = "N", default_value_t = Policy::default().sinks, allow_negative_numbers = true)]
-    sinks: usize,
-    /// What the mass buys: pairs of blocks, single keys by the mass that window and sinks leave, or single keys by their
-    /// whole mass, as the paper has it.
-    #[arg(long, value_enum, default_value_t = Budget::Blocks)]
-    budget: Budget,
-    /// Where to run dense instead: where that is faster, or never.
-    #[arg(long, value_enum, default_value_t = Fallback::Auto)]
-    fallback: Fallback,
-}
-
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Backends {
     /// Natively on this CPU.
@@ -134,40 +110,13 @@ enum Structures {
     Uniform,
 }
 
+/// Order of the dimensions in a file.
 #[derive(Clone, Copy, ValueEnum)]
-enum Budget {
-    Blocks,
-    Residual,
-    Paper,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Fallback {
-    Auto,
-    Never,
-}
-
-/// A key position; `never` is the one that no key has.
-#[derive(Clone, Copy)]
-struct Position(usize);
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            usize::MAX => f.write_str("never"),
-            position => position.fmt(f),
-        }
-    }
-}
-
-fn position_or_never(text: &str) -> Result<Position, String> {
-    if text == "never" {
-        return Ok(Position(usize::MAX));
-    }
-    let position = text.parse();
-    position
-        .map(Position)
-        .map_err(|error| format!("{error}, and not `never`"))
+enum LayoutName {
+    /// [batch, heads, tokens, head_dim].
+    Bhsd,
+    /// [batch, tokens, heads, head_dim].
+    Bshd,
 }
 
 fn whole(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<u64> {
@@ -215,11 +164,18 @@ pub struct Request {
     pub output: Option<PathBuf>,
     pub report: Option<PathBuf>,
     pub picture: Option<PathBuf>,
+    /// What to draw of the heads.
+    pub heads: Option<Heads>,
 }
 
 /// Where q, k and v come from.
 pub enum Source {
-    File(PathBuf),
+    /// The capture that is part of the program.
+    Carried,
+    File {
+        path: PathBuf,
+        layout: Layout,
+    },
     Synthetic {
         problem: Problem,
         structure: Structure,
@@ -244,8 +200,8 @@ impl Request {
     /// The file that is to be read.
     pub fn read_file(&self) -> Option<&Path> {
         match &self.source {
-            Source::File(path) => Some(path),
-            Source::Synthetic { .. } => None,
+            Source::File { path, .. } => Some(path),
+            Source::Carried | Source::Synthetic { .. } => None,
         }
     }
 }
@@ -268,54 +224,67 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
             ordinal: line.device.unwrap_or(0) as u32,
         },
     };
-    if line.device.is_some() && line.backend != Backends::Cuda {
-        return Err(Failure::of("--device", "only --backend cuda has devices"));
+    let policy = line.policy.policy()?;
+    refuse_ignored(&line)?;
+    if let Some(path) = &line.picture {
+        png_name(path)?;
     }
-    let policy = policy(&line.policy)?;
-    let carried = line.input.is_none() && line.synthetic.synthetic.is_none();
     let source = match (line.input, line.synthetic.synthetic) {
-        (Some(path), _) => Source::File(path),
+        (Some(path), _) => Source::File {
+            path,
+            layout: match line.layout {
+                None | Some(LayoutName::Bhsd) => Layout::Bhsd,
+                Some(LayoutName::Bshd) => Layout::Bshd,
+            },
+        },
         (None, Some(tokens)) => synthetic(&line.synthetic, tokens as usize)?,
-        (None, None) => Source::File(capture::carried()),
+        (None, None) => Source::Carried,
     };
     Ok(Request {
+        compare_dense: line.compare_dense || matches!(source, Source::Carried),
         source,
         backend,
         policy,
         dense: line.dense,
-        compare_dense: line.compare_dense || carried,
         threads: line.threads.map(|threads| threads as usize),
         output: line.output,
         report: line.report,
         picture: line.picture,
+        heads: line.heads,
     })
 }
 
-fn policy(options: &PolicyOptions) -> Result<Policy, Failure> {
-    let window = match (options.window, options.window_ratio) {
-        (_, Some(ratio)) => Window::Ratio(ratio),
-        (Some(tokens), None) => Window::Tokens(tokens),
-        (None, None) => Policy::default().window,
-    };
-    let policy = Policy {
-        budget: match options.budget {
-            Budget::Blocks => sample_attention::Budget::Blocks,
-            Budget::Residual => sample_attention::Budget::Residual,
-            Budget::Paper => sample_attention::Budget::Paper,
-        },
-        coverage: options.coverage,
-        row_stride: options.row_stride,
-        stride_doubles_from: options.stride_doubles_from.0,
-        window,
-        sinks: options.sinks,
-        fallback: match options.fallback {
-            Fallback::Auto => sample_attention::Fallback::Auto,
-            Fallback::Never => sample_attention::Fallback::Never,
-        },
-    };
-    // The library says what is wrong with a policy when it is used; any problem will do.
-    Plan::new(Problem::causal(1, 8, Dtype::F32), policy)?;
-    Ok(policy)
+/// An option that would do nothing is an error: whoever typed it expects something of it.
+fn refuse_ignored(line: &CommandLine) -> Result<(), Failure> {
+    let ignored = |option: &str, why: &str| Err(Failure::of(option, why));
+    if line.device.is_some() && line.backend != Backends::Cuda {
+        return ignored("--device", "only --backend cuda has devices");
+    }
+    if line.layout.is_some() && line.input.is_none() {
+        return ignored("--layout", "it has no effect without --input");
+    }
+    if line.heads.is_some() && line.picture.is_none() {
+        return ignored("--heads", "it has no effect without --picture");
+    }
+    let policy = line.policy.given();
+    if let (true, Some(option)) = (line.dense, policy.first()) {
+        return ignored(option, "it has no effect with --dense");
+    }
+    Ok(())
+}
+
+/// The picture is a PNG whatever its name, so the name must say so.
+fn png_name(path: &Path) -> Result<(), Failure> {
+    let is_png = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    if is_png {
+        return Ok(());
+    }
+    Err(Failure::of(
+        format_args!("--picture {}", path.display()),
+        "pictures are PNG files: give a name that ends in .png",
+    ))
 }
 
 fn synthetic(options: &SyntheticOptions, tokens: usize) -> Result<Source, Failure> {

@@ -50,6 +50,7 @@ fn problem(input: &Input) -> Value {
     let problem = input.problem();
     json!({
         "source": input.title,
+        "warnings": input.warnings,
         "metadata": input.capture.metadata,
         "batch": problem.batch,
         "q_heads": problem.q_heads,

@@ -10,6 +10,7 @@ use embedded_graphics::primitives::{Circle, Line, PrimitiveStyle, PrimitiveStyle
 use embedded_graphics::text::{Alignment, Baseline, Text, TextStyleBuilder};
 
 use crate::failure::Failure;
+use crate::memory;
 
 /// Red, green and blue.
 pub type Color = [u8; 3];
@@ -87,12 +88,15 @@ pub struct Canvas {
 
 impl Canvas {
     /// All white.
-    pub fn new(width: i32, height: i32) -> Self {
-        Canvas {
+    pub fn new(width: i32, height: i32) -> Result<Self, Failure> {
+        let mut pixels: Vec<Color> =
+            memory::zeros(width as usize * height as usize, "the picture")?;
+        pixels.fill([255; 3]);
+        Ok(Canvas {
             width,
             height,
-            pixels: vec![[255; 3]; width as usize * height as usize],
-        }
+            pixels,
+        })
     }
 
     /// Sets a pixel; what lies outside is dropped.
