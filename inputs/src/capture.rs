@@ -260,7 +260,11 @@ impl Tensor {
 
     /// How many elements are no numbers, and how many are infinite.
     pub fn non_finite(&self) -> NonFinite {
-        fn count<T: Copy>(data: &[T], is_nan: fn(T) -> bool, is_finite: fn(T) -> bool) -> NonFinite {
+        fn count<T: Copy>(
+            data: &[T],
+            is_nan: fn(T) -> bool,
+            is_finite: fn(T) -> bool,
+        ) -> NonFinite {
             let nan = data.iter().filter(|&&x| is_nan(x)).count();
             let non_finite = data.iter().filter(|&&x| !is_finite(x)).count();
             NonFinite {
@@ -522,10 +526,7 @@ fn read_header<R: Read>(source: &mut R, len: u64) -> Result<(Metadata, u64), Cap
 }
 
 /// q, k and v of a header, and the problem that they pose.
-fn entries(
-    metadata: &Metadata,
-    layout: Layout,
-) -> Result<(Problem, [Entry<'_>; 3]), CaptureError> {
+fn entries(metadata: &Metadata, layout: Layout) -> Result<(Problem, [Entry<'_>; 3]), CaptureError> {
     let [q, k, v] = ["q", "k", "v"].map(|name| Entry::find(metadata, name, layout));
     let (q, k, v) = (q?, k?, v?);
     Ok((problem_of(&q, &k, &v)?, [q, k, v]))

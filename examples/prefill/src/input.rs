@@ -96,7 +96,11 @@ fn read(path: &Path, layout: Layout) -> Result<Capture, Failure> {
         let other_fits = Capture::problem_of(path, other.0)
             .is_ok_and(|problem| !has_more_heads_than_keys(&problem));
         if shapes_differ && other_fits {
-            let hint = format_args!("{error}; as {} the shapes fit: --layout {}", other.0.dimensions(), other.1);
+            let hint = format_args!(
+                "{error}; as {} the shapes fit: --layout {}",
+                other.0.dimensions(),
+                other.1
+            );
             Failure::of(&option, hint)
         } else {
             Failure::of(&option, error)

@@ -49,9 +49,7 @@ impl Heads {
             None => Ok(heads),
             Some(head) => Err(Failure::of(
                 "--heads",
-                format_args!(
-                    "there is no head {head}; this input has {count}, counted from 0"
-                ),
+                format_args!("there is no head {head}; this input has {count}, counted from 0"),
             )),
         }
     }

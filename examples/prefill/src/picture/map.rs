@@ -70,7 +70,9 @@ impl Map<'_> {
                 let kind = self.kind(query_block, key_block);
                 let share = match kind {
                     Kind::Dropped => self.mass.dropped_share(query_block, key_block),
-                    Kind::Window | Kind::Selected | Kind::Dense => self.mass.share(query_block, key_block),
+                    Kind::Window | Kind::Selected | Kind::Dense => {
+                        self.mass.share(query_block, key_block)
+                    }
                 };
                 let color = kind.color(share);
                 for (sum, channel) in sums.iter_mut().zip(color) {

@@ -32,7 +32,10 @@ fn pictures_show_what_is_kept() {
     assert!(count(&blocks, orange) > 20_000);
     assert!(count(&stripes, magenta) > 2_000 && count(&blocks, magenta) < 100);
     assert!(count(&blocks, green) > 200 && count(&dense, green) < 100);
-    assert!(count(&dense, orange) > 100_000);
+    // What ran dense was not selected.
+    let violet: fn([i32; 3]) -> bool = |[r, g, b]| b > r && r > g + 5;
+    assert!(count(&dense, violet) > 100_000 && count(&blocks, violet) < 5_000);
+    assert!(count(&dense, orange) < 5_000);
 }
 
 #[test]
@@ -83,4 +86,22 @@ fn pictures_of_odd_shapes_are_drawn() {
         let (width, height, pixels) = pixels(&folder.file("p.png"));
         assert_eq!(pixels.len(), (width * height) as usize, "{problem:?}");
     }
+}
+
+#[test]
+fn the_heads_that_are_named_are_drawn() {
+    let folder = Folder::new();
+    let draw = |options: &str| {
+        let small = "--synthetic 200 --head-dim 8 --q-heads 12 --kv-heads 3 --fallback never";
+        succeeds(&folder, &format!("{small} --picture p.PNG {options}"));
+        pixels(&folder.file("p.PNG"))
+    };
+    let (_, first, _) = draw("");
+    let (_, three, chosen) = draw("--heads 9,0-1");
+    let (_, _, other) = draw("--heads 0-1,9");
+    let (_, all, _) = draw("--heads 0-11");
+    // Each head takes the same height below the heading.
+    let head = (all - first) / 4;
+    assert_eq!(first - 8 * head, three - 3 * head);
+    assert!(head > 400 && chosen != other);
 }

@@ -39,10 +39,13 @@ fn bad_options_are_named_and_leave_no_file() {
         ("--budget columns", "--budget"),
         ("--budget", "--budget"),
         ("--fallback always", "--fallback"),
+        #[cfg(feature = "emulator")]
         (
             "--backend emulator --head-dim 80",
             "head_dim 80 has no GPU kernel",
         ),
+        #[cfg(not(feature = "emulator"))]
+        ("--backend emulator", "feature `emulator`"),
         ("--device 0", "only --backend cuda has devices"),
         (
             "--backend emulator --device 0",
@@ -69,6 +72,16 @@ fn bad_options_are_named_and_leave_no_file() {
         ("stray", "stray"),
         ("--coverage 0.9 --coverage 0.8", "--coverage"),
         ("--dense --coverage 7", "coverage is 7"),
+        ("--paper --budget blocks", "--paper"),
+        ("--layout sbhd", "--layout"),
+        ("--heads", "--heads"),
+        ("--heads 0,x", "`x` is no number of a head"),
+        ("--heads 3-1", "`3-1` ends before it begins"),
+        ("--heads 0,", "no number of a head"),
+        ("--heads -1", "--heads"),
+        ("--heads 0-18446744073709551615", "at most 64"),
+        ("--heads 0-64", "at most 64"),
+        ("--heads 1,4", "there is no head 4; this input has 4"),
     ] {
         let arguments = format!("--synthetic 200 {options} {FILES} --picture p.png");
         let line = refused(&run(&folder, &arguments), options);
@@ -235,7 +248,7 @@ impl Random {
     }
 }
 
-/// `testkit` throws thousands of files at the parser; these few go through the whole program.
+/// The tests of the parser throw thousands of files at it; these few go through the whole program.
 #[test]
 fn corrupt_files_end_in_one_line() {
     let folder = Folder::new();
@@ -268,7 +281,9 @@ fn corrupt_files_end_in_one_line() {
         let run = run(&folder, &format!("--input in {FILES} --picture p.png"));
         let what = format!("round {round}");
         if run.code == Some(0) {
-            assert_eq!(run.stderr, "", "{what}");
+            // Some bits make a number infinite.
+            let mut lines = run.stderr.lines();
+            assert!(lines.all(|line| line.starts_with("warning: ")), "{what}");
             accepted += 1;
             for name in ["o.safetensors", "r.json", "p.png"] {
                 std::fs::remove_file(folder.file(name)).unwrap();

@@ -1,46 +1,17 @@
-//! The example as a process: where it is, runs of it, and what it left.
+//! The program as a process: where it is, runs of it, and what it left.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use safetensors::SafeTensors;
 use sample_attention::Problem;
-use testkit::capture::Capture;
-use testkit::synthetic::{Structure, Synthetic};
+use sample_attention_inputs::capture::Capture;
+use sample_attention_inputs::synthetic::{Structure, Synthetic};
 
-/// The example beside this test's own executable. Cargo builds it with the tests, but not when one test file is asked for: then
-/// it may be missing, or of other features. Started without cargo, the tests take what is there.
 pub fn prefill() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let own = std::env::current_exe().unwrap();
-        let profile_folder = own.parent().unwrap().parent().unwrap();
-        let path = profile_folder.join(format!("examples/prefill{}", std::env::consts::EXE_SUFFIX));
-        if !path.exists() || std::env::var_os("CARGO").is_some() {
-            let profile = match profile_folder.file_name().unwrap().to_str().unwrap() {
-                "debug" => "test",
-                other => other,
-            };
-            let built = Command::new(env!("CARGO"))
-                .args([
-                    "build",
-                    "--example",
-                    "prefill",
-                    "--profile",
-                    profile,
-                    "--target-dir",
-                ])
-                .arg(profile_folder.parent().unwrap())
-                .args(cfg!(feature = "cuda").then_some("--features=cuda"))
-                .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .status();
-            assert!(built.unwrap().success(), "the example does not build");
-        }
-        path
-    })
+    Path::new(env!("CARGO_BIN_EXE_prefill"))
 }
 
 /// A folder that goes away.
@@ -83,17 +54,25 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// Runs the example in `folder` with arguments separated by spaces.
+/// Runs the program in `folder` with arguments separated by spaces.
 pub fn run(folder: &Folder, arguments: &str) -> Run {
     run_with(folder, &arguments.split_whitespace().collect::<Vec<_>>())
 }
 
 pub fn run_with(folder: &Folder, arguments: &[&str]) -> Run {
-    let output = Command::new(prefill())
-        .args(arguments)
-        .current_dir(&folder.0)
-        .output()
-        .unwrap();
+    ended(command(folder).args(arguments))
+}
+
+/// The program, to be started in `folder`.
+pub fn command(folder: &Folder) -> Command {
+    let mut command = Command::new(prefill());
+    command.current_dir(&folder.0);
+    command
+}
+
+/// Runs a command to its end.
+pub fn ended(command: &mut Command) -> Run {
+    let output = command.output().unwrap();
     let run = Run {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -101,7 +80,7 @@ pub fn run_with(folder: &Folder, arguments: &[&str]) -> Run {
     };
     assert!(
         !run.stderr.contains("panicked"),
-        "{arguments:?}: {}",
+        "{command:?}: {}",
         run.stderr
     );
     run

@@ -8,9 +8,9 @@ use sample_attention::{
     BLOCK, Budget, Dtype, Fallback, Outputs, Plan, Policy, Problem, Report, Selection,
     TensorViewMut, Window,
 };
+use sample_attention_inputs::capture::Capture;
+use sample_attention_inputs::synthetic::{Structure, Synthetic};
 use serde_json::Value;
-use testkit::capture::Capture;
-use testkit::synthetic::{Structure, Synthetic};
 
 use crate::support::{FILES, Folder, capture, numbers, prefill, run, succeeds};
 
@@ -253,7 +253,7 @@ fn heads_that_fall_back_keep_every_block() {
 fn poisoned_values_are_computed_with() {
     let folder = Folder::new();
     let mut capture = capture(Problem::causal(300, 8, Dtype::F32));
-    if let testkit::capture::Tensor::F32(k) = &mut capture.k {
+    if let sample_attention_inputs::capture::Tensor::F32(k) = &mut capture.k {
         k[17] = f32::NAN;
         k[900] = f32::INFINITY;
     }
