@@ -86,10 +86,10 @@ pub fn run(
     let engine = Engine::new(machine, &plan, &inputs)?;
     memory::check(needed_bytes(request, &problem, &plan, drawn) + engine.emulated_bytes(&problem))?;
     let workspace_bytes = plan.workspace_bytes().max(dense_plan.workspace_bytes());
-    let mut workspace = memory::zeros(workspace_bytes, "the workspace")?;
+    let mut workspace = vec![0; workspace_bytes];
     let elements = problem.q_shape().iter().product();
-    let mut o = memory::zeros(elements, "O")?;
-    let mut lse = memory::zeros(problem.lse_len(), "the log-sum-exp")?;
+    let mut o = vec![0.0; elements];
+    let mut lse = vec![0.0; problem.lse_len()];
 
     let mut sparse = Runner {
         engine: &engine,
@@ -110,8 +110,8 @@ pub fn run(
             label: "dense",
             times: Vec::new(),
         };
-        let mut dense_o = memory::zeros(elements, "O of dense attention")?;
-        let mut dense_lse = memory::zeros(lse.len(), "the log-sum-exp of dense attention")?;
+        let mut dense_o = vec![0.0; elements];
+        let mut dense_lse = vec![0.0; lse.len()];
         dense.run(&mut workspace, &mut dense_o, &mut dense_lse)?;
         let (head_errors, error) = relative_errors(&problem, &o, &dense_o);
         // The emulator's times say nothing that more of them would say better.

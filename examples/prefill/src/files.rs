@@ -3,21 +3,20 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use tempfile::{Builder, NamedTempFile, TempPath};
 
 use crate::failure::Failure;
 
 /// Files that are being written beside where they will be. Dropped before [`Staged::keep`], or ended by a signal, it leaves
-/// every path as it was.
-pub struct Staged {
-    targets: Shared,
-}
+/// every path as it was. A process has one at a time.
+pub struct Staged(());
 
-/// What the run and the signal handler work on. Held only while files are created, moved and removed, never while one is
-/// written, so that a signal never waits.
-type Shared = Arc<Mutex<Vec<Target>>>;
+/// What the run, its signal handler and its last allocation work on. Held only while files are created, moved and removed,
+/// never while one is written, so that a signal never waits.
+static TARGETS: Mutex<Vec<Target>> = Mutex::new(Vec::new());
 
 struct Target {
     option: &'static str,
@@ -36,21 +35,13 @@ impl Staged {
     /// Checks that every file, given with its option, can be written and replaces neither another nor what is read.
     pub fn new(files: Vec<(&'static str, &Path)>, read: Option<&Path>) -> Result<Self, Failure> {
         let read = read.and_then(|path| fs::canonicalize(path).ok());
-        let staged = Staged {
-            targets: Shared::default(),
-        };
+        let staged = Staged(());
         #[cfg(unix)]
         if !files.is_empty() {
-            let targets = Arc::clone(&staged.targets);
-            crate::signals::on_termination(move || {
-                let mut targets = lock(&targets);
-                undo(&mut targets);
-                // Stays locked: the run goes on until the process ends, and must not create another file.
-                std::mem::forget(targets);
-            })?;
+            crate::signals::on_termination(abandon)?;
         }
         for (option, named) in files {
-            let mut targets = lock(&staged.targets);
+            let mut targets = lock();
             let blame = |error: &dyn std::fmt::Display| blame(option, named, error);
             let path = resolve(named).map_err(|error| blame(&error))?;
             if read.as_ref() == Some(&path) {
@@ -91,7 +82,7 @@ impl Staged {
 
     /// The temporary file of the file that was named `path`, and its option.
     fn open(&self, path: &Path) -> Result<(File, &'static str), Failure> {
-        let mut targets = lock(&self.targets);
+        let mut targets = lock();
         let target = targets
             .iter_mut()
             .find(|target| target.named == path)
@@ -109,7 +100,7 @@ impl Staged {
 
     /// Moves every file to its place. Until [`Staged::keep`], what they replaced can come back.
     pub fn publish(&mut self) -> Result<(), Failure> {
-        let mut targets = lock(&self.targets);
+        let mut targets = lock();
         let published = targets.iter_mut().try_for_each(Target::publish);
         if published.is_err() {
             undo(&mut targets);
@@ -120,13 +111,13 @@ impl Staged {
     /// The published files stay.
     pub fn keep(self) {
         // Dropping a backup removes it.
-        lock(&self.targets).clear();
+        lock().clear();
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        undo(&mut lock(&self.targets));
+        undo(&mut lock());
     }
 }
 
@@ -201,8 +192,31 @@ fn undo(targets: &mut Vec<Target>) {
     targets.clear();
 }
 
-fn lock(targets: &Shared) -> MutexGuard<'_, Vec<Target>> {
-    targets.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> MutexGuard<'static, Vec<Target>> {
+    TARGETS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leaves every path as it was before the run, in a process that is about to end.
+#[cfg(unix)]
+fn abandon() {
+    let mut targets = lock();
+    undo(&mut targets);
+    // Stays locked: the run goes on until the process ends, and must not create another file.
+    std::mem::forget(targets);
+}
+
+/// The same where this thread may be the one that holds the files.
+pub fn abandon_if_possible() {
+    for _ in 0..100 {
+        match TARGETS.try_lock() {
+            Ok(mut targets) => {
+                undo(&mut targets);
+                return std::mem::forget(targets);
+            }
+            Err(TryLockError::Poisoned(_)) => return,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 fn blame(option: &str, named: &Path, error: &dyn std::fmt::Display) -> Failure {

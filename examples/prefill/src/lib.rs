@@ -3,6 +3,7 @@
 //! `cargo run --release --example prefill` runs the capture that is built into the program and compares it with dense.
 //! `-- --help` lists the options. Bad input ends in one line on stderr and exit code 2, and leaves no file behind.
 
+mod allocator;
 mod args;
 mod compute;
 mod engine;

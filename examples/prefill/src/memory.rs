@@ -1,7 +1,5 @@
 //! Whether a run fits this machine: asked before it starts, since Linux promises memory that it does not have.
 
-use bytemuck::Zeroable;
-
 use crate::failure::Failure;
 
 /// Refuses a run that needs more memory than there is.
@@ -18,17 +16,6 @@ pub fn check(needed_bytes: u128) -> Result<(), Failure> {
 
 fn gibibytes(bytes: u128) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
-}
-
-/// `len` zeros, or a failure that says what they were for.
-pub fn zeros<T: Zeroable>(len: usize, what: &str) -> Result<Vec<T>, Failure> {
-    bytemuck::allocation::try_zeroed_vec(len).map_err(|()| {
-        let bytes = (len as u128) * size_of::<T>() as u128;
-        Failure::new(format_args!(
-            "there is no memory for {what}, which takes {}; use a shorter sequence or fewer heads",
-            gibibytes(bytes),
-        ))
-    })
 }
 
 /// Memory that this process may still take, where the system says so.

@@ -58,7 +58,7 @@ struct CommandLine {
     #[arg(long, value_name = "FILE.png")]
     picture: Option<PathBuf>,
     /// Query heads to draw, such as 0,5,8-11: counted from 0, in a batch from one sequence to the next [default: the first 8].
-    #[arg(long, value_name = "LIST", value_parser = Heads::parse)]
+    #[arg(long, value_name = "LIST", value_parser = Heads::parse, allow_negative_numbers = true)]
     heads: Option<Heads>,
 }
 

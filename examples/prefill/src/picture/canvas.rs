@@ -10,7 +10,6 @@ use embedded_graphics::primitives::{Circle, Line, PrimitiveStyle, PrimitiveStyle
 use embedded_graphics::text::{Alignment, Baseline, Text, TextStyleBuilder};
 
 use crate::failure::Failure;
-use crate::memory;
 
 /// Red, green and blue.
 pub type Color = [u8; 3];
@@ -88,15 +87,12 @@ pub struct Canvas {
 
 impl Canvas {
     /// All white.
-    pub fn new(width: i32, height: i32) -> Result<Self, Failure> {
-        let mut pixels: Vec<Color> =
-            memory::zeros(width as usize * height as usize, "the picture")?;
-        pixels.fill([255; 3]);
-        Ok(Canvas {
+    pub fn new(width: i32, height: i32) -> Self {
+        Canvas {
             width,
             height,
-            pixels,
-        })
+            pixels: vec![[255; 3]; width as usize * height as usize],
+        }
     }
 
     /// Sets a pixel; what lies outside is dropped.

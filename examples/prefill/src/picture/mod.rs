@@ -71,7 +71,7 @@ pub fn write(
     let problem = input.problem();
     let map_height = Map::height(problem, MAP_WIDTH);
     let top = HEADER_HEIGHT + palette::LEGEND_HEIGHT;
-    let mut canvas = Canvas::new(WIDTH, height(problem, heads.len()))?;
+    let mut canvas = Canvas::new(WIDTH, height(problem, heads.len()));
     header(&mut canvas, request, input, heads);
     palette::legend(&mut canvas, MARGIN, HEADER_HEIGHT);
 

@@ -7,8 +7,7 @@ use crate::support::{Folder, capture, pixels, succeeds};
 #[test]
 fn pictures_show_what_is_kept() {
     let folder = Folder::new();
-    let small =
-        "--synthetic 1200 --head-dim 32 --q-heads 1 --kv-heads 1 --structure hard --fallback never";
+    let small = "--synthetic 1200 --head-dim 32 --q-heads 1 --kv-heads 1 --structure hard";
     let draw = |options: &str| {
         succeeds(&folder, &format!("{small} --picture p.png {options}"));
         pixels(&folder.file("p.png"))
@@ -23,9 +22,9 @@ fn pictures_show_what_is_kept() {
     let orange: fn([i32; 3]) -> bool = |[r, g, b]| r > b + 50 && g > b;
     let green: fn([i32; 3]) -> bool = |[r, g, b]| g > r + 60 && g > b + 30;
     let magenta: fn([i32; 3]) -> bool = |[r, g, b]| r > g + 60 && b > g + 40;
-    let (width, height, blocks) = draw("");
+    let (width, height, blocks) = draw("--fallback never");
     assert!(width > 800 && height > 500, "{width} x {height}");
-    let (_, _, stripes) = draw("--budget residual");
+    let (_, _, stripes) = draw("--fallback never --budget residual");
     let (_, _, dense) = draw("--dense");
     // Legends have every colour; the maps add much more of what they show.
     assert!(count(&blocks, blue) > 5_000);

@@ -85,7 +85,7 @@ fn files_in_the_other_layout_are_doubted() {
     );
     let report: Value =
         serde_json::from_slice(&std::fs::read(folder.file("r.json")).unwrap()).unwrap();
-    assert_eq!(report["warnings"].as_array().unwrap().len(), 1);
+    assert_eq!(report["input"]["warnings"].as_array().unwrap().len(), 1);
     same.write(folder.file("in")).unwrap();
     let doubted = run(&folder, "--input in --layout bshd");
     assert!(
@@ -259,7 +259,7 @@ fn elements_that_are_not_finite_are_counted() {
     );
     let report: Value =
         serde_json::from_slice(&std::fs::read(folder.file("r.json")).unwrap()).unwrap();
-    assert_eq!(report["warnings"].as_array().unwrap().len(), 2);
+    assert_eq!(report["input"]["warnings"].as_array().unwrap().len(), 2);
 }
 
 #[test]
