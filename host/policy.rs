@@ -28,7 +28,6 @@ impl Budget {
 
 /// The local window that every query keeps.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Window {
     /// This many most recent keys, the query's own included.
     Tokens(usize),

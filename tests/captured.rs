@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use sample_attention::{Budget, Fallback, Policy};
-use testkit::capture;
+use testkit::capture::Capture;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check_with, run_with};
 use testkit::tensor::{Qkv, relative_error};
 
 fn easily_sparse() -> (Case, Qkv) {
-    Case::captured(&capture::carried())
+    Case::of_capture(&Capture::carried())
 }
 
 /// Not in the repository: `SAMPLE_ATTENTION_LM` names its directory, or it lies beside the repository.

@@ -21,7 +21,7 @@ use sample_attention::pipeline::{Device, DeviceTensor, GpuPlan, Operands};
 use sample_attention::{
     Dtype, Inputs, Outputs, Plan, Policy, Problem, Selection, StageTimes, TensorViewMut,
 };
-use testkit::capture::{self, Capture};
+use testkit::capture::Capture;
 use testkit::tensor::relative_error;
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ struct Computed {
 }
 
 fn run(mut gpu: Gpu) -> Result<(), Box<dyn Error>> {
-    let capture = Capture::read(capture::carried())?;
+    let capture = Capture::carried();
     let (problem, policy) = (capture.problem, Policy::default());
     let inputs = capture.inputs()?;
     let plan = GpuPlan::new(problem, policy)?;

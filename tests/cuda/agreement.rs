@@ -1,11 +1,10 @@
 //! The same selection on every backend.
 
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
-use testkit::capture;
+use testkit::capture::Capture;
 use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_with};
-use testkit::tensor::Qkv;
 
-use crate::support::{every_target, skip};
+use crate::support::every_target;
 
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
@@ -36,24 +35,13 @@ fn the_selection_is_the_emulators() {
     }
 }
 
-fn captured() -> Option<(Case, Qkv)> {
-    let path = capture::carried();
-    if !path.exists() {
-        skip(format_args!(
-            "no {}; start the test in the repository's root",
-            path.display()
-        ));
-        return None;
-    }
-    Some(Case::captured(&path))
-}
-
 #[test]
 fn a_captured_input_is_selected_from_as_on_the_cpu() {
     let devices = every_target();
-    let (false, Some((case, qkv))) = (devices.is_empty(), captured()) else {
+    if devices.is_empty() {
         return;
-    };
+    }
+    let (case, qkv) = Case::of_capture(&Capture::carried());
     for budget in BUDGETS {
         let policy = match budget {
             Budget::Paper => Policy::paper(),
