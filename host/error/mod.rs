@@ -42,8 +42,11 @@ pub enum Error {
         /// The given head_dim.
         head_dim: usize,
     },
-    /// The softmax scale is NaN or infinite.
-    #[error("softmax_scale is {scale}; it must be finite (usually 1/sqrt(head_dim))")]
+    /// The softmax scale is NaN, infinite, or too large.
+    #[error(
+        "softmax_scale is {scale}; it must be finite, at most {max:e} in magnitude (usually 1/sqrt(head_dim))",
+        max = crate::problem::MAX_SCALE
+    )]
     Scale {
         /// The given scale.
         scale: f32,
@@ -95,6 +98,16 @@ pub enum Error {
     WindowRatio {
         /// The given ratio.
         ratio: f32,
+    },
+    /// A stage before the one that it needs the results of.
+    #[error("{stage} of wave {wave} needs {needed} first; Plan::run calls the stages in order")]
+    StageOrder {
+        /// What was asked for.
+        stage: &'static str,
+        /// The wave that it was asked of.
+        wave: usize,
+        /// What has to be called before.
+        needed: &'static str,
     },
     /// A plan for no threads.
     #[error("a plan needs at least 1 thread")]
