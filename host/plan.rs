@@ -1,5 +1,6 @@
 //! A problem and a policy, validated once.
 
+use crate::break_even::BreakEven;
 use crate::cpu::{self, InstructionSet, Stages, Units};
 use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
@@ -45,6 +46,9 @@ pub struct Plan {
     workspace_bytes: usize,
 }
 
+/// The most tasks that a plan runs at a time: more than a machine has hardware threads.
+pub const MAX_THREADS: usize = 1024;
+
 /// What a plan's runs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Path {
@@ -60,7 +64,11 @@ impl Plan {
     /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and
     /// [`Error::SelectionTooLarge`] or [`Error::WorkspaceTooLarge`] for sizes that no machine has the memory for.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        Plan::selecting(problem, policy, BREAK_EVEN_TOKENS)
+        let break_even = BreakEven {
+            tokens: BREAK_EVEN_TOKENS,
+            counts_queries: true,
+        };
+        Plan::selecting(problem, policy, break_even)
     }
 
     /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
@@ -76,18 +84,20 @@ impl Plan {
         Plan::dense(problem)
     }
 
-    /// The same for a backend with a break-even length of its own.
-    pub(crate) fn selecting(problem: Problem, policy: Policy, break_even: usize) -> Result<Self> {
+    /// The same for a backend with a break-even of its own.
+    pub(crate) fn selecting(
+        problem: Problem,
+        policy: Policy,
+        break_even: BreakEven,
+    ) -> Result<Self> {
         problem.validate()?;
         policy.validate()?;
         if !problem.causal {
             return Err(Error::SparseNeedsCausal);
         }
-        let short = problem.k_len < break_even && policy.fallback == Fallback::Auto;
-        let path = if short {
-            Path::BelowBreakEven
-        } else {
-            Path::Select
+        let path = match policy.fallback {
+            Fallback::Auto if !break_even.selects(&problem, &policy) => Path::BelowBreakEven,
+            Fallback::Auto | Fallback::Never => Path::Select,
         };
         Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
@@ -101,7 +111,8 @@ impl Plan {
         Plan::on_threads(problem, None, Path::Dense, rayon::current_num_threads())
     }
 
-    /// The same plan on `threads` tasks of the rayon pool at a time. The result's bits do not depend on it.
+    /// The same plan on `threads` tasks of the rayon pool at a time, at most [`MAX_THREADS`]: the workspace grows with it. The
+    /// result's bits do not depend on it.
     ///
     /// # Errors
     /// [`Error::NoThreads`] and [`Error::WorkspaceTooLarge`].
@@ -137,6 +148,7 @@ impl Plan {
         if threads == 0 {
             return Err(Error::NoThreads);
         }
+        let threads = threads.min(MAX_THREADS);
         let units = match policy {
             Some(policy) if path == Path::Select => {
                 SelectionShape::checked(&problem)?;

@@ -39,8 +39,10 @@ pub enum Window {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fallback {
-    /// Dense outright below the measured break-even length ([`BREAK_EVEN_TOKENS`]); above it, dense for each head
-    /// whose selection would cost more than dense.
+    /// Dense outright where the shapes say that a selection cannot pay: below the measured break-even length
+    /// ([`BREAK_EVEN_TOKENS`]), and on the CPU also where it would cost more than 15 % of dense attention (fewer than some 160
+    /// queries at a time, decoding above all; nearly every row sampled) or where the windows hold everything. Otherwise dense for
+    /// each head whose selection would cost more than dense.
     Auto,
     /// Sparse whatever it costs: for tests and for measuring.
     Never,

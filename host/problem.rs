@@ -62,7 +62,7 @@ pub struct Problem {
     pub k_len: usize,
     /// Elements of one query, key or value: a multiple of 8, at most 256.
     pub head_dim: usize,
-    /// Factor on q·k before the softmax.
+    /// Factor on q·k before the softmax: of any sign, at most [`MAX_SCALE`] in magnitude. 0 is even attention.
     pub softmax_scale: f32,
     /// Whether query `i` sees only keys `j <= i + k_len - q_len`. Without it every query sees every key, and
     /// only dense attention and the caller's own selections are defined.
@@ -73,6 +73,10 @@ pub struct Problem {
 
 /// The widest supported head.
 pub const MAX_HEAD_DIM: usize = 256;
+
+/// The largest magnitude of [`Problem::softmax_scale`]. It is multiplied into the queries before they meet the keys, and more would
+/// take ordinary queries out of f32's range.
+pub const MAX_SCALE: f32 = 1e30;
 
 /// Sampled mass, keys and blocks are counted in 32 bits, with head-room for sums.
 const MAX_LEN: usize = 1 << 30;
@@ -175,6 +179,11 @@ impl Problem {
         self.batch.saturating_mul(self.q_heads)
     }
 
+    /// Factor on q·k that gives scores in the log2 domain.
+    pub(crate) fn scale_log2(&self) -> f64 {
+        f64::from(self.softmax_scale) * std::f64::consts::LOG2_E
+    }
+
     pub(crate) fn check_lse(&self, given: usize) -> Result<()> {
         let expected = self.lse_len();
         if given != expected {
@@ -206,8 +215,9 @@ impl Problem {
                 head_dim: self.head_dim,
             });
         }
-        // The kernels work in the log2 domain.
-        if !(self.softmax_scale * std::f32::consts::LOG2_E).is_finite() {
+        // Written so that NaN fails too.
+        let in_range = self.softmax_scale.abs() <= MAX_SCALE;
+        if !in_range {
             return Err(Error::Scale {
                 scale: self.softmax_scale,
             });

@@ -4,7 +4,7 @@ use bytemuck::AnyBitPattern;
 use bytemuck::NoUninit;
 
 /// Every buffer starts at a multiple of this: a cache line, and the alignment of the widest vectors.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// Bytes that are handed out front to back.
 pub(super) struct Arena<'a>(&'a mut [u8]);

@@ -96,7 +96,7 @@ impl<'a> HeadRows<'a> {
     pub(super) fn queries(
         &self,
         rows: impl ExactSizeIterator<Item = usize>,
-        scale: f32,
+        scale: f64,
         row: &mut [f32],
         panel: &mut [Lanes],
     ) {
@@ -105,7 +105,8 @@ impl<'a> HeadRows<'a> {
         for (lane, token) in rows.enumerate() {
             self.read(token, row);
             for (lanes, &x) in panel.iter_mut().zip(row.iter()) {
-                lanes.0[lane] = x * scale;
+                // Rounded once, and right for scales that an f32 hardly holds once log2(e) is in them.
+                lanes.0[lane] = (f64::from(x) * scale) as f32;
             }
         }
     }

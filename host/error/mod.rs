@@ -50,9 +50,10 @@ pub enum Error {
         /// The given head_dim.
         head_dim: usize,
     },
-    /// The softmax scale is NaN or infinite, or so large that scale · log2(e) is.
+    /// The softmax scale is NaN, infinite, or too large.
     #[error(
-        "softmax_scale is {scale}; it must be finite, and so must softmax_scale x log2(e): at most 2.3e38 (usually it is 1/sqrt(head_dim))"
+        "softmax_scale is {scale}; it must be finite, at most {max:e} in magnitude (usually 1/sqrt(head_dim))",
+        max = crate::problem::MAX_SCALE
     )]
     Scale {
         /// The given scale.
@@ -127,6 +128,16 @@ pub enum Error {
     WindowRatio {
         /// The given ratio.
         ratio: f32,
+    },
+    /// A stage before the one that it needs the results of.
+    #[error("{stage} of wave {wave} needs {needed} first; Plan::run calls the stages in order")]
+    StageOrder {
+        /// What was asked for.
+        stage: &'static str,
+        /// The wave that it was asked of.
+        wave: usize,
+        /// What has to be called before.
+        needed: &'static str,
     },
     /// A plan for no threads.
     #[error("a plan needs at least 1 thread")]

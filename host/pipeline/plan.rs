@@ -6,6 +6,7 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 
 use super::kernels::Kernels;
 use super::workspace::{Contents, Workspace};
+use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
 use crate::plan::{Path, Plan};
@@ -116,7 +117,11 @@ impl GpuPlan {
     /// Those of [`Plan::new`], and [`Error::KernelDtype`], [`Error::KernelHeadDim`], [`Error::KernelHeads`] and
     /// [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let plan = Plan::selecting(problem, policy, GPU_BREAK_EVEN_TOKENS)?;
+        let break_even = BreakEven {
+            tokens: GPU_BREAK_EVEN_TOKENS,
+            counts_queries: false,
+        };
+        let plan = Plan::selecting(problem, policy, break_even)?;
         let sizes = sizes(&problem)?;
         if plan.path() != Path::Select {
             return GpuPlan::with_work(plan, Work::Dense);

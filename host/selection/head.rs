@@ -1,5 +1,6 @@
 //! The mask of one head, to be read.
 
+use super::storage::set_bits;
 use crate::geometry::{BLOCK, Geometry};
 
 /// The mask of one head of a [`Selection`](super::Selection).
@@ -32,17 +33,7 @@ impl<'a> HeadSelection<'a> {
     /// # Panics
     /// When the problem has no such query block.
     pub fn blocks(&self, query_block: usize) -> impl Iterator<Item = usize> + use<'a> {
-        self.row(query_block)
-            .iter()
-            .enumerate()
-            .flat_map(|(at, &word)| {
-                let mut left = word;
-                std::iter::from_fn(move || {
-                    let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-                    left &= left - 1;
-                    Some(at * 64 + bit)
-                })
-            })
+        set_bits(self.row(query_block))
     }
 
     /// The stripes of the head, ascending.

@@ -8,7 +8,7 @@ use crate::problem::Problem;
 
 pub use head::HeadSelection;
 use storage::set_bit;
-pub(crate) use storage::{SelectionMut, SelectionRef, SelectionShape, StripeSpan};
+pub(crate) use storage::{BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeSpan};
 
 /// The mask of every head, in the one form that all policies share:
 /// query `i` attends to key `j` iff `j` is visible to it and `j`'s block is listed for `i`'s block,

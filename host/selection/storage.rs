@@ -230,6 +230,13 @@ impl BlockRows<'_> {
     }
 }
 
+impl BlockRows<'_> {
+    /// The key blocks listed for the segment's query block `query_block`, ascending.
+    pub(crate) fn blocks(&self, query_block: usize) -> impl Iterator<Item = usize> {
+        set_bits(&self.bits[query_block * self.row_words..][..self.row_words])
+    }
+}
+
 /// The stripes of one head.
 pub(crate) struct StripeList<'a> {
     stripes: &'a mut [u32],
@@ -242,6 +249,18 @@ impl StripeList<'_> {
         self.stripes[self.span.len as usize] = key as u32;
         self.span.len += 1;
     }
+}
+
+/// Indices of the bits that are set, ascending.
+pub(super) fn set_bits(row: &[u64]) -> impl Iterator<Item = usize> {
+    row.iter().enumerate().flat_map(|(at, &word)| {
+        let mut left = word;
+        std::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(at * 64 + bit)
+        })
+    })
 }
 
 pub(super) fn set_bit(row: &mut [u64], index: usize) {

@@ -15,7 +15,7 @@ pub struct Unit {
     pub q_head: usize,
     /// First query block of the segment.
     pub first_query_block: usize,
-    /// |R| of the unit.
+    /// |R| of the unit, less the rows whose softmax is not finite.
     pub rows: usize,
     /// Sampled mass that window and sinks cover.
     pub covered: f64,
@@ -126,9 +126,13 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
         if !query_blocks.contains(&query_block) {
             continue;
         }
-        unit.rows += 1;
         let scores = visible_scores(problem, qkv, head, row);
         let lse = log_sum_exp(&scores);
+        // Such rows count as nothing.
+        if !lse.is_finite() {
+            continue;
+        }
+        unit.rows += 1;
         for (key, s) in scores.iter().enumerate() {
             let p = (s - lse).exp();
             let candidate = match policy.budget {

@@ -87,11 +87,11 @@ impl Backend for Cpu {
             let mut stages = plan.stages(inputs, workspace)?;
             for wave in 0..stages.waves() {
                 stages.sampling(wave)?;
-                found.sampled.extend(stages.sampled_rows(wave));
+                found.sampled.extend(stages.sampled_rows(wave)?);
                 stages.reduction(wave)?;
                 found
                     .units
-                    .extend(stages.masses(wave).into_iter().map(UnitFound::from));
+                    .extend(stages.masses(wave)?.into_iter().map(UnitFound::from));
                 stages.top_k(wave)?;
             }
             stages.sparse_flash(outputs)?;

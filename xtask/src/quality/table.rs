@@ -169,7 +169,6 @@ fn window(policy: &Policy) -> String {
     match policy.window {
         Window::Tokens(tokens) => tokens.to_string(),
         Window::Ratio(ratio) => format!("{} %", 100.0 * ratio),
-        other => unimplemented!("{other:?}"),
     }
 }
 
