@@ -278,7 +278,7 @@ fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
 }
 
 /// The sizes of a valid problem, if the kernels take them.
-fn sizes(problem: &Problem) -> Result<ProblemSizes> {
+pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {
     let heads = problem.batch * problem.q_heads;
     if heads > MAX_HEADS {
         return Err(Error::KernelHeads {
