@@ -299,7 +299,7 @@ fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
 }
 
 /// The sizes of a valid problem, if the kernels take them.
-fn sizes(problem: &Problem) -> Result<ProblemSizes> {
+pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {
     let heads = problem.heads();
     // Query blocks of all heads are one dimension of a grid, and so are their key blocks.
     let blocks = problem.q_len.div_ceil(BLOCK) + problem.k_len.div_ceil(BLOCK) + 1;
