@@ -7,25 +7,19 @@ use testkit::runner::{Attend, Case, Cpu, Data, Outcome, check, check_with, run_w
 use testkit::tensor::{Qkv, Tensor};
 
 fn rows(change: impl FnOnce(&mut Policy)) -> Policy {
-    let mut policy = Policy {
-        budget: Budget::Rows,
-        coverage: 0.8,
-        row_stride: 8,
-        window: Window::Tokens(128),
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let mut policy = Policy::of(Budget::Rows)
+        .with_coverage(0.8)
+        .with_row_stride(8)
+        .with_window(Window::Tokens(128))
+        .with_fallback(Fallback::Never);
     change(&mut policy);
     policy
 }
 
 fn problem(q_len: usize, k_len: usize) -> Problem {
-    Problem {
-        q_len,
-        k_len,
-        q_heads: 2,
-        ..Problem::causal(1, 16, Dtype::F32)
-    }
+    Problem::causal(k_len, 16, Dtype::F32)
+        .with_q_len(q_len)
+        .with_heads(2, 1)
 }
 
 fn structured(problem: Problem, policy: Policy) -> Case {
@@ -160,10 +154,7 @@ fn rows_that_are_not_finite_ask_for_nothing() {
 
 #[test]
 fn a_key_that_is_not_finite_leaves_no_row_below_it_sparse() {
-    let problem = Problem {
-        kv_heads: 2,
-        ..problem(1000, 1000)
-    };
+    let problem = problem(1000, 1000).with_heads(2, 2);
     let case = structured(problem, rows(|_| {}));
     let clean = run_with(&Cpu::default(), &case, &case.inputs());
     let mut qkv = case.inputs();
@@ -241,7 +232,7 @@ proptest! {
             p.window = Window::Tokens(window);
             p.tail = tail;
         });
-        let whole_problem = Problem { dtype, ..problem(len, len) };
+        let whole_problem = Problem::causal(len, 16, dtype).with_heads(2, 1);
         let whole_case = Case { seed, ..structured(whole_problem, policy) };
         let qkv = whole_case.inputs();
         let whole = run_with(&Cpu::default(), &whole_case, &qkv);
@@ -252,8 +243,8 @@ proptest! {
                 continue;
             }
             let is_last = end == len;
-            let policy = Policy { tail: if is_last { tail } else { 0 }, ..policy };
-            let part = Problem { q_len: end - start, k_len: end, ..whole_problem };
+            let policy = policy.with_tail(if is_last { tail } else { 0 }, 4);
+            let part = whole_problem.with_q_len(end - start).with_k_len(end);
             let case = Case { problem: part, attend: Attend::Policy(policy), ..whole_case.clone() };
             let cpu = Cpu { threads: 1, ..Cpu::default() };
             let part = run_with(&cpu, &case, &chunk(&qkv, start, end));

@@ -17,6 +17,7 @@ use crate::selection::Selection;
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// What each head kept.
     pub report: Report,
@@ -89,6 +90,9 @@ impl GpuPlan {
             Some(SelectedHead {
                 mask: selection.head(head / q_heads, head % q_heads),
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
+                non_finite_rows: None,
+                least_covered_row: None,
+                last_row_coverage: None,
             })
         });
         Ok(Outcome {

@@ -22,7 +22,7 @@ pub(super) fn select(
     mut lists: BlockRows<'_>,
     buffers: &mut TaskBuffers<'_>,
 ) -> HeadTotals {
-    let mut totals = HeadTotals::default();
+    let mut totals = HeadTotals::EMPTY;
     let statistics = Statistics {
         key_blocks: units.geometry.blocks(),
         blocks: buffers.blocks,
@@ -35,17 +35,20 @@ pub(super) fn select(
         if units.geometry.rows_of_block(query_block).is_empty() {
             continue;
         }
-        let ranks = rank_at(query_block) - first_rank..rank_at(query_block + 1) - first_rank;
-        let finite = ranks.filter_map(|row| statistics.of_row(row));
+        let ranks = rank_at(query_block)..rank_at(query_block + 1);
+        let finite = ranks
+            .clone()
+            .filter_map(|rank| Some((rank, statistics.of_row(rank - first_rank)?)));
         let window = (query_block + 1).saturating_sub(units.window_blocks)..query_block + 1;
         let asked = &mut buffers.asked[..window.start];
         asked.fill(0);
         let mut count = 0;
-        for row in finite.clone() {
+        for (_, row) in finite.clone() {
             count += 1;
             let need = target.saturating_sub(row.covered(window.clone()));
             row.ask(need, asked, buffers.candidates);
         }
+        totals.non_finite += (ranks.len() - count) as u64;
         let mut keep = |key_block| lists.keep(query_block - first_block, key_block);
         if count == 0 {
             (0..window.start).for_each(&mut keep);
@@ -53,10 +56,15 @@ pub(super) fn select(
         }
         let kept = || (0..asked.len()).filter(|&block| asked[block] != 0);
         kept().for_each(&mut keep);
-        totals.rows += count;
-        totals.kept += finite
-            .map(|row| row.covered(window.clone()) + kept().map(|block| row.of(block)).sum::<u64>())
-            .sum::<u64>();
+        for (rank, row) in finite {
+            let others = kept().map(|block| row.of(block)).sum::<u64>();
+            // Shares are rounded, so that their sum may exceed the row's whole mass.
+            let mass = (row.covered(window.clone()) + others).min(MASS_ONE);
+            totals.rows += 1;
+            totals.kept += mass;
+            let (row, is_last) = (rows.row(rank), rank + 1 == rows.len());
+            totals.add_row(row, mass as f64 / MASS_ONE as f64, is_last);
+        }
     }
     totals
 }

@@ -29,7 +29,7 @@ use super::arena::{Arena, Footprint};
 use super::reduction::MASS_ONE;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
-use super::simd::{Lanes, PANEL};
+use super::simd::PANEL;
 use super::tile::Stats;
 use super::units::{Unit, Units};
 use super::workers::{for_each_task, take};
@@ -81,13 +81,25 @@ pub(super) struct TaskBuffers<'a> {
     asked: &'a mut [u8],
 }
 
-/// Panels of the largest task: more than two where a single query block has more than [`TASK_ROWS`] sampled rows.
+/// Panels of the largest task: more than two where a single query block has more than [`TASK_ROWS`] sampled rows. A bound by the
+/// strides alone, so that the workspace of a longer prompt is no smaller.
 fn task_panels(units: &Units) -> usize {
-    let rows = units.rows(0);
-    let of_group =
-        |group: Range<usize>| rows.rank_at(group.end * BLOCK) - rows.rank_at(group.start * BLOCK);
-    let most = groups(units).map(of_group).max().unwrap_or(0);
-    most.div_ceil(PANEL)
+    let (stride, of_tail) = match units.tail.rows {
+        0 => (units.row_stride, 0),
+        // Where the tail begins within the block, both strides may have a row more than their share.
+        _ => (units.row_stride.min(units.tail.stride), 2),
+    };
+    let of_block = (BLOCK.div_ceil(stride) + of_tail).min(BLOCK);
+    of_block.max(TASK_ROWS).div_ceil(PANEL)
+}
+
+/// Natural log of the softmax normaliser of each sampled row of a unit, from its part of [`Selected::row_stats`].
+pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
+    let (max, sum) =
+        bytemuck::cast_slice::<Stats, f32>(row_stats).split_at(row_stats.len() * PANEL);
+    max.iter()
+        .zip(sum)
+        .map(|(&max, &sum)| (f64::from(max) + f64::from(sum).log2()) * std::f64::consts::LN_2)
 }
 
 impl<'a> TaskBuffers<'a> {
@@ -104,11 +116,11 @@ impl<'a> TaskBuffers<'a> {
 
     pub(super) fn measure(footprint: &mut Footprint, units: &Units) {
         let (panels, blocks) = (task_panels(units), units.geometry.blocks());
-        footprint.take::<Stats>(panels * blocks);
-        footprint.take::<Stats>(panels);
-        footprint.take::<Stats>(panels);
-        footprint.take::<u64>(blocks);
-        footprint.take::<u8>(blocks);
+        footprint.take::<Stats>(blocks, panels);
+        footprint.take::<Stats>(panels, 1);
+        footprint.take::<Stats>(panels, 1);
+        footprint.take::<u64>(blocks, 1);
+        footprint.take::<u8>(blocks, 1);
     }
 }
 
@@ -116,8 +128,9 @@ impl<'a> TaskBuffers<'a> {
 struct Task<'a> {
     head: usize,
     query_blocks: Range<usize>,
-    /// Log2 of the normaliser of each sampled row.
-    row_lse: &'a mut [f32],
+    /// Maximum and sum of each sampled row.
+    row_max: &'a mut [f32],
+    row_sum: &'a mut [f32],
     lists: BlockRows<'a>,
 }
 
@@ -130,8 +143,8 @@ pub(super) struct Times {
 
 /// Where the selection of a wave writes.
 pub(super) struct Selected<'a, 's> {
-    /// [unit, panel]: log2 of each sampled row's normaliser.
-    pub(super) row_lse: &'a mut [Lanes],
+    /// [unit, panel]: of each unit first the maxima of all its sampled rows, then their sums: tasks begin at any row.
+    pub(super) row_stats: &'a mut [Stats],
     pub(super) selection: &'a mut SelectionMut<'s>,
     pub(super) totals: &'a mut [HeadTotals],
 }
@@ -152,7 +165,7 @@ pub(super) fn select(
     let totals = Mutex::new(selected.totals);
     let nanoseconds = [const { AtomicU64::new(0) }; 2];
     let mut workers: Vec<_> = workers.0.iter_mut().zip(workers.1).collect();
-    let tasks = tasks(units, &rows, wave, selected.row_lse, selected.selection);
+    let tasks = tasks(units, &rows, wave, selected.row_stats, selected.selection);
     for_each_task(&mut workers, tasks, |(scratch, buffers), task| {
         let (batch, head) = (task.head / problem.q_heads, task.head % problem.q_heads);
         let started = Instant::now();
@@ -162,8 +175,9 @@ pub(super) fn select(
             first_rank: rows.rank_at(task.query_blocks.start * BLOCK),
             q: HeadRows::new(q, batch, head),
             k: HeadRows::new(k, batch, head / problem.group_size()),
-            scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
-            row_lse: &mut *task.row_lse,
+            scale_log2: problem.scale_log2(),
+            row_max: &mut *task.row_max,
+            row_sum: &mut *task.row_sum,
             buffers,
             scratch,
         });
@@ -175,8 +189,11 @@ pub(super) fn select(
         }
         if let Ok(mut totals) = totals.lock() {
             // Sums of integers: the same whoever comes first.
-            totals[task.head].rows += of_task.rows;
-            totals[task.head].kept += of_task.kept;
+            let totals = &mut totals[task.head];
+            totals.rows += of_task.rows;
+            totals.kept += of_task.kept;
+            totals.non_finite += of_task.non_finite;
+            totals.add_rows(&of_task);
         }
         ended();
     });
@@ -195,15 +212,16 @@ fn tasks<'a>(
     units: &'a Units,
     rows: &'a SampledRows,
     wave: usize,
-    row_lse: &'a mut [Lanes],
+    row_stats: &'a mut [Stats],
     selection: &'a mut SelectionMut<'_>,
 ) -> impl Iterator<Item = Task<'a>> + Send {
     let groups: Vec<Range<usize>> = groups(units).collect();
     let first = wave * units.wave * groups.len();
     let mut lists = selection.block_rows(groups.clone().into_iter()).skip(first);
-    let mut row_lse: &mut [f32] = bytemuck::cast_slice_mut(row_lse);
+    let mut row_stats: &mut [f32] = bytemuck::cast_slice_mut(row_stats);
     units.of_wave(wave).flat_map(move |Unit { head, .. }| {
-        let mut row_lse = take(&mut row_lse, units.panels * PANEL);
+        let mut row_max = take(&mut row_stats, units.panels * PANEL);
+        let mut row_sum = take(&mut row_stats, units.panels * PANEL);
         let of_head: Vec<Task<'a>> = groups
             .iter()
             .cloned()
@@ -214,7 +232,8 @@ fn tasks<'a>(
                 Task {
                     head,
                     query_blocks,
-                    row_lse: take(&mut row_lse, end - first),
+                    row_max: take(&mut row_max, end - first),
+                    row_sum: take(&mut row_sum, end - first),
                     lists,
                 }
             })

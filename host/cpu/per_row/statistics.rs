@@ -12,16 +12,17 @@ use crate::geometry::{BLOCK, SampledRows};
 /// Key blocks whose sums are added up by themselves: thousands of small ones, added one by one to a large sum, would lose bits.
 const PARTIAL: usize = 64;
 
-/// Statistics of the sampled rows from `first_rank` on, as many as `row_lse` has. Leaves in the buffers, for each row, key block
-/// and the sinks, the sum of 2^(score - the row's maximum), and in `row_lse` the log2 of the whole of it.
+/// Statistics of the sampled rows from `first_rank` on, as many as `row_max` has. Leaves in the buffers, for each row, key block
+/// and the sinks, the sum of 2^(score - the row's maximum), and the whole of it there and in `row_sum`.
 pub(super) struct Statistics<'a, 'b, 's> {
     pub(super) units: &'a Units,
     pub(super) rows: &'a SampledRows,
     pub(super) first_rank: usize,
     pub(super) q: HeadRows<'a>,
     pub(super) k: HeadRows<'a>,
-    pub(super) scale_log2: f32,
-    pub(super) row_lse: &'a mut [f32],
+    pub(super) scale_log2: f64,
+    pub(super) row_max: &'a mut [f32],
+    pub(super) row_sum: &'a mut [f32],
     pub(super) buffers: &'a mut TaskBuffers<'b>,
     pub(super) scratch: &'a mut Scratch<'s>,
 }
@@ -48,11 +49,11 @@ impl Kernel for Statistics<'_, '_, '_> {
             ..
         } = self.scratch;
         let panels: [PanelRows; BLOCK / PANEL] = std::array::from_fn(|index| {
-            let first = (index * PANEL).min(self.row_lse.len());
-            let len = (self.row_lse.len() - first).min(PANEL);
+            let first = (index * PANEL).min(self.row_max.len());
+            let len = (self.row_max.len() - first).min(PANEL);
             PanelRows::of_ranks(geometry, self.rows, self.first_rank + first, len)
         });
-        let panels = &panels[..self.row_lse.len().div_ceil(PANEL)];
+        let panels = &panels[..self.row_max.len().div_ceil(PANEL)];
         for (index, panel) in panels.iter().enumerate() {
             let ranks = panel.first_rank..panel.first_rank + panel.len;
             let rows = ranks.map(|rank| self.rows.row(rank));
@@ -81,10 +82,15 @@ impl Kernel for Statistics<'_, '_, '_> {
                 tile::online_softmax::<S, false>(simd, others, stats);
             }
         }
-        for (index, row_lse) in self.row_lse.chunks_mut(PANEL).enumerate() {
+        let row_stats = self
+            .row_max
+            .chunks_mut(PANEL)
+            .zip(self.row_sum.chunks_mut(PANEL));
+        for (index, (row_max, row_sum)) in row_stats.enumerate() {
             let stats = &mut of_blocks[index * blocks..][..end.div_ceil(BLOCK)];
             whole[index] = to_one_reference(simd, stats, &mut of_sinks[index]);
-            row_lse.copy_from_slice(&tile::log2_sum_exp(&whole[index]).0[..row_lse.len()]);
+            row_max.copy_from_slice(&whole[index].max.0[..row_max.len()]);
+            row_sum.copy_from_slice(&whole[index].sum.0[..row_sum.len()]);
         }
     }
 }

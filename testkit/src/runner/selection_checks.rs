@@ -59,7 +59,8 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
         // The paper's masses hold what window and sinks cover as well.
         let covered = match policy.budget {
             Budget::Paper => 0,
-            Budget::Rows | Budget::Blocks | Budget::Residual => unit.covered,
+            Budget::Blocks | Budget::Residual => unit.covered,
+            other => unimplemented!("{other:?}"),
         };
         let all = (unit.mass.iter().sum::<u64>() + covered) as f64 / MASS_ONE;
         let rows = unit.rows as f64;
@@ -289,6 +290,7 @@ fn check_lists<'a>(
                 }
                 Budget::Rows => unreachable!("rows tell no masses"),
                 Budget::Residual | Budget::Paper => expected.stripes[index] = true,
+                other => unimplemented!("{other:?}"),
             }
         }
     }

@@ -210,19 +210,10 @@ mod tests {
 
     #[test]
     fn sampling_costs_what_its_rows_do() {
-        let policy = Policy {
-            budget: Budget::Rows,
-            row_stride: 8,
-            tail: 0,
-            ..Policy::default()
-        };
+        let policy = Policy::of(Budget::Rows).with_row_stride(8).with_tail(0, 1);
         let cost = sampling_cost(&policy, 8192);
         assert!((cost - 1.3 / 16.0).abs() < 1e-4, "{cost}");
-        let tail = Policy {
-            tail: 256,
-            tail_stride: 4,
-            ..policy
-        };
+        let tail = policy.with_tail(256, 4);
         // 32 more rows of about 8064 keys.
         let more = 0.65 * 32.0 * 8064.0 / (8192.0 * 8192.0 / 2.0);
         assert!((sampling_cost(&tail, 8192) - cost - more).abs() < 1e-4);

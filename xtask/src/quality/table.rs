@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sample_attention::{Budget, Fallback, HeadPath, Policy, Window};
+use sample_attention::{Budget, HeadPath, Policy, Window};
 use serde_json::{Value, json};
 
 use super::Dense;
@@ -195,10 +195,7 @@ fn budget(policy: &Policy) -> &'static str {
 }
 
 fn fallback(policy: &Policy) -> &'static str {
-    match policy.fallback {
-        Fallback::Auto => "auto",
-        Fallback::Never => "never",
-    }
+    policy.fallback.name()
 }
 
 fn window(policy: &Policy) -> String {
