@@ -144,6 +144,16 @@ pub enum Error {
         /// What has to be called before.
         needed: &'static str,
     },
+    /// Not one policy a query head.
+    #[error(
+        "{given} head policies for {q_heads} query heads; give one for each query head of a sequence"
+    )]
+    HeadPolicies {
+        /// Policies given.
+        given: usize,
+        /// Query heads of the problem.
+        q_heads: usize,
+    },
     /// A plan for no threads.
     #[error("a plan needs at least 1 thread")]
     NoThreads,
