@@ -64,10 +64,10 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
 #[inline(always)]
 fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
-    let flip = scale::flipped_signs(p.attention.scale_log2);
-    for registers in queries.as_mut() {
-        for pair in registers {
-            *pair ^= flip;
+    let scale_log2 = p.attention.scale_log2;
+    if !scale::is_positive(scale_log2) {
+        for pair in queries.as_mut().as_flattened_mut() {
+            *pair = scale::times_sign::<T>(*pair, scale_log2);
         }
     }
     queries
@@ -89,7 +89,7 @@ fn attend<T: Float16, D: Products<T>>(
     let mut facts = Memory::<D>::read_facts(turn.stage);
     gpu::wgmma_wait_group::<0, _>(&mut scores);
     Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
-    weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+    weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
     let mut weights = warpgroup::pack::<T>(&scores);
     let mut poisoned = false;
     Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
@@ -105,7 +105,7 @@ fn attend<T: Float16, D: Products<T>>(
         facts = Memory::<D>::read_facts(next.stage);
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
-        let rescale = weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+        let rescale = weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
         gpu::wgmma_wait_group::<0, _>(&mut output);
         Memory::<D>::release_values(turn.stage, has_read_values);
         has_read_values = false;
@@ -126,7 +126,9 @@ fn attend<T: Float16, D: Products<T>>(
         poison::add_back::<T, D>(p, seat, task, queries, &softmax, scale_log2, &mut output);
     }
     let rows = QueryRows::new(&p.attention, task.query_block);
-    output::write::<T, D>(p, seat, task, rows, &softmax, scale_log2, &mut output);
+    // Each row sees one if the last tile has any; only a task without any ends with one that has none.
+    let finished = softmax.finish::<T>(scale_log2, facts.keys() != 0);
+    output::write::<T, D>(p, seat, task, rows, finished, &mut output);
 }
 
 /// Issues the scores of a stage, once it is full.
@@ -138,7 +140,7 @@ fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) ->
 
 /// Masks a tile's scores and makes weights of them.
 #[inline(always)]
-fn weigh(
+fn weigh<T: Float16>(
     p: &HopperParams,
     facts: Facts,
     scores: &mut Scores,
@@ -158,7 +160,7 @@ fn weigh(
         }
         warpgroup::mask(scores, last);
     }
-    softmax.weigh(scores, scale_log2, p.slack_log2)
+    softmax.weigh::<T>(scores, scale_log2, p.slack_log2)
 }
 
 /// Multiplies each of the thread's two rows by its factor.

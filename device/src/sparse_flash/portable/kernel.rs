@@ -28,7 +28,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let stage = Stage::<CHUNKS>::of(place);
     let has_rows = {
         let rows = QueryRows::new(p, task.query_block);
-        query::copy(rows, p, task, stage);
+        query::copy::<T, CHUNKS>(rows, p, task, stage);
         rows.any(place.warp * WARP_ROWS, WARP_ROWS)
     };
     let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, task, stage.warp);
@@ -36,6 +36,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
+    // Each row sees one if the first tile, in a causal problem the own block's, has any.
+    let sees_keys = tile.keys != 0;
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
@@ -67,7 +69,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         }
 
         if attends {
-            let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, record.scale_log2());
+            let (weights, rescale) =
+                softmax.weigh::<T, KEY_TILES>(&mut scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -108,7 +111,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let record = Stage::<CHUNKS>::of(place).warp.record;
         let (task, scale_log2) = (record.task(), record.scale_log2());
         let rows = QueryRows::new(p, task.query_block);
-        query::write::<T, CHUNKS>(rows, p, task, first_row, &mut output, &softmax, scale_log2);
+        let finished = softmax.finish::<T>(scale_log2, sees_keys);
+        query::write::<T, CHUNKS>(rows, p, task, first_row, &mut output, &finished);
     }
 }
 
