@@ -288,6 +288,11 @@ fn the_words_of_the_table_are_explained() {
 fn the_help_says_what_the_policies_are() {
     let folder = Folder::new();
     let help = succeeds(&folder, "--help").replace('\n', " ");
+    let (general, rest) = help.split_once("Synthetic input:").unwrap();
+    let (synthetic, of_policy) = rest.split_once("Policy:").unwrap();
+    assert!(general.contains("--backend <") && general.contains("--picture <"));
+    assert!(synthetic.contains("--seed <") && !synthetic.contains("--backend <"));
+    assert!(of_policy.contains("--coverage <") && !of_policy.contains("--output <"));
     for policy in [Policy::default(), Policy::paper()] {
         assert!(
             help.contains(&format!("coverage {}", policy.coverage)),
