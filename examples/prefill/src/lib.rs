@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(request: &Request) -> Result<(), Failure> {
+    memory::prepare();
     let mut files = Staged::new(request.written_files(), request.read_file())?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
