@@ -2,6 +2,7 @@
 //! runner that every backend answers to.
 
 pub mod capture;
+pub mod fuzz;
 pub mod lists;
 pub mod oracle;
 pub mod product;
