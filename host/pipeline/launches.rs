@@ -183,6 +183,7 @@ impl GpuPlan {
             Budget::Rows | Budget::Blocks => {
                 let reduction = to_blocks::ReductionBlocksParams {
                     units,
+                    scale_log2,
                     row_lse,
                     stats,
                     sink_stats,

@@ -215,14 +215,14 @@ pub fn load_queries<D: HeadDim>(tile: Shared<u8>, first_row: u32, lane: u32) -> 
     queries
 }
 
-/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with the bits of `flip` flipped in every pair of
-/// elements. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
+/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with every pair of elements as `of_pair` makes
+/// it. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
 #[inline(always)]
 #[track_caller]
 pub fn copy_rows<D: HeadDim>(
     tile: Shared<u8>,
     first_row: u32,
-    flip: u32,
+    of_pair: impl Fn(u32) -> u32,
     row: impl Fn(u32) -> Global<u16>,
 ) {
     let chunks = D::DIM / 8;
@@ -232,7 +232,7 @@ pub fn copy_rows<D: HeadDim>(
         let words = gpu::ld_global_nc_v4(row(in_warp).add(u64::from(chunk * 8)).cast::<u32>());
         let piece = tile.byte_add(chunk / 8 * GROUP_ROWS * 128);
         let to = SwizzledTile::<8>::new(piece).chunk(first_row + in_warp, chunk % 8);
-        gpu::st_shared_v4(to.cast::<u32>(), words.map(|pair| pair ^ flip));
+        gpu::st_shared_v4(to.cast::<u32>(), words.map(&of_pair));
     }
 }
 

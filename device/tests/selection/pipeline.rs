@@ -220,6 +220,7 @@ impl<'a> Pipeline<'a> {
         if is_blocks {
             let params = to_blocks::ReductionBlocksParams {
                 units,
+                scale_log2,
                 row_lse: self.row_lse.address(),
                 stats: self.stats.address(),
                 sink_stats: self.sink_stats.address(),

@@ -68,7 +68,7 @@ fn load_queries<T: Float16, D: Products<T>>(
     work: &WorkTile,
 ) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
-    let flip = scale::flipped_signs(p.attention.scale_log2);
+    let scale_log2 = p.attention.scale_log2;
     let keep = [0, 8].map(|below| {
         if work.rows.has(seat.row() + below) {
             u32::MAX
@@ -78,7 +78,12 @@ fn load_queries<T: Float16, D: Products<T>>(
     });
     for registers in queries.as_mut() {
         for (i, pair) in registers.iter_mut().enumerate() {
-            *pair = (*pair ^ flip) & keep[i % 2];
+            *pair &= keep[i % 2];
+        }
+    }
+    if !scale::is_positive(scale_log2) {
+        for pair in queries.as_mut().as_flattened_mut() {
+            *pair = scale::times_sign::<T>(*pair, scale_log2);
         }
     }
     queries
@@ -101,7 +106,7 @@ fn attend<T: Float16, D: Products<T>>(
     let mut facts = Memory::<D>::read_facts(turn.stage);
     gpu::wgmma_wait_group::<0, _>(&mut scores);
     Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
-    weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+    weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
     let mut weights = warpgroup::pack::<T>(&scores);
     let mut poisoned = false;
     Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
@@ -117,7 +122,7 @@ fn attend<T: Float16, D: Products<T>>(
         facts = Memory::<D>::read_facts(next.stage);
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
-        let rescale = weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+        let rescale = weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
         gpu::wgmma_wait_group::<0, _>(&mut output);
         Memory::<D>::release_values(turn.stage, has_read_values);
         has_read_values = false;
@@ -140,7 +145,9 @@ fn attend<T: Float16, D: Products<T>>(
     if poisoned {
         poison::add_back::<T, D>(p, seat, work, queries, &softmax, scale_log2, &mut output);
     }
-    output::write::<T, D>(p, seat, work, &softmax, scale_log2, &mut output);
+    // Each row sees a key if the last tile has any; only a work tile without any ends with one that has none.
+    let finished = softmax.finish::<T>(scale_log2, facts.keys() != 0);
+    output::write::<T, D>(p, seat, work, finished, &mut output);
 }
 
 /// Issues the scores of a stage, once it is full.
@@ -152,7 +159,7 @@ fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) ->
 
 /// Masks a tile's scores and makes weights of them.
 #[inline(always)]
-fn weigh(
+fn weigh<T: Float16>(
     p: &HopperParams,
     facts: Facts,
     scores: &mut Scores,
@@ -172,7 +179,7 @@ fn weigh(
         }
         warpgroup::mask(scores, last);
     }
-    softmax.weigh(scores, scale_log2, p.slack_log2)
+    softmax.weigh::<T>(scores, scale_log2, p.slack_log2)
 }
 
 /// Multiplies each of the thread's two rows by its factor.

@@ -6,20 +6,18 @@ use super::consumer::{Seat, scale_rows};
 use super::shared::Memory;
 use crate::gpu::{self, Global, Shared};
 use crate::tile::warpgroup::HeadDim;
-use crate::tile::{Float16, LazySoftmax, WARP};
+use crate::tile::{Float16, WARP, pack_averages};
 
-/// Writes the rows' O and their log-sum-exps. Output in 16 bits goes through shared memory, the warp's own rows of it, so that each
+/// Writes the rows' O, each times its factor, and their log-sum-exps: both are `finished`. Output in 16 bits goes through shared memory, the warp's own rows of it, so that each
 /// row is written 16 bytes a lane.
 #[inline(always)]
 pub(super) fn write<T: Float16, D: HeadDim>(
     p: &HopperParams,
     seat: Seat,
     work: WorkTile,
-    softmax: &LazySoftmax,
-    scale_log2: f32,
+    finished: [(f32, f32); 2],
     output: &mut D::Output,
 ) {
-    let finished = softmax.finish(scale_log2);
     scale_rows(output.as_mut(), finished.map(|(factor, _)| factor));
     write_lse(p, seat, work, finished.map(|(_, lse)| lse));
     if p.attention.output_f32 != 0 {
@@ -108,10 +106,10 @@ impl<D: HeadDim> StagedRows<D> {
         let lane = gpu::laneid();
         for (pair, x) in output.as_ref().chunks_exact(8).enumerate() {
             let registers = [
-                T::pack(x[0], x[1]),
-                T::pack(x[2], x[3]),
-                T::pack(x[4], x[5]),
-                T::pack(x[6], x[7]),
+                pack_averages::<T>(x[0], x[1]),
+                pack_averages::<T>(x[2], x[3]),
+                pack_averages::<T>(x[4], x[5]),
+                pack_averages::<T>(x[6], x[7]),
             ];
             // Upper left, lower left, upper right, lower right 8 × 8 of 16 columns.
             let row = self.chunk(lane % 16, 2 * pair as u32 + lane / 16);

@@ -9,7 +9,7 @@ use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{HeadDim, Products, WARPGROUP};
-use crate::tile::{Float16, LazySoftmax, WARP};
+use crate::tile::{Float16, LazySoftmax, WARP, not_finite, spread};
 
 /// Barriers: one for each consumer warpgroup, and one for both.
 const WARPGROUP_BARRIER: u32 = 2;
@@ -47,20 +47,6 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
     found
 }
 
-/// The top bit of each half that is NaN or infinite. The exponent's lowest bit, added to an exponent of ones, carries into the sign's.
-#[inline(always)]
-fn not_finite<T: Float16>(pair: u32) -> u32 {
-    let exponents = u32::from(T::EXPONENT) << 16 | u32::from(T::EXPONENT);
-    let lowest = exponents & !(exponents << 1);
-    ((pair & exponents) + lowest) & 0x8000_8000
-}
-
-/// All bits of the halves whose top bit is set.
-#[inline(always)]
-const fn spread(top: u32) -> u32 {
-    (top >> 15) * 0xffff
-}
-
 /// Adds what [`take_out`] took out of V, weighted, to the thread's rows that see it. Whole warps call it.
 ///
 /// The weights are computed again, a key at a time, from the keys in global memory: a row's four lanes have a quarter of its query each.
@@ -92,7 +78,7 @@ pub(super) fn add_back<T: Float16, D: Products<T>>(
             let scores = scores::<T, D>(queries, of_key.add(first_column));
             let mut weights = [0.0; 2];
             for (row, weight) in weights.iter_mut().enumerate() {
-                *weight = softmax.weight(row, scores[row], scale_log2);
+                *weight = softmax.weight::<T>(row, scores[row], scale_log2);
             }
             for (tile, x) in output.as_mut().chunks_exact_mut(4).enumerate() {
                 let pair: u32 = gpu::ld_global(values.add(first_column + 8 * tile as u64).cast());

@@ -25,13 +25,15 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let work = WorkTile::new(p, gpu::ctaid_y(), number, &tile);
     let place = Place::of_this_thread();
     let stage = Stage::<CHUNKS>::of(place);
-    query::copy(p, work, stage);
+    query::copy::<T, CHUNKS>(p, work, stage);
     let has_rows = work.rows.any(place.warp * WARP_ROWS, WARP_ROWS);
     let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, work, stage.warp);
     ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
+    // Each row sees one if the first tile, in a causal problem the own block's, has any.
+    let sees_keys = tile.keys != 0;
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
@@ -63,7 +65,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         }
 
         if attends {
-            let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, record.scale_log2());
+            let (weights, rescale) =
+                softmax.weigh::<T, KEY_TILES>(&mut scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -103,7 +106,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let first_row = place.warp * WARP_ROWS;
         let record = Stage::<CHUNKS>::of(place).warp.record;
         let (work, scale_log2) = (record.work(), record.scale_log2());
-        query::write::<T, CHUNKS>(p, work, first_row, &mut output, &softmax, scale_log2);
+        let finished = softmax.finish::<T>(scale_log2, sees_keys);
+        query::write::<T, CHUNKS>(p, work, first_row, &mut output, &finished);
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
         let mut first_key = 0;
         while first_key < tile.keys {
             let mut weights = scores::<T, CHUNKS>(p, q_rows, tile, first_key);
-            softmax.weigh_again(&mut weights, s, scale_log2);
+            softmax.weigh_again::<T, 2>(&mut weights, s, scale_log2);
             for key in first_key..tile.keys.min(first_key + 16) {
                 let token = tile.v.token(&p.v, tile.start + key);
                 // Two neighbouring elements in each of the token's 32 or 64 words.

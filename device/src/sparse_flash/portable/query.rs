@@ -6,12 +6,12 @@ use super::STRIPS;
 use super::stage::{Stage, ThreadChunks};
 use crate::gpu::{self, fragment::MmaM16N8K16};
 use crate::params::BLOCK;
-use crate::tile::{Accumulator, Float16, OnlineSoftmax, STRIP_ROWS};
+use crate::tile::{Accumulator, Float16, STRIP_ROWS, pack_averages, scale};
 
 /// Copies the block's rows of Q; afterwards they are in shared memory, multiplied by the sign of
 /// the scale, for the thread that copied them.
 #[inline(always)]
-pub(super) fn copy<const CHUNKS: usize>(
+pub(super) fn copy<T: Float16, const CHUNKS: usize>(
     p: &SparseFlashParams,
     work: WorkTile,
     stage: Stage<CHUNKS>,
@@ -19,24 +19,24 @@ pub(super) fn copy<const CHUNKS: usize>(
     let chunks = ThreadChunks::<CHUNKS>::of(stage.warp.place);
     chunks.copy_queries(stage.q, &p.q, work);
     gpu::cp_async_commit_group();
-    if p.scale_log2 < 0.0 {
+    if !scale::is_positive(p.scale_log2) {
         gpu::cp_async_wait_group::<0>();
-        chunks.negate(stage.q, BLOCK);
+        chunks.map_pairs(stage.q, BLOCK, |pair| {
+            scale::times_sign::<T>(pair, p.scale_log2)
+        });
     }
 }
 
-/// Writes the warp's rows of O and their log-sum-exps.
+/// Writes the warp's rows of O, each times its factor, and their log-sum-exps: both are `finished`.
 #[inline(always)]
 pub(super) fn write<T: Float16, const CHUNKS: usize>(
     p: &SparseFlashParams,
     work: WorkTile,
     first_row: u32,
     output: &mut Accumulator<STRIPS, CHUNKS>,
-    softmax: &OnlineSoftmax<STRIPS>,
-    scale_log2: f32,
+    finished: &[[(f32, f32); 2]; STRIPS],
 ) {
     let lane = gpu::laneid();
-    let finished = softmax.finish(scale_log2);
     output.scale_rows(&finished.map(|halves| halves.map(|(factor, _)| factor)));
     for (s, strip) in output.elements.iter().enumerate() {
         for half in 0..2 {
@@ -58,7 +58,7 @@ pub(super) fn write<T: Float16, const CHUNKS: usize>(
                 let to = work.token::<u16>(&p.o, row);
                 for (tile, x) in strip.iter().enumerate() {
                     let to = to.add((8 * tile + column) as u64);
-                    gpu::st_global(to.cast(), T::pack(x[2 * half], x[2 * half + 1]));
+                    gpu::st_global(to.cast(), pack_averages::<T>(x[2 * half], x[2 * half + 1]));
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::{THREADS, TILE_KEYS};
 use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, TensorArg};
-use crate::tile::{SwizzledTile, scale::PAIR_SIGNS};
+use crate::tile::SwizzledTile;
 
 const WARP_BYTES: u32 = Record::BYTES + queue_keys(TILE_KEYS) * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
@@ -147,14 +147,13 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
         }
     }
 
-    /// Flips the signs of this thread's chunks, of `rows` rows.
+    /// Changes the pairs of elements of this thread's chunks, of `rows` rows.
     #[inline(always)]
-    pub fn negate(self, tile: SwizzledTile<CHUNKS>, rows: u32) {
+    pub fn map_pairs(self, tile: SwizzledTile<CHUNKS>, rows: u32, of_pair: impl Fn(u32) -> u32) {
         for step in 0..rows / Self::STEP {
             let row = self.first_row + step * Self::STEP;
             let chunk = tile.chunk(row, self.chunk).cast::<u32>();
-            let bits = gpu::ld_shared_v4(chunk);
-            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ PAIR_SIGNS));
+            gpu::st_shared_v4(chunk, gpu::ld_shared_v4(chunk).map(&of_pair));
         }
     }
 }
