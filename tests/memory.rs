@@ -68,9 +68,17 @@ fn the_workspace_never_shrinks_when_keys_or_queries_are_added() {
     let mut random = Random::new(8);
     for _ in 0..3000 {
         let policy = Policy::default()
-            .with_budget([Budget::Blocks, Budget::Residual, Budget::Paper][random.below(3)])
+            .with_budget(
+                [
+                    Budget::Rows,
+                    Budget::Blocks,
+                    Budget::Residual,
+                    Budget::Paper,
+                ][random.below(4)],
+            )
             .with_row_stride(1 + random.below(300))
             .with_stride_doubles_from([usize::MAX, 8192][random.below(2)])
+            .with_tail(random.below(2) * random.below(5000), 1 + random.below(9))
             .with_fallback(Fallback::Never);
         let most = 1 << (5 + random.below(14));
         let k_len = 1 + random.below(most);

@@ -192,10 +192,15 @@ fn a_row_that_is_not_finite_changes_nothing_for_the_others() {
         |qkv| qkv.k.row_mut(0, 0, 511)[2] = f32::NEG_INFINITY,
         |qkv| qkv.q.row_mut(0, 0, 511)[0] = f32::INFINITY,
     ];
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         for poison in poisons {
             for instruction_set in InstructionSet::available() {
-                let policy = Policy::default()
+                let policy = Policy::of(Budget::Blocks)
                     .with_budget(budget)
                     .with_fallback(Fallback::Never)
                     .with_sinks(0)
@@ -221,7 +226,12 @@ fn a_row_that_is_not_finite_changes_nothing_for_the_others() {
 
 #[test]
 fn a_head_without_a_finite_row_reports_no_coverage() {
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         let policy = Policy::default()
             .with_budget(budget)
             .with_fallback(Fallback::Never);

@@ -17,7 +17,12 @@ fn outputs<'a>(o: &'a mut [f32], problem: &Problem) -> Outputs<'a> {
 
 #[test]
 fn stages_out_of_order_are_refused_and_in_order_go_on() {
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         let problem = Problem::causal(700, 8, Dtype::F32);
         let policy = Policy::default()
             .with_budget(budget)

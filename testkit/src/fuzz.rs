@@ -172,13 +172,22 @@ fn attend(random: &mut Random, problem: &Problem) -> Attend {
                 1 => Window::Tokens(usize::MAX),
                 _ => Window::Ratio((0.001 + 0.999 * random.uniform()) as f32),
             };
-            let budgets = [Budget::Blocks, Budget::Residual, Budget::Paper];
+            let budgets = [
+                Budget::Rows,
+                Budget::Blocks,
+                Budget::Residual,
+                Budget::Paper,
+            ];
             Attend::Policy(
                 Policy::default()
                     .with_budget(one_of(random, &budgets))
                     .with_coverage(one_of(random, &[1e-6, 0.3, 0.9, 0.97, 1.0]))
                     .with_row_stride(one_of(random, &[1, 3, 8, 16, 200, usize::MAX / 2]))
                     .with_stride_doubles_from(one_of(random, &[1, 8192, usize::MAX]))
+                    .with_tail(
+                        one_of(random, &[0, 1, 200, usize::MAX]),
+                        one_of(random, &[1, 4, 300]),
+                    )
                     .with_window(window)
                     .with_sinks(one_of(random, &[0, 1, 16, 130, usize::MAX]))
                     .with_fallback(Fallback::Never),
