@@ -202,7 +202,7 @@ pub(super) fn select(
     let time = started.elapsed();
     let demand = time.mul_f64(demand / (statistics + demand).max(1.0));
     Times {
-        statistics: time - demand,
+        statistics: time.saturating_sub(demand),
         demand,
     }
 }
