@@ -26,6 +26,8 @@ pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
 pub(crate) use simd::PANEL;
 pub use stages::{SampledRow, Stages, UnitMass};
+#[cfg(test)]
+pub(crate) use units::Unit;
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;
 

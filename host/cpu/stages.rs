@@ -378,7 +378,7 @@ impl<'a> Stages<'a> {
         let q_heads = self.plan.problem().q_heads;
         let panels = selecting.row_stats.chunks(units.panels.max(1));
         let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
-            let rows = units.rows(unit.segment);
+            let rows = units.rows(unit);
             let of_panels = || panels.iter().flat_map(tile::lse).collect::<Vec<_>>();
             let lse = match units.budget {
                 Budget::Rows => per_row::row_lse(panels).collect(),

@@ -177,7 +177,10 @@ fn the_rows_of_every_unit_are_the_cpu_backends() {
                     let positions: Vec<usize> = (0..rows.len())
                         .map(|rank| rows.position(rank) as usize)
                         .collect();
-                    let rows = of_cpu.rows(segment as usize);
+                    let rows = of_cpu.rows(crate::cpu::Unit {
+                        head: 0,
+                        segment: segment as usize,
+                    });
                     let expected: Vec<usize> =
                         (0..rows.len()).map(|rank| rows.position(rank)).collect();
                     assert_eq!(positions, expected, "{policy:?}, segment {segment}");

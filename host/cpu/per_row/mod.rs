@@ -31,7 +31,7 @@ use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::PANEL;
 use super::tile::Stats;
-use super::units::{Unit, Units};
+use super::units::Units;
 use super::workers::{for_each_task, take};
 use super::workspace::HeadTotals;
 use crate::geometry::{BLOCK, SampledRows};
@@ -45,17 +45,18 @@ const TASK_ROWS: usize = 2 * PANEL;
 /// Query blocks of a task at most: where few rows are sampled, tasks stay small enough to be spread over threads.
 const TASK_BLOCKS: usize = 16;
 
-/// Consecutive query blocks of one task, from position 0 on. Those before the first query hold no sampled row.
+/// Consecutive query blocks of one task, from position 0 on: the same for all heads, whose sampled rows are staggered. Those before
+/// the first query hold no sampled row.
 pub(super) fn groups(units: &Units) -> impl Iterator<Item = Range<usize>> + use<> {
-    let rows = units.rows(0);
+    let rows = units.distinct_rows();
     let blocks = units.geometry.blocks();
     let mut start = 0;
     std::iter::from_fn(move || {
-        let first_rank = rows.rank_at(start * BLOCK);
         let fits = |end: usize| {
-            end <= blocks
-                && end - start <= TASK_BLOCKS
-                && rows.rank_at(end * BLOCK) - first_rank <= TASK_ROWS
+            let few_rows = |rows: &SampledRows| {
+                rows.rank_at(end * BLOCK) - rows.rank_at(start * BLOCK) <= TASK_ROWS
+            };
+            end <= blocks && end - start <= TASK_BLOCKS && rows.iter().all(few_rows)
         };
         let mut end = start + 1;
         while fits(end + 1) {
@@ -89,7 +90,8 @@ fn task_panels(units: &Units) -> usize {
         // Where the tail begins within the block, both strides may have a row more than their share.
         _ => (units.row_stride.min(units.tail.stride), 2),
     };
-    let of_block = (BLOCK.div_ceil(stride) + of_tail).min(BLOCK);
+    // Staggered rows leave the last row of the call to be sampled besides.
+    let of_block = (BLOCK.div_ceil(stride) + of_tail + 1).min(BLOCK);
     of_block.max(TASK_ROWS).div_ceil(PANEL)
 }
 
@@ -127,6 +129,7 @@ impl<'a> TaskBuffers<'a> {
 /// Query blocks of one head, to be selected for.
 struct Task<'a> {
     head: usize,
+    rows: SampledRows,
     query_blocks: Range<usize>,
     /// Maximum and sum of each sampled row.
     row_max: &'a mut [f32],
@@ -160,18 +163,18 @@ pub(super) fn select(
     ended: impl Fn() + Sync,
 ) -> Times {
     let started = Instant::now();
-    let rows = units.rows(0);
     let target = (f64::from(coverage) * MASS_ONE as f64).ceil() as u64;
     let totals = Mutex::new(selected.totals);
     let nanoseconds = [const { AtomicU64::new(0) }; 2];
     let mut workers: Vec<_> = workers.0.iter_mut().zip(workers.1).collect();
-    let tasks = tasks(units, &rows, wave, selected.row_stats, selected.selection);
+    let tasks = tasks(units, wave, selected.row_stats, selected.selection);
     for_each_task(&mut workers, tasks, |(scratch, buffers), task| {
         let (batch, head) = (task.head / problem.q_heads, task.head % problem.q_heads);
         let started = Instant::now();
+        let rows = &task.rows;
         scratch.instruction_set.run(statistics::Statistics {
             units,
-            rows: &rows,
+            rows,
             first_rank: rows.rank_at(task.query_blocks.start * BLOCK),
             q: HeadRows::new(q, batch, head),
             k: HeadRows::new(k, batch, head / problem.group_size()),
@@ -182,7 +185,7 @@ pub(super) fn select(
             scratch,
         });
         let measured = Instant::now();
-        let of_task = demand::select(units, &rows, target, task.query_blocks, task.lists, buffers);
+        let of_task = demand::select(units, rows, target, task.query_blocks, task.lists, buffers);
         let times = [measured - started, measured.elapsed()];
         for (sum, time) in nanoseconds.iter().zip(times) {
             sum.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
@@ -210,7 +213,6 @@ pub(super) fn select(
 /// The tasks of one wave, head after head, each head's last query blocks first: they see most keys.
 fn tasks<'a>(
     units: &'a Units,
-    rows: &'a SampledRows,
     wave: usize,
     row_stats: &'a mut [Stats],
     selection: &'a mut SelectionMut<'_>,
@@ -219,7 +221,8 @@ fn tasks<'a>(
     let first = wave * units.wave * groups.len();
     let mut lists = selection.block_rows(groups.clone().into_iter()).skip(first);
     let mut row_stats: &mut [f32] = bytemuck::cast_slice_mut(row_stats);
-    units.of_wave(wave).flat_map(move |Unit { head, .. }| {
+    units.of_wave(wave).flat_map(move |unit| {
+        let (head, rows) = (unit.head, units.rows(unit));
         let mut row_max = take(&mut row_stats, units.panels * PANEL);
         let mut row_sum = take(&mut row_stats, units.panels * PANEL);
         let of_head: Vec<Task<'a>> = groups
@@ -231,6 +234,7 @@ fn tasks<'a>(
                 let [first, end] = ends.map(|block| rows.rank_at(block * BLOCK));
                 Task {
                     head,
+                    rows: rows.clone(),
                     query_blocks,
                     row_max: take(&mut row_max, end - first),
                     row_sum: take(&mut row_sum, end - first),

@@ -115,11 +115,11 @@ fn check_sampled_rows(
     if found.is_empty() {
         return;
     }
-    let rows = oracle::sampled_rows(problem, policy);
     for head in 0..problem.batch * problem.q_heads {
         let own = found
             .iter()
             .filter(|row| row.batch * problem.q_heads + row.q_head == head);
+        let rows = oracle::sampled_rows(problem, policy, head);
         let listed: Vec<usize> = own.clone().map(|row| row.row).collect();
         assert_eq!(listed, rows, "sampled rows of head {head}\n{}", context());
         // All normalisers of long problems would take the oracle as long as the masses do.
