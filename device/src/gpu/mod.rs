@@ -25,6 +25,7 @@
 
 mod address;
 mod barrier;
+mod bits;
 mod bulk;
 mod cp_async;
 mod fence;

@@ -123,9 +123,9 @@ macro_rules! atomics {
                 _ => {
                     let combine: fn($t, $t) -> $t = $combine;
                     let old = super::emu::memory::$emulated(address.address(), $instruction, |old| {
-                        combine(Word::from_bits64(old.into()), value).to_bits64() as _
+                        super::bits::Bits::to_bits64(combine(super::bits::Bits::from_bits64(old.into()), value)) as _
                     });
-                    Word::from_bits64(old.into())
+                    super::bits::Bits::from_bits64(old.into())
                 }
             }
         }

@@ -12,6 +12,7 @@ macro_rules! special_registers {
         #[doc = concat!("`mov.u32 r, %", $register, ";`")]
         /// # Hardware support
         /// All.
+        #[track_caller]
         #[inline(always)]
         pub fn $name() -> u32 {
             cfg_select! {

@@ -14,7 +14,7 @@ pub fn trap() -> ! {
             // SAFETY: `trap` does not return, as `noreturn` says.
             unsafe { core::arch::asm!("trap;", options(noreturn, nostack)) }
         }
-        _ => { super::emu::trap() }
+        _ => { super::emu::trap::trap() }
     }
 }
 

@@ -1,61 +1,15 @@
 //! The sixteen named barriers of a block. Warps arrive whole, as on hardware.
 
-use std::fmt::Write;
 use std::panic::Location;
 
-use super::block::{At, Block, State};
 use super::collective::{Lanes, Op, Then, collective};
-use super::diagnosis::{FaultKind, ranges};
-
-/// How many named barriers a block has.
-const BARRIERS: u32 = 16;
+use super::state::barrier::{Arrival, BARRIERS};
+use super::state::{At, Block, FaultKind, State};
 
 /// What a lane brings to a barrier and takes away.
 struct Vote {
     predicate: bool,
     result: u32,
-}
-
-struct Arrival {
-    warp: u32,
-    waits: bool,
-    at: At,
-    mask: u32,
-    votes: [*mut (); 32],
-}
-
-#[derive(Default)]
-struct Barrier {
-    expected_warps: u32,
-    arrivals: Vec<Arrival>,
-}
-
-#[derive(Default)]
-pub(super) struct Barriers([Barrier; BARRIERS as usize]);
-
-impl Barriers {
-    /// For each barrier that someone waits at: who has not arrived.
-    pub(super) fn who_is_missing(&self, block: &Block) -> String {
-        let mut text = String::new();
-        for (id, barrier) in self.0.iter().enumerate() {
-            let Some(first) = barrier.arrivals.first() else {
-                continue;
-            };
-            let warps = block.warps.len() as u32;
-            let absent: Vec<u32> = (0..warps)
-                .filter(|&warp| barrier.arrivals.iter().all(|arrival| arrival.warp != warp))
-                .collect();
-            let _ = write!(
-                text,
-                "\nbarrier {id} (first reached at {}) expects {} warps and has {}: warps {} have not arrived",
-                first.at,
-                barrier.expected_warps,
-                barrier.arrivals.len(),
-                ranges(absent)
-            );
-        }
-        text
-    }
 }
 
 /// How a barrier combines the lanes' predicates.

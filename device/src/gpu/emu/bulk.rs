@@ -1,78 +1,12 @@
 //! Bulk copies in flight: loads land when someone waits on their mbarrier, stores when their thread
 //! waits for them.
 
-use std::collections::VecDeque;
 use std::panic::Location;
 
-use super::block::{At, Block, with};
-use super::cp_async::{copy_in, copy_out};
-use super::diagnosis::FaultKind;
-use super::tensor::Patch;
+use super::state::bulk::{Load, Patch, Shape, Store};
+use super::state::memory::{copy_in, copy_out};
+use super::state::{At, Block, FaultKind, with};
 use crate::gpu::TensorMap;
-
-/// What a copy moves between shared and global memory.
-enum Shape {
-    /// `bytes` bytes at a global address.
-    Linear { global: u64, bytes: u32 },
-    /// A box of a tensor.
-    Tensor(Patch),
-}
-
-struct Load {
-    shape: Shape,
-    shared: u32,
-    mbarrier: u32,
-    at: At,
-}
-
-struct Store {
-    group: u32,
-    shape: Shape,
-    shared: u32,
-    at: At,
-}
-
-/// The bulk stores of one thread that have not landed.
-#[derive(Default)]
-pub(super) struct StoreQueue {
-    stores: VecDeque<Store>,
-    committed_groups: u32,
-}
-
-impl StoreQueue {
-    /// Where a store that nothing has waited for was issued.
-    pub(super) fn unfinished(&self) -> Option<At> {
-        self.stores.front().map(|store| store.at)
-    }
-}
-
-/// The bulk loads of a block that have not landed.
-#[derive(Default)]
-pub(super) struct Loads(Vec<Load>);
-
-impl Loads {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The mbarrier of the load at `index`.
-    pub(super) fn mbarrier(&self, index: usize) -> u32 {
-        self.0[index].mbarrier
-    }
-
-    pub(super) fn unfinished(&self) -> Option<At> {
-        self.0.first().map(|load| load.at)
-    }
-}
-
-impl Shape {
-    fn bytes(&self) -> u32 {
-        match self {
-            Self::Linear { bytes, .. } => *bytes,
-            Self::Tensor(tensor) => tensor.bytes(),
-        }
-    }
-}
 
 impl Block {
     /// Checks what linear copies demand.
@@ -167,7 +101,7 @@ impl Block {
             match &store.shape {
                 Shape::Linear { global, bytes } => {
                     let op = "cp.async.bulk";
-                    let to = self.global(*global, *bytes, 16, op, store.at);
+                    let to = self.global_write(*global, *bytes, 16, op, store.at);
                     let from = self.shared(store.shared, *bytes, 16, op, store.at);
                     // SAFETY: both ranges are checked.
                     unsafe { copy_out(from, to, *bytes) };
@@ -237,6 +171,7 @@ pub(in super::super) fn wait_group(pending: u32) {
     });
 }
 
+#[track_caller]
 pub(in super::super) fn fence_proxy_async() {
     with(Block::note_proxy_fence);
 }

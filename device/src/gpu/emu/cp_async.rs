@@ -1,37 +1,10 @@
 //! `cp.async`: copies that land when their thread waits for them, and not before.
 
-use std::collections::VecDeque;
 use std::panic::Location;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
-use super::block::{At, Block, with};
-use super::diagnosis::FaultKind;
-
-struct Copy {
-    /// The group it is, or will be, committed to: counted from 0 for each thread.
-    group: u32,
-    at: At,
-    /// Null if no byte is read.
-    from: *const u8,
-    to: u32,
-    bytes: u32,
-    /// The rest is filled with zeros.
-    source_bytes: u32,
-}
-
-/// The copies of one thread that have not landed.
-#[derive(Default)]
-pub(super) struct CopyQueue {
-    copies: VecDeque<Copy>,
-    committed_groups: u32,
-}
-
-impl CopyQueue {
-    /// Where a copy that nothing has waited for was issued.
-    pub(super) fn unfinished(&self) -> Option<At> {
-        self.copies.front().map(|copy| copy.at)
-    }
-}
+use super::state::cp_async::Copy;
+use super::state::memory::copy_in;
+use super::state::{At, Block, FaultKind, with};
 
 #[track_caller]
 pub(in super::super) fn copy(op: &'static str, to: u32, from: u64, bytes: u32, source_bytes: u32) {
@@ -114,52 +87,5 @@ impl Block {
             }
         }
         self.note_copies_landed(groups);
-    }
-}
-
-/// Copies from global to shared memory.
-///
-/// # Safety
-/// `from` is valid for `bytes` bytes that are accessed atomically, `to` for as many of the block's.
-pub(super) unsafe fn copy_in(from: *const u8, to: *mut u8, bytes: u32) {
-    let bytes = bytes as usize;
-    if from.addr().is_multiple_of(4) && bytes.is_multiple_of(4) {
-        for i in (0..bytes).step_by(4) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let word = AtomicU32::from_ptr(from.add(i).cast_mut().cast()).load(Relaxed);
-                to.add(i).cast::<u32>().write_unaligned(word);
-            }
-        }
-        return;
-    }
-    for i in 0..bytes {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let byte = AtomicU8::from_ptr(from.add(i).cast_mut()).load(Relaxed);
-            to.add(i).write(byte);
-        }
-    }
-}
-
-/// Copies from shared to global memory.
-///
-/// # Safety
-/// `to` is valid for `bytes` bytes that are accessed atomically, `from` for as many of the block's.
-pub(super) unsafe fn copy_out(from: *const u8, to: *mut u8, bytes: u32) {
-    let bytes = bytes as usize;
-    if to.addr().is_multiple_of(4) && bytes.is_multiple_of(4) {
-        for i in (0..bytes).step_by(4) {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let word = from.add(i).cast::<u32>().read_unaligned();
-                AtomicU32::from_ptr(to.add(i).cast()).store(word, Relaxed);
-            }
-        }
-        return;
-    }
-    for i in 0..bytes {
-        // SAFETY: the caller's contract.
-        unsafe { AtomicU8::from_ptr(to.add(i)).store(from.add(i).read(), Relaxed) };
     }
 }

@@ -2,7 +2,8 @@
 
 use std::marker::PhantomData;
 
-use super::memory::GlobalMemory;
+use super::state::Mode;
+use super::state::memory::GlobalMemory;
 use crate::gpu::{Global, Word};
 
 /// A kernel by name: what [`entry!`](crate::entry) publishes and `Gpu::launch` runs.
@@ -35,19 +36,6 @@ impl<P> Kernel<P> {
     pub const fn name(&self) -> &'static str {
         self.name
     }
-}
-
-/// How a launch is emulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Natural thread order, blocks in parallel, no race detection.
-    Fast,
-    /// Race detection in shared memory; threads and blocks in an order drawn from `seed`, one
-    /// block after another.
-    Checked {
-        /// Names the order: the same seed replays it.
-        seed: u64,
-    },
 }
 
 /// The shape of a launch.

@@ -2,28 +2,11 @@
 
 use std::panic::Location;
 
-use super::block::Block;
-use super::collective::{Lanes, Op, Then, collective};
-use super::math::f32_of_f16;
-use super::memory::Access;
+use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
+pub(in super::super) use super::state::half::Half;
+use super::state::memory::Access;
+use super::state::{At, Block, FaultKind};
 use crate::gpu::fragment::MmaM16N8K16;
-
-/// A 16-bit float format.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Half {
-    Bf16,
-    F16,
-}
-
-impl Half {
-    #[inline(always)]
-    pub(super) fn to_f32(self, bits: u16) -> f32 {
-        match self {
-            Self::Bf16 => f32::from_bits(u32::from(bits) << 16),
-            Self::F16 => f32_of_f16(bits),
-        }
-    }
-}
 
 struct Matrices<const N: usize> {
     row: u32,
@@ -35,7 +18,7 @@ fn read_rows(
     block: &mut Block,
     row: impl Fn(u32) -> u32,
     op: &'static str,
-    at: super::block::At,
+    at: At,
 ) -> [[u16; 8]; 8] {
     std::array::from_fn(|r| {
         let host = block.shared(row(r as u32), 16, 16, op, at);
@@ -120,13 +103,13 @@ pub(in super::super) fn stmatrix<const N: usize>(
 /// Matrix instructions need all 32 lanes: the last warp of an odd block has not got them.
 fn whole_warp<A>(
     op: &'static str,
-    at: super::block::At,
+    at: At,
     execute: impl FnOnce(&mut Block, Lanes<'_, A>) -> Then,
 ) -> impl FnOnce(&mut Block, Lanes<'_, A>) -> Then {
     move |block, lanes| {
-        if lanes.mask != super::collective::ALL_LANES {
+        if lanes.mask != ALL_LANES {
             block.fail(
-                super::diagnosis::FaultKind::Divergence,
+                FaultKind::Divergence,
                 at,
                 format!("`{op}` needs a warp of 32 threads, but the block's last warp has fewer"),
             );

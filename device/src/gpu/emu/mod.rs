@@ -89,41 +89,30 @@
 //! one place even if they store the same, and no asynchronous work may be left when a thread exits.
 
 pub(super) mod barrier;
-mod block;
 pub(super) mod bulk;
 mod collective;
 pub(super) mod cp_async;
+#[cfg(feature = "emulator")]
 mod deadlock;
 mod descriptor;
-mod diagnosis;
 mod launch;
 pub(super) mod math;
 pub(super) mod matrix;
 pub(super) mod mbarrier;
 pub(super) mod memory;
 mod order;
-mod race;
-mod rng;
+mod phase;
 #[cfg(feature = "emulator")]
 mod run;
+#[cfg(feature = "emulator")]
+mod scheduler;
+mod state;
 mod tensor;
 pub(super) mod thread;
+pub(super) mod trap;
 pub(super) mod warp;
 pub(super) mod wgmma;
 
-pub use diagnosis::{Fault, FaultKind};
-pub use launch::{Buffer, Gpu, Kernel, Launch, Mode};
+pub use launch::{Buffer, Gpu, Kernel, Launch};
+pub use state::{Fault, FaultKind, Mode};
 pub use tensor::tensor_map;
-
-/// Ends the launch as PTX `trap` does.
-#[track_caller]
-pub(super) fn trap() -> ! {
-    let at = std::panic::Location::caller();
-    block::with(|block| {
-        block.fail(
-            FaultKind::Trap,
-            at,
-            "trap: the kernel stopped itself".into(),
-        )
-    })
-}

@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::block::{self, Grid};
-use super::diagnosis::{Fault, FaultKind};
-use super::launch::{Gpu, Kernel, Launch, Mode};
-use super::rng::Rng;
+use super::launch::{Gpu, Kernel, Launch};
+use super::scheduler::{self, Grid};
+use super::state::rng::Rng;
+use super::state::{Fault, FaultKind, Mode};
 
 /// Shared memory that a block can have on sm_90.
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
@@ -72,7 +72,7 @@ impl Gpu {
         match launch.mode {
             Mode::Fast => (0..blocks)
                 .into_par_iter()
-                .try_for_each(|linear| block::run(&grid, ctaid(linear))),
+                .try_for_each(|linear| scheduler::run(&grid, ctaid(linear))),
             Mode::Checked { seed } => {
                 let mut rng = Rng::new(seed);
                 let mut order: Vec<u64> = (0..blocks).collect();
@@ -81,7 +81,7 @@ impl Gpu {
                 }
                 order
                     .into_iter()
-                    .try_for_each(|linear| block::run(&grid, ctaid(linear)))
+                    .try_for_each(|linear| scheduler::run(&grid, ctaid(linear)))
             }
         }
     }

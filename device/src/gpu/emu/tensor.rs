@@ -1,8 +1,8 @@
 //! Tensor maps as the emulator encodes them, and the boxes that copies move through them.
 
-use super::block::{At, Block};
-use super::cp_async::{copy_in, copy_out};
-use super::diagnosis::FaultKind;
+use super::state::bulk::Patch;
+use super::state::memory::{copy_in, copy_out};
+use super::state::{At, Block, FaultKind};
 use crate::gpu::{Swizzle, TensorMap, TensorMapLayout};
 
 /// Marks the emulator's own encoding, so that other bytes are not taken for a map.
@@ -52,13 +52,6 @@ fn decode(words: &[u64; 16]) -> Option<TensorMapLayout> {
             _ => Swizzle::Bytes128,
         },
     })
-}
-
-/// A box at its place in a tensor.
-pub(super) struct Patch {
-    layout: TensorMapLayout,
-    coords: [i64; 5],
-    op: &'static str,
 }
 
 impl Patch {
@@ -186,7 +179,7 @@ impl Patch {
             shared,
             |_| {},
             |from, to, bytes| {
-                let to = block.global(to, bytes, element, op, at);
+                let to = block.global_write(to, bytes, element, op, at);
                 let from = block.shared(from, bytes, 1, op, at);
                 // SAFETY: both ranges are checked.
                 unsafe { copy_out(from, to, bytes) };

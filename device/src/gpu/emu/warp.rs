@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::collective::{Lanes, Op, Then, collective};
-use super::diagnosis::{FaultKind, lanes};
+use super::state::{FaultKind, lanes};
 
 /// Runs `execute` over the values of the lanes of `mask`; each lane gets its result.
 #[track_caller]

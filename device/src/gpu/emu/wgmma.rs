@@ -4,15 +4,14 @@
 //! poison that a kernel reads too early is also how the wait finds what to deliver. So values may
 //! move between registers (here: memory) in between.
 
-use std::collections::{HashMap, VecDeque};
 use std::panic::Location;
 
-use super::block::{At, Block, State};
 use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
 use super::descriptor::Matrix;
-pub(in super::super) use super::descriptor::Operand;
-use super::diagnosis::FaultKind;
-use super::matrix::Half;
+use super::state::half::Half;
+pub(in super::super) use super::state::wgmma::Operand;
+use super::state::wgmma::{Pending, Tile};
+use super::state::{At, Block, FaultKind, State};
 use crate::gpu::fragment::WgmmaM64K16;
 
 /// Quiet NaNs with this prefix and a nonzero payload mark accumulators in flight.
@@ -50,38 +49,6 @@ pub(in super::super) struct Product<'a> {
 struct Arguments<'a> {
     product: Product<'a>,
     accumulators: *mut [f32],
-}
-
-/// A product that has been issued and not executed.
-struct Pending {
-    group: u32,
-    token: u32,
-    op: &'static str,
-    at: At,
-    format: Half,
-    /// Registers of A: thread-major, then k-step.
-    a_registers: Vec<[u32; 4]>,
-    a: Option<Operand>,
-    b: Operand,
-    steps: usize,
-}
-
-/// The accumulators of products that not every thread has taken.
-struct Tile {
-    columns: usize,
-    /// Row-major, 64 × `columns`.
-    values: Vec<f32>,
-    pending: u32,
-    delivered: usize,
-}
-
-#[derive(Default)]
-pub(super) struct Warpgroup {
-    arrivals: Vec<(u32, At, [*mut (); 32])>,
-    pending: VecDeque<Pending>,
-    groups: u32,
-    tiles: HashMap<u32, Tile>,
-    tokens: u32,
 }
 
 /// Issues `fence`, the product and `commit_group`. The accumulators are poisoned.

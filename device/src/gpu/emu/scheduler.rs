@@ -1,4 +1,4 @@
-//! The threads of a block as stackful coroutines, and the scheduler that switches between them: the only user of `corosensei`.
+//! The threads of a CTA as stackful coroutines, and the scheduler that switches between them: the only user of `corosensei`.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -8,17 +8,34 @@ use std::ptr::NonNull;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use super::{Block, Body, CURRENT, GiveWay, Grid, State, Thread, with};
-use crate::gpu::emu::barrier::Barriers;
-use crate::gpu::emu::bulk::{Loads, StoreQueue};
-use crate::gpu::emu::collective::Warp;
-use crate::gpu::emu::cp_async::CopyQueue;
-use crate::gpu::emu::diagnosis::{Fault, FaultKind};
-use crate::gpu::emu::launch::Mode;
-use crate::gpu::emu::memory::SharedMemory;
-use crate::gpu::emu::race::Races;
-use crate::gpu::emu::rng::Rng;
-use crate::gpu::emu::wgmma::Warpgroup;
+use super::state::barrier::Barriers;
+use super::state::bulk::Loads;
+use super::state::memory::{GlobalMemory, SharedMemory};
+use super::state::progress::Progress;
+use super::state::race::Races;
+use super::state::rng::Rng;
+use super::state::thread::{GiveWay, Thread};
+use super::state::warp::Warp;
+use super::state::wgmma::Warpgroup;
+use super::state::{Block, CURRENT, Fault, FaultKind, Mode, State, with};
+
+/// A kernel, to be called with the address of its parameters.
+type Body<'a> = &'a (dyn Fn(*const ()) + Sync);
+
+/// What all CTAs of a launch share.
+pub(super) struct Grid<'a> {
+    pub(super) kernel: &'static str,
+    pub(super) body: Body<'a>,
+    pub(super) params: *const (),
+    pub(super) memory: &'a GlobalMemory,
+    pub(super) nctaid: [u32; 3],
+    pub(super) ntid: [u32; 3],
+    pub(super) shared_bytes: u32,
+    pub(super) mode: Mode,
+}
+
+// SAFETY: `params` is read only, and only by kernels, which get it as a shared reference.
+unsafe impl Sync for Grid<'_> {}
 
 /// The stack of a thread. Kernels hold a few kilobytes of "registers"; unoptimised builds more.
 const STACK_BYTES: usize = 256 * 1024;
@@ -33,8 +50,8 @@ impl GiveWay for Yielder<(), ()> {
     }
 }
 
-/// Runs one block to its end.
-pub(in crate::gpu::emu) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
+/// Runs one CTA to its end.
+pub(super) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
     let count: u32 = grid.ntid.iter().product();
     let rng = match grid.mode {
         Mode::Fast => None,
@@ -51,14 +68,7 @@ pub(in crate::gpu::emu) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), F
         ntid: grid.ntid,
         mode: grid.mode,
         shared: SharedMemory::new(grid.shared_bytes),
-        threads: (0..count)
-            .map(|_| Thread {
-                yielder: None,
-                state: State::Ready,
-                copies: CopyQueue::default(),
-                stores: StoreQueue::default(),
-            })
-            .collect(),
+        threads: (0..count).map(|_| Thread::new()).collect(),
         warps: Warp::all_of(count),
         barriers: Barriers::default(),
         mbarriers: Vec::new(),
@@ -68,7 +78,7 @@ pub(in crate::gpu::emu) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), F
         current: 0,
         ready: (0..count).collect(),
         rng,
-        spins: 0,
+        progress: Progress::new(grid.memory.bytes()),
         fault: None,
     };
     let block = &raw mut block;
@@ -173,4 +183,60 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
         .map(ToString::to_string)
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without text".to_owned())
+}
+
+impl Block {
+    /// No thread can go on: a bulk copy lands, and perhaps makes one ready.
+    fn land_one_load(&mut self) -> Option<u32> {
+        while self.loads.len() > 0 {
+            let waited: Vec<usize> = (0..self.loads.len())
+                .filter(|&index| self.has_waiters(self.loads.mbarrier(index)))
+                .collect();
+            if waited.is_empty() {
+                return None;
+            }
+            let pick = self.rng.as_mut().map_or(0, |rng| rng.below(waited.len()));
+            self.land_bulk_load(waited[pick]);
+            if let Some(next) = self.next_ready() {
+                return Some(next);
+            }
+        }
+        None
+    }
+}
+
+impl Block {
+    /// The running thread has returned from the kernel.
+    fn exit(&mut self) {
+        self.progress.made();
+        let thread = self.thread();
+        thread.state = State::Exited;
+        let unfinished = thread
+            .copies
+            .unfinished()
+            .map(|at| ("a `cp.async`", at))
+            .or_else(|| thread.stores.unfinished().map(|at| ("a bulk store", at)));
+        if let Some((what, at)) = unfinished {
+            self.fail(
+                FaultKind::AsyncCopy,
+                at,
+                format!(
+                    "this thread exited the kernel without waiting for {what} that it issued here"
+                ),
+            );
+        }
+        self.lane_exits();
+        self.warp_exits_in_flight();
+    }
+
+    /// The last thread has exited: no load may be left.
+    fn all_exited(&mut self) {
+        if let Some(at) = self.loads.unfinished() {
+            self.fail(
+                FaultKind::AsyncCopy,
+                at,
+                "the block ended, and nobody waited for a bulk copy that was issued here".into(),
+            );
+        }
+    }
 }
