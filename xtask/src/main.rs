@@ -1,5 +1,6 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod imports;
 mod ptx;
 mod quality;
 
@@ -16,6 +17,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fail on a circle of files, or on an import from a higher floor.
+    Imports {
+        #[arg(long)]
+        dump: bool,
+    },
     /// Build, check and lint the shipped PTX.
     #[command(subcommand)]
     Ptx(ptx::Command),
@@ -25,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Imports { dump: _ } => imports::run(),
         Command::Ptx(command) => ptx::run(command),
         Command::Quality(options) => quality::run(*options),
     }
