@@ -31,6 +31,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod dtype;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;

@@ -105,7 +105,9 @@ impl Plan {
     /// [`Error::NoSuchInstructionSet`].
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Result<Self> {
         if !instruction_set.is_available() {
-            return Err(Error::NoSuchInstructionSet { instruction_set });
+            return Err(Error::NoSuchInstructionSet {
+                instruction_set: instruction_set.name(),
+            });
         }
         Ok(Plan {
             instruction_set,

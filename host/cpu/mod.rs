@@ -5,6 +5,7 @@
 //! `rows` converts between the caller's buffers and tiles, `units` cuts the selection up, `workers` hands out tasks.
 
 mod arena;
+mod carved;
 mod coverage;
 mod reduction;
 mod rows;
@@ -25,14 +26,13 @@ pub use stages::{SampledRow, Stages, UnitMass};
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::Plan;
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 use scratch::Scratch;
 use sparse_flash::Mask;
-use workspace::Workspace;
 
 /// Attention over the caller's own selection.
 pub(crate) fn attend(
@@ -69,16 +69,5 @@ pub(crate) fn true_coverage(
 
 /// The scratches alone, for work that selects nothing.
 fn scratches<'a>(plan: &Plan, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
-    Ok(workspace(plan, bytes, None)?.scratches)
-}
-
-/// The plan's workspace, with room for the selection of `units`, or refused where the plan needs more bytes.
-fn workspace<'a>(plan: &Plan, bytes: &'a mut [u8], units: Option<&Units>) -> Result<Workspace<'a>> {
-    let needed = plan.workspace_bytes();
-    let given = bytes.len();
-    let too_small = Error::WorkspaceTooSmall { needed, given };
-    if given < needed {
-        return Err(too_small);
-    }
-    Workspace::carve(bytes, plan.problem(), units, plan.workers()).ok_or(too_small)
+    Ok(carved::workspace(plan, bytes, None)?.scratches)
 }

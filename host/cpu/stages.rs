@@ -95,7 +95,7 @@ impl<'a> Stages<'a> {
     ) -> Result<Self> {
         let problem = plan.problem();
         inputs.check(problem)?;
-        let mut workspace = super::workspace(plan, workspace, plan.units())?;
+        let mut workspace = super::carved::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
             selecting.totals.fill(HeadTotals::default());

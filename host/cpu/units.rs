@@ -7,8 +7,8 @@ use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, row_stride_a
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 
-use super::sampling::BlockStats;
 use super::simd::{Lanes, PANEL};
+use super::tile::Stats;
 
 /// Bytes of wave buffers that one thread may bring: large enough to keep all threads busy, small beside K and V.
 const WAVE_BYTES_PER_THREAD: usize = 16 << 20;
@@ -150,7 +150,7 @@ impl Units {
     /// Bytes of the buffers of one unit in a wave.
     pub(crate) fn wave_bytes(&self) -> usize {
         (self.query_lanes() + self.panels) * size_of::<Lanes>()
-            + (self.block_stats() + self.panels) * size_of::<BlockStats>()
+            + (self.block_stats() + self.panels) * size_of::<Stats>()
             + (self.candidates() + self.outside_candidates() + self.reductions()) * size_of::<u64>()
     }
 }

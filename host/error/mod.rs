@@ -6,8 +6,7 @@ mod driver_code;
 pub use cuda::CudaError;
 pub use driver_code::DriverCode;
 
-use crate::cpu::InstructionSet;
-use crate::problem::{Dtype, MAX_HEAD_DIM};
+use crate::dtype::{Dtype, MAX_HEAD_DIM};
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -105,7 +104,7 @@ pub enum Error {
     )]
     NoSuchInstructionSet {
         /// The given set.
-        instruction_set: InstructionSet,
+        instruction_set: &'static str,
     },
     /// A tensor does not have the shape that the problem says.
     #[error(

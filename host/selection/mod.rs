@@ -204,3 +204,24 @@ fn check_index(what: &'static str, index: usize, count: usize) -> Result<()> {
     }
     Ok(())
 }
+
+impl SelectionRef<'_> {
+    /// A copy that owns its memory.
+    pub(crate) fn to_owned(self) -> Selection {
+        let mut stripes = Vec::new();
+        let mut stripe_spans = self.stripe_spans.to_vec();
+        for span in &mut stripe_spans {
+            let start = stripes.len() as u64;
+            stripes.extend_from_slice(&self.stripes[span.range()]);
+            span.start = start;
+        }
+        Selection {
+            shape: self.shape,
+            sinks: self.sinks,
+            kept_blocks: self.kept_blocks.to_vec(),
+            stripes,
+            stripe_spans,
+            dense: self.dense.to_vec(),
+        }
+    }
+}

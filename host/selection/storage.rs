@@ -1,8 +1,8 @@
-//! The memory of a selection, borrowed: from a [`Selection`] or from the workspace of a run.
+//! The memory of a selection, borrowed: from a [`Selection`](super::Selection) or from the workspace of a run.
 
 use std::ops::Range;
 
-use super::{HeadSelection, Selection};
+use super::HeadSelection;
 use crate::geometry::Geometry;
 use crate::problem::Problem;
 
@@ -87,24 +87,6 @@ impl<'a> SelectionRef<'a> {
             kept_blocks: &self.kept_blocks[head * words..(head + 1) * words],
             stripes: &self.stripes[self.stripe_spans[head].range()],
             dense: self.dense[head] != 0,
-        }
-    }
-
-    pub(crate) fn to_owned(self) -> Selection {
-        let mut stripes = Vec::new();
-        let mut stripe_spans = self.stripe_spans.to_vec();
-        for span in &mut stripe_spans {
-            let start = stripes.len() as u64;
-            stripes.extend_from_slice(&self.stripes[span.range()]);
-            span.start = start;
-        }
-        Selection {
-            shape: self.shape,
-            sinks: self.sinks,
-            kept_blocks: self.kept_blocks.to_vec(),
-            stripes,
-            stripe_spans,
-            dense: self.dense.to_vec(),
         }
     }
 }

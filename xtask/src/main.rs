@@ -18,10 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Fail on a circle of files, or on an import from a higher floor.
-    Imports {
-        #[arg(long)]
-        dump: bool,
-    },
+    Imports,
     /// Build, check and lint the shipped PTX.
     #[command(subcommand)]
     Ptx(ptx::Command),
@@ -31,7 +28,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Imports { dump: _ } => imports::run(),
+        Command::Imports => imports::run(),
         Command::Ptx(command) => ptx::run(command),
         Command::Quality(options) => quality::run(*options),
     }

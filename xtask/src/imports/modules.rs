@@ -377,3 +377,22 @@ impl<'ast> Visit<'ast> for Collector {
 
     fn visit_visibility(&mut self, _: &'ast Visibility) {}
 }
+
+/// The lines of a file in which an identifier stands, comments and strings apart.
+pub fn lines_with(text: &str, identifier: &str) -> Vec<usize> {
+    fn search(tokens: TokenStream, identifier: &str, lines: &mut Vec<usize>) {
+        for token in tokens {
+            match token {
+                TokenTree::Group(group) => search(group.stream(), identifier, lines),
+                TokenTree::Ident(name) if name == identifier => lines.push(name.span().start().line),
+                _ => {}
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    if let Ok(tokens) = text.parse() {
+        search(tokens, identifier, &mut lines);
+    }
+    lines.dedup();
+    lines
+}
