@@ -45,6 +45,7 @@ mod progress;
 pub mod ptx;
 mod report;
 mod selection;
+mod stage;
 mod tensor;
 pub mod top_k;
 

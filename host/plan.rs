@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::report::{Coverage, Report};
+use crate::report::{Coverage, HeadPath, Report};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
@@ -231,6 +231,15 @@ impl Plan {
 
     pub(crate) fn path(&self) -> Path {
         self.path
+    }
+
+    /// How the report calls the path of heads that do not fall back.
+    pub(crate) fn head_path(&self) -> HeadPath {
+        match self.path {
+            Path::Dense => HeadPath::Dense,
+            Path::BelowBreakEven => HeadPath::BelowBreakEven,
+            Path::Select => HeadPath::Sparse,
+        }
     }
 
     pub(crate) fn fallback(&self) -> Option<Fallback> {

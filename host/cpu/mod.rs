@@ -20,9 +20,10 @@ mod units;
 mod workers;
 mod workspace;
 
+pub use crate::stage::{SampledRow, UnitMass};
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
-pub use stages::{SampledRow, Stages, UnitMass};
+pub use stages::Stages;
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;
 

@@ -64,6 +64,9 @@ mod driver;
 mod executor;
 #[cfg(feature = "cuda")]
 mod module;
+mod own_stream;
+#[cfg(feature = "cuda")]
+mod runs;
 mod stream;
 #[cfg(feature = "cuda")]
 mod tensor_map;
@@ -87,11 +90,3 @@ pub use stream::StreamRef;
 
 /// Compute capability from which on the kernels run: `cp.async` and `mma` of bf16 came with it.
 pub const NEEDED_CAPABILITY: [u32; 2] = [8, 0];
-
-// Here, because streams of our own are made by devices, which take borrowed ones.
-impl<'a> From<&'a Stream<'_>> for StreamRef<'a> {
-    fn from(stream: &'a Stream<'_>) -> Self {
-        // SAFETY: a stream of its device, which the reference keeps alive.
-        unsafe { StreamRef::from_raw(stream.as_raw()) }
-    }
-}

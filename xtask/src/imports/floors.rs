@@ -2,47 +2,83 @@
 
 use std::path::Path;
 
-/// The floors of each crate, the lowest first. A floor is one or more rooms; a room is paths (files, or folders that end in `/`)
+/// Tables of floors, the lowest first. A floor is one or more rooms; a room is paths (files, or folders that end in `/`)
 /// whose files may use each other as they like, as long as they do not go round in circles. A file uses its own room and the
-/// floors below, not another room of its floor, nor anything above. Files that stand in no room are not judged: they are the
-/// crates' roots.
+/// floors below, not another room of its floor, nor anything above. Files that stand in no room of a table are not
+/// judged by it.
 const FLOORS: &[&[&[&[&str]]]] = &[
+    // host: what a call can get wrong → what to compute → what comes back → the plan → the backends → the driver.
+    &[
+        &[&["host/dtype.rs", "host/error/"]],
+        &[&[
+            "host/problem.rs",
+            "host/policy.rs",
+            "host/tensor.rs",
+            "host/geometry.rs",
+        ]],
+        &[&[
+            "host/selection/",
+            "host/stage.rs",
+            "host/report.rs",
+            "host/progress.rs",
+        ]],
+        &[&["host/plan.rs"]],
+        &[&["host/cpu/"], &["host/pipeline/"]],
+        &[&["host/emulator/"], &["host/cuda/"]],
+    ],
+    // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, in sampling's layout.
+    &[
+        &[&["device/src/gpu/"]],
+        &[&[
+            "device/src/params.rs",
+            "device/src/geometry.rs",
+            "device/src/launch.rs",
+        ]],
+        &[&["device/src/tile/"]],
+        &[
+            &["device/src/sampling/"],
+            &["device/src/top_k/"],
+            &["device/src/sparse_flash/"],
+        ],
+        &[&["device/src/reduction/"]],
+    ],
+    // The emulator: what its parts share → the instructions, and whole launches.
+    &[
+        &[&["device/src/gpu/emu/state/"]],
+        &[&["device/src/gpu/emu/"]],
+    ],
 ];
 
 /// What is wrong with `from` using `to`, if anything is.
 pub fn offence(from: &Path, to: &Path) -> Option<String> {
-    let (house, floor, room) = place(from)?;
-    let (house_below, floor_below, room_below) = place(to)?;
-    if house != house_below {
-        return None;
-    }
-    let name = |floor: usize, room: usize| FLOORS[house][floor][room].join(", ");
-    let (here, there) = (name(floor, room), name(floor_below, room_below));
-    if floor_below > floor {
-        return Some(format!("upwards: {here} is below {there}"));
-    }
-    if floor == floor_below && room != room_below {
-        return Some(format!("sideways: {here} is beside {there}"));
-    }
-    None
+    FLOORS.iter().find_map(|floors| {
+        let (floor, room) = place(floors, from)?;
+        let (floor_used, room_used) = place(floors, to)?;
+        let (here, there) = (
+            floors[floor][room].join(", "),
+            floors[floor_used][room_used].join(", "),
+        );
+        if floor_used > floor {
+            return Some(format!("upwards: {here} is below {there}"));
+        }
+        (floor == floor_used && room != room_used)
+            .then(|| format!("sideways: {here} is beside {there}"))
+    })
 }
 
-/// House, floor and room of a file.
-fn place(file: &Path) -> Option<(usize, usize, usize)> {
+/// Floor and room of a file: the first that holds it.
+fn place(floors: &[&[&[&str]]], file: &Path) -> Option<(usize, usize)> {
     let file = file.to_str()?;
-    let stands_in = |path: &str| match path.strip_suffix('/') {
+    let holds = |path: &str| match path.strip_suffix('/') {
         Some(_) => file.starts_with(path),
         None => file == path,
     };
-    for (house, floors) in FLOORS.iter().enumerate() {
-        for (floor, rooms) in floors.iter().enumerate() {
-            let room = rooms.iter().position(|room| room.iter().any(|path| stands_in(path)));
-            if let Some(room) = room {
-                return Some((house, floor, room));
-            }
-        }
-    }
-    None
+    floors.iter().enumerate().find_map(|(floor, rooms)| {
+        let room = rooms
+            .iter()
+            .position(|room| room.iter().any(|path| holds(path)))?;
+        Some((floor, room))
+    })
 }
 
 /// Whether a file of the device crate may ask for the target; other crates may always. (The crate's root has no `std` on a GPU.)

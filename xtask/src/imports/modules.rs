@@ -384,7 +384,9 @@ pub fn lines_with(text: &str, identifier: &str) -> Vec<usize> {
         for token in tokens {
             match token {
                 TokenTree::Group(group) => search(group.stream(), identifier, lines),
-                TokenTree::Ident(name) if name == identifier => lines.push(name.span().start().line),
+                TokenTree::Ident(name) if name == identifier => {
+                    lines.push(name.span().start().line)
+                }
                 _ => {}
             }
         }

@@ -20,7 +20,9 @@ pub mod thread;
 pub mod warp;
 pub mod wgmma;
 
-pub use block::{Block, CURRENT, spin, suspend, with, with_at};
+#[cfg(feature = "emulator")]
+pub use block::CURRENT;
+pub use block::{Block, spin, suspend, with, with_at};
 pub use diagnosis::{Fault, FaultKind, lanes};
 pub use mode::Mode;
 pub use site::At;
