@@ -11,7 +11,7 @@ pub struct Global<T> {
     element: PhantomData<*mut T>,
 }
 
-/// An address in the shared memory of the block (`.shared::cta`, 32 bits).
+/// An address in the shared memory of the CTA (`.shared::cta`, 32 bits).
 #[repr(transparent)]
 pub struct Shared<T> {
     address: u32,

@@ -99,7 +99,7 @@ pub fn st_global_v4<T: Word32>(address: Global<T>, value: [T; 4]) {
 }
 
 /// Loads with acquire semantics at device scope: what the releasing thread wrote before is visible
-/// after. For flags that another block sets.
+/// after. For flags that another CTA sets.
 ///
 /// # PTX
 /// `ld.acquire.gpu.global.u32 d, [address];`

@@ -5,7 +5,7 @@ use super::address::{Shared, Word, Word32};
 #[cfg(target_arch = "nvptx64")]
 core::arch::global_asm!(".extern .shared .align 1024 .b8 dyn_smem[];");
 
-/// The start of the block's dynamic shared memory, a multiple of 1024 bytes.
+/// The start of the CTA's dynamic shared memory, a multiple of 1024 bytes.
 ///
 /// # PTX
 /// `mov.u32 r, dyn_smem;`

@@ -5,11 +5,7 @@ use super::*;
 /// The text of the livelock that the kernel runs into.
 #[track_caller]
 fn assert_livelock(threads: u32, words: &[&str], kernel: fn(&Params)) {
-    let always = [
-        "kernel `faulty`, block (0, 0, 0)",
-        "livelock",
-        "livelock.rs:",
-    ];
+    let always = ["kernel `faulty`, CTA (0, 0, 0)", "livelock", "livelock.rs:"];
     let words: Vec<&str> = words.iter().chain(&always).copied().collect();
     assert_fault(threads, Mode::Fast, FaultKind::Livelock, &words, kernel);
 }

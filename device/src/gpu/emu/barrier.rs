@@ -1,12 +1,12 @@
-//! The sixteen named barriers of a block. Warps arrive whole, as on hardware.
+//! The sixteen named barriers of a CTA. Warps arrive whole, as on hardware.
 
 use std::panic::Location;
 
 use super::collective::{Lanes, Op, Then, collective};
 use super::state::barrier::{Arrival, BARRIERS};
-use super::state::{At, Block, FaultKind, State};
+use super::state::{At, Cta, FaultKind, State};
 
-/// What a lane brings to a barrier and takes away.
+/// A lane's predicate, and the result that the barrier gives it.
 struct Vote {
     predicate: bool,
     result: u32,
@@ -21,7 +21,7 @@ pub(in super::super) enum Combine {
     Or,
 }
 
-/// `bar.sync`, `bar.red` (`waits`) and `bar.arrive`. `threads` is `None` for the whole block.
+/// `bar.sync`, `bar.red` (`waits`) and `bar.arrive`. `threads` is `None` for the whole CTA.
 #[track_caller]
 pub(in super::super) fn arrive(
     name: &'static str,
@@ -37,13 +37,13 @@ pub(in super::super) fn arrive(
         result: 0,
     };
     let op = Op::aligned(name).operand(u64::from(threads.unwrap_or(0)) << 32 | u64::from(id));
-    collective(op, at, &mut vote, |block, lanes| {
-        block.warp_arrives(name, id, threads, waits, combine, lanes, at)
+    collective(op, at, &mut vote, |cta, lanes| {
+        cta.warp_arrives(name, id, threads, waits, combine, lanes, at)
     });
     vote.result
 }
 
-impl Block {
+impl Cta {
     #[expect(
         clippy::too_many_arguments,
         reason = "an instruction with its operands"
@@ -58,8 +58,8 @@ impl Block {
         lanes: Lanes<'_, Vote>,
         at: At,
     ) -> Then {
-        let block_warps = self.warps.len() as u32;
-        let all = block_warps * 32;
+        let cta_warps = self.warps.len() as u32;
+        let all = cta_warps * 32;
         let count = threads.unwrap_or(all);
         if id >= BARRIERS || count == 0 || !count.is_multiple_of(32) || count > all {
             self.fail(
@@ -67,7 +67,7 @@ impl Block {
                 at,
                 format!(
                     "`{name}` on barrier {id} for {count} threads: barriers are 0 to {}, and the count is a \
-                     multiple of 32, at most the block's {all}",
+                     multiple of 32, at most the CTA's {all}",
                     BARRIERS - 1
                 ),
             );

@@ -5,10 +5,10 @@ use std::panic::Location;
 
 use super::state::bulk::{Load, Patch, Shape, Store};
 use super::state::memory::{copy_in, copy_out};
-use super::state::{At, Block, FaultKind, with};
+use super::state::{At, Cta, FaultKind, with};
 use crate::gpu::TensorMap;
 
-impl Block {
+impl Cta {
     /// Checks what linear copies demand.
     fn linear(&mut self, op: &'static str, global: u64, shared: u32, bytes: u32, at: At) -> Shape {
         if !bytes.is_multiple_of(16) || bytes == 0 {
@@ -41,7 +41,7 @@ impl Block {
         let phase = self.current_phase(mbarrier, op, at);
         self.note_bulk_load(shared, bytes, mbarrier, phase, op, at);
         let host = self.shared(shared, bytes, 16, op, at);
-        // Until it lands, whoever reads the target finds NaN.
+        // Poison until it lands: all ones is NaN in every format.
         // SAFETY: `shared` checked the range.
         unsafe { host.write_bytes(0xff, bytes as usize) };
         self.loads.0.push(Load {
@@ -117,9 +117,9 @@ impl Block {
 pub(in super::super) fn load(to: u32, from: u64, bytes: u32, mbarrier: u32) {
     let op = "cp.async.bulk.shared.global";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.linear(op, from, to, bytes, at);
-        block.issue_load(op, shape, to, mbarrier, at);
+    with(|cta| {
+        let shape = cta.linear(op, from, to, bytes, at);
+        cta.issue_load(op, shape, to, mbarrier, at);
     });
 }
 
@@ -127,9 +127,9 @@ pub(in super::super) fn load(to: u32, from: u64, bytes: u32, mbarrier: u32) {
 pub(in super::super) fn load_tensor(to: u32, map: &TensorMap, coords: &[i32], mbarrier: u32) {
     let op = "cp.async.bulk.tensor.shared.global";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.tensor(op, map, coords, to, at);
-        block.issue_load(op, shape, to, mbarrier, at);
+    with(|cta| {
+        let shape = cta.tensor(op, map, coords, to, at);
+        cta.issue_load(op, shape, to, mbarrier, at);
     });
 }
 
@@ -137,9 +137,9 @@ pub(in super::super) fn load_tensor(to: u32, map: &TensorMap, coords: &[i32], mb
 pub(in super::super) fn store(to: u64, from: u32, bytes: u32) {
     let op = "cp.async.bulk.global.shared";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.linear(op, to, from, bytes, at);
-        block.issue_store(op, shape, from, at);
+    with(|cta| {
+        let shape = cta.linear(op, to, from, bytes, at);
+        cta.issue_store(op, shape, from, at);
     });
 }
 
@@ -147,31 +147,27 @@ pub(in super::super) fn store(to: u64, from: u32, bytes: u32) {
 pub(in super::super) fn store_tensor(map: &TensorMap, coords: &[i32], from: u32) {
     let op = "cp.async.bulk.tensor.global.shared";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.tensor(op, map, coords, from, at);
-        block.issue_store(op, shape, from, at);
+    with(|cta| {
+        let shape = cta.tensor(op, map, coords, from, at);
+        cta.issue_store(op, shape, from, at);
     });
 }
 
 #[track_caller]
 pub(in super::super) fn commit_group() {
-    with(|block| block.thread().stores.committed_groups += 1);
+    with(|cta| cta.thread().stores.committed_groups += 1);
 }
 
 /// Waits until at most `pending` committed groups are in flight.
 #[track_caller]
 pub(in super::super) fn wait_group(pending: u32) {
-    with(|block| {
-        let landed = block
-            .thread()
-            .stores
-            .committed_groups
-            .saturating_sub(pending);
-        block.land_stores(landed);
+    with(|cta| {
+        let landed = cta.thread().stores.committed_groups.saturating_sub(pending);
+        cta.land_stores(landed);
     });
 }
 
 #[track_caller]
 pub(in super::super) fn fence_proxy_async() {
-    with(Block::note_proxy_fence);
+    with(Cta::note_proxy_fence);
 }

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 pub(super) use super::state::warp::ALL_LANES;
 use super::state::warp::Round;
-use super::state::{At, Block, FaultKind, State, lanes, suspend, with_at};
+use super::state::{At, Cta, FaultKind, State, lanes, suspend, with_at};
 
 /// An instruction that lanes execute together.
 #[derive(Clone, Copy)]
@@ -86,11 +86,10 @@ pub(super) fn collective<A>(
     op: Op,
     at: At,
     argument: &mut A,
-    execute: impl FnOnce(&mut Block, Lanes<'_, A>) -> Then,
+    execute: impl FnOnce(&mut Cta, Lanes<'_, A>) -> Then,
 ) {
-    let waits = with_at(at, |block| {
-        let Some((mask, arguments)) =
-            block.arrive(op, at, std::ptr::from_mut(argument).cast::<()>())
+    let waits = with_at(at, |cta| {
+        let Some((mask, arguments)) = cta.arrive(op, at, std::ptr::from_mut(argument).cast::<()>())
         else {
             return true;
         };
@@ -99,20 +98,20 @@ pub(super) fn collective<A>(
             arguments,
             kind: PhantomData,
         };
-        let first = block.warp() * 32;
-        match execute(block, arrived) {
+        let first = cta.warp() * 32;
+        match execute(cta, arrived) {
             Then::GoOn => {
-                let me = block.current;
+                let me = cta.current;
                 for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
                     if first + lane != me {
-                        block.make_ready(first + lane);
+                        cta.make_ready(first + lane);
                     }
                 }
                 false
             }
             Then::Wait(state) => {
                 for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
-                    block.threads[(first + lane) as usize].state = state;
+                    cta.threads[(first + lane) as usize].state = state;
                 }
                 true
             }
@@ -123,7 +122,7 @@ pub(super) fn collective<A>(
     }
 }
 
-impl Block {
+impl Cta {
     /// Notes that the running lane is at `op`. Once all lanes are, returns them and their arguments.
     fn arrive(&mut self, op: Op, at: At, argument: *mut ()) -> Option<(u32, [*mut (); 32])> {
         let warp_index = self.warp() as usize;

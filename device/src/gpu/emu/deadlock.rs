@@ -1,12 +1,12 @@
-//! The account of a deadlock: who waits where, and who is missing.
+//! The report of a deadlock: which threads wait where, and which are missing.
 
 use std::fmt::Write;
 
 use super::state::thread::whereabouts;
-use super::state::{Block, Fault, FaultKind};
+use super::state::{Cta, Fault, FaultKind};
 
-impl Block {
-    /// Every thread waits: says for what.
+impl Cta {
+    /// The fault when every thread waits.
     pub(super) fn deadlock(&self) -> Fault {
         let mut message =
             String::from("deadlock: every thread that has not exited waits, and none can go on.");

@@ -48,7 +48,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `grid` blocks of `block` threads, without shared memory, in fast mode.
+    /// `grid` CTAs of `block` threads, without shared memory, in fast mode.
     pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
         Self {
             grid,

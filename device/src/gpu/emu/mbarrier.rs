@@ -7,9 +7,9 @@ use std::panic::Location;
 
 use super::state::mbarrier::{MAX_TX, Mbarrier};
 use super::state::memory::{Access, SHARED_BASE};
-use super::state::{At, Block, FaultKind, State, spin, suspend, with};
+use super::state::{At, Cta, FaultKind, State, spin, suspend, with};
 
-impl Block {
+impl Cta {
     /// Whether the phase with this parity has completed; checks that it is the phase that the
     /// thread must mean.
     fn phase_done(&mut self, index: usize, parity: u32, op: &'static str, at: At) -> bool {
@@ -56,18 +56,18 @@ impl Block {
 pub(in super::super) fn init(address: u32, count: u32) {
     let op = "mbarrier.init";
     let at = Location::caller();
-    with(|block| {
-        block.shared(address, 8, 8, op, at);
+    with(|cta| {
+        cta.shared(address, 8, 8, op, at);
         if !(1..=MAX_TX as u32).contains(&count) {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!("`{op}` for {count} arrivals; it takes 1 to {MAX_TX}"),
             );
         }
-        block.refuse_live_mbarrier(address, 8, op, at);
-        block.note_mbarrier_access(address, Access::Write, op, at);
-        block.mbarriers.push(Mbarrier {
+        cta.refuse_live_mbarrier(address, 8, op, at);
+        cta.note_mbarrier_access(address, Access::Write, op, at);
+        cta.mbarriers.push(Mbarrier {
             address,
             initialised_at: at,
             count,
@@ -86,30 +86,30 @@ pub(in super::super) fn init(address: u32, count: u32) {
 pub(in super::super) fn inval(address: u32) {
     let op = "mbarrier.inval";
     let at = Location::caller();
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Write, op, at);
-        let mb = &block.mbarriers[index];
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Write, op, at);
+        let mb = &cta.mbarriers[index];
         if mb.has_waiters() {
             let message = format!("`{op}` while threads wait; {}", mb.lacks());
-            block.fail(FaultKind::Mbarrier, at, message);
+            cta.fail(FaultKind::Mbarrier, at, message);
         }
-        block.mbarriers.swap_remove(index);
+        cta.mbarriers.swap_remove(index);
     });
 }
 
 #[track_caller]
 pub(in super::super) fn arrive(op: &'static str, address: u32, expect_bytes: u32, arrivals: u32) {
     let at = Location::caller();
-    with(|block| block.arrive_at(address, expect_bytes, arrivals, op, at));
+    with(|cta| cta.arrive_at(address, expect_bytes, arrivals, op, at));
 }
 
-/// Arrives for the running thread once its `cp.async` copies so far have landed: at once.
+/// Arrives when the `cp.async` copies of the running thread have landed. They land now.
 #[track_caller]
 pub(in super::super) fn arrive_after_copies(address: u32) {
     let at = Location::caller();
     super::cp_async::wait_all();
-    with(|block| block.arrive_at(address, 0, 1, "cp.async.mbarrier.arrive.noinc", at));
+    with(|cta| cta.arrive_at(address, 0, 1, "cp.async.mbarrier.arrive.noinc", at));
 }
 
 #[track_caller]
@@ -117,14 +117,14 @@ pub(in super::super) fn test_wait(address: u32, parity: u32) -> bool {
     let op = "mbarrier.test_wait.parity";
     let at = Location::caller();
     spin(at);
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Atomic, op, at);
-        block.land_bulk_loads(Some(address));
-        let done = block.mbarriers[index].completed & 1 != u64::from(parity);
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Atomic, op, at);
+        cta.land_bulk_loads(Some(address));
+        let done = cta.mbarriers[index].completed & 1 != u64::from(parity);
         if done {
-            let knowledge = block.mbarriers[index].arrived.clone();
-            block.acquire(block.current, &knowledge);
+            let knowledge = cta.mbarriers[index].arrived.clone();
+            cta.acquire(cta.current, &knowledge);
         }
         done
     })
@@ -135,28 +135,28 @@ pub(in super::super) fn test_wait(address: u32, parity: u32) -> bool {
 pub(in super::super) fn wait(address: u32, parity: u32) {
     let op = "mbarrier.try_wait.parity";
     let at = Location::caller();
-    let blocked = with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Atomic, op, at);
+    let blocked = with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Atomic, op, at);
         if parity > 1 {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!("`{op}` for parity {parity}; a parity is 0 or 1"),
             );
         }
-        if !block.phase_done(index, parity, op, at) {
-            block.land_bulk_loads(Some(address));
+        if !cta.phase_done(index, parity, op, at) {
+            cta.land_bulk_loads(Some(address));
         }
-        if block.phase_done(index, parity, op, at) {
-            let phase = block.mbarriers[index].completed as i64 - 1;
-            block.waited_for(index, phase);
+        if cta.phase_done(index, parity, op, at) {
+            let phase = cta.mbarriers[index].completed as i64 - 1;
+            cta.waited_for(index, phase);
             return None;
         }
-        let phase = block.mbarriers[index].completed;
-        let thread = block.current;
-        block.mbarriers[index].waiters.push((thread, phase));
-        block.thread().state = State::Mbarrier {
+        let phase = cta.mbarriers[index].completed;
+        let thread = cta.current;
+        cta.mbarriers[index].waiters.push((thread, phase));
+        cta.thread().state = State::Mbarrier {
             address,
             parity,
             at,
@@ -165,11 +165,11 @@ pub(in super::super) fn wait(address: u32, parity: u32) {
     });
     let Some(phase) = blocked else { return };
     suspend();
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        let completed = block.mbarriers[index].completed;
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        let completed = cta.mbarriers[index].completed;
         if completed > phase + 1 {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!(
@@ -180,6 +180,6 @@ pub(in super::super) fn wait(address: u32, parity: u32) {
                 ),
             );
         }
-        block.waited_for(index, phase as i64);
+        cta.waited_for(index, phase as i64);
     });
 }

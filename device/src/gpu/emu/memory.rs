@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 pub(in super::super) use super::state::memory::SHARED_BASE;
 use super::state::memory::{Access, load_word, split, store_word};
-use super::state::{At, Block, FaultKind, spin, with};
+use super::state::{At, Cta, FaultKind, spin, with};
 use crate::gpu::bits::Bits;
 
-impl Block {
+impl Cta {
     /// Resolves a global access of the running thread.
     #[inline(always)]
     pub(super) fn global(
@@ -128,8 +128,8 @@ pub(in super::super) fn load_global<T: Bits, const N: usize>(
 ) -> [T; N] {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.global(address, bytes, bytes, op, at);
+    with(|cta| {
+        let host = cta.global(address, bytes, bytes, op, at);
         // SAFETY: `global` checked the whole access.
         std::array::from_fn(|i| unsafe { load_word(host.add(i * size_of::<T>())) })
     })
@@ -144,8 +144,8 @@ pub(in super::super) fn store_global<T: Bits, const N: usize>(
 ) {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.global_write(address, bytes, bytes, op, at);
+    with(|cta| {
+        let host = cta.global_write(address, bytes, bytes, op, at);
         for (i, value) in values.into_iter().enumerate() {
             // SAFETY: `global` checked the whole access.
             unsafe { store_word(host.add(i * size_of::<T>()), value) };
@@ -153,14 +153,14 @@ pub(in super::super) fn store_global<T: Bits, const N: usize>(
     });
 }
 
-/// A load that a kernel may spin on: other threads of the block run before it.
+/// A load that a kernel may spin on: other threads of the CTA run before it.
 #[track_caller]
 pub(in super::super) fn poll_global<T: Bits>(address: u64, op: &'static str) -> T {
     let at = Location::caller();
     spin(at);
-    with(|block| {
+    with(|cta| {
         let bytes = size_of::<T>() as u32;
-        let host = block.global(address, bytes, bytes, op, at);
+        let host = cta.global(address, bytes, bytes, op, at);
         std::sync::atomic::fence(SeqCst);
         // SAFETY: `global` checked the access.
         unsafe { load_word(host) }
@@ -175,8 +175,8 @@ pub(in super::super) fn load_shared<T: Bits, const N: usize>(
 ) -> [T; N] {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.shared_access(address, bytes, Access::Read, op, at);
+    with(|cta| {
+        let host = cta.shared_access(address, bytes, Access::Read, op, at);
         // SAFETY: `shared_access` checked the whole access.
         std::array::from_fn(|i| unsafe { load_word(host.add(i * size_of::<T>())) })
     })
@@ -191,8 +191,8 @@ pub(in super::super) fn store_shared<T: Bits, const N: usize>(
 ) {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.shared_access(address, bytes, Access::Write, op, at);
+    with(|cta| {
+        let host = cta.shared_access(address, bytes, Access::Write, op, at);
         for (i, value) in values.into_iter().enumerate() {
             // SAFETY: `shared_access` checked the whole access.
             unsafe { store_word(host.add(i * size_of::<T>()), value) };
@@ -225,7 +225,7 @@ pub(in super::super) fn atomic_global32(
     f: impl Fn(u32) -> u32,
 ) -> u32 {
     let at = Location::caller();
-    with(|block| modify32(block.global_write(address, 4, 4, op, at), f))
+    with(|cta| modify32(cta.global_write(address, 4, 4, op, at), f))
 }
 
 #[track_caller]
@@ -235,7 +235,7 @@ pub(in super::super) fn atomic_global64(
     f: impl Fn(u64) -> u64,
 ) -> u64 {
     let at = Location::caller();
-    with(|block| modify64(block.global_write(address, 8, 8, op, at), f))
+    with(|cta| modify64(cta.global_write(address, 8, 8, op, at), f))
 }
 
 #[track_caller]
@@ -245,7 +245,7 @@ pub(in super::super) fn atomic_shared32(
     f: impl Fn(u32) -> u32,
 ) -> u32 {
     let at = Location::caller();
-    with(|block| modify32(block.shared_access(address, 4, Access::Atomic, op, at), f))
+    with(|cta| modify32(cta.shared_access(address, 4, Access::Atomic, op, at), f))
 }
 
 #[track_caller]
@@ -255,5 +255,5 @@ pub(in super::super) fn atomic_shared64(
     f: impl Fn(u64) -> u64,
 ) -> u64 {
     let at = Location::caller();
-    with(|block| modify64(block.shared_access(address, 8, Access::Atomic, op, at), f))
+    with(|cta| modify64(cta.shared_access(address, 8, Access::Atomic, op, at), f))
 }

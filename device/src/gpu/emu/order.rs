@@ -3,7 +3,7 @@
 
 use super::state::memory::{Access, SHARED_BASE};
 use super::state::race::{Agent, Epoch, Knowledge, Proxy};
-use super::state::{At, Block, FaultKind};
+use super::state::{At, Cta, FaultKind};
 
 /// The epoch and the knowledge under which work is checked.
 struct Work {
@@ -14,7 +14,7 @@ struct Work {
     at: At,
 }
 
-impl Block {
+impl Cta {
     /// Ordinary accesses to a live mbarrier are undefined.
     pub(super) fn refuse_live_mbarrier(
         &mut self,
@@ -243,7 +243,7 @@ impl Block {
         }
     }
 
-    /// What the running thread hands to whoever waits for its arrival.
+    /// What the running thread passes to the threads that wait for its arrival.
     pub(super) fn release(&mut self, into: &mut Option<Knowledge>) {
         let thread = self.current;
         let Some(races) = &mut self.races else { return };

@@ -2,9 +2,9 @@
 
 use super::state::mbarrier::MAX_TX;
 use super::state::memory::{Access, SHARED_BASE};
-use super::state::{At, Block, FaultKind};
+use super::state::{At, Cta, FaultKind};
 
-impl Block {
+impl Cta {
     pub(super) fn mbarrier(&mut self, address: u32, op: &'static str, at: At) -> usize {
         self.shared(address, 8, 8, op, at);
         match self.mbarriers.iter().position(|mb| mb.address == address) {

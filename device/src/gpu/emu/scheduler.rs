@@ -17,7 +17,7 @@ use super::state::rng::Rng;
 use super::state::thread::{GiveWay, Thread};
 use super::state::warp::Warp;
 use super::state::wgmma::Warpgroup;
-use super::state::{Block, CURRENT, Fault, FaultKind, Mode, State, with};
+use super::state::{CURRENT, Cta, Fault, FaultKind, Mode, State, with};
 
 /// A kernel, to be called with the address of its parameters.
 type Body<'a> = &'a (dyn Fn(*const ()) + Sync);
@@ -60,7 +60,7 @@ pub(super) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
             Some(Rng::new(seed ^ (x << 40 | y << 20 | z)))
         }
     };
-    let mut block = Block {
+    let mut cta = Cta {
         kernel: grid.kernel,
         memory: grid.memory,
         ctaid,
@@ -81,17 +81,17 @@ pub(super) fn run(grid: &Grid<'_>, ctaid: [u32; 3]) -> Result<(), Fault> {
         progress: Progress::new(grid.memory.bytes()),
         fault: None,
     };
-    let block = &raw mut block;
+    let cta = &raw mut cta;
     // A nested launch from inside a kernel would overwrite the pointer; put back what was there.
-    let outer = CURRENT.replace(block);
-    let result = schedule(grid, block, count);
+    let outer = CURRENT.replace(cta);
+    let result = schedule(grid, cta, count);
     CURRENT.set(outer);
     result
 }
 
 type ThreadCoroutine = Coroutine<(), (), (), DefaultStack>;
 
-fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault> {
+fn schedule(grid: &Grid<'_>, cta: *mut Cta, count: u32) -> Result<(), Fault> {
     // SAFETY: coroutines must be `'static`; these end, or are abandoned, before this function does,
     // and with it the borrow of `grid`.
     let (body, params) = unsafe {
@@ -109,8 +109,8 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
                 stack,
                 move |yielder: &Yielder<(), ()>, ()| {
                     let yielder: &dyn GiveWay = yielder;
-                    with(|block| {
-                        block.threads[index as usize].yielder = Some(NonNull::from(yielder));
+                    with(|cta| {
+                        cta.threads[index as usize].yielder = Some(NonNull::from(yielder));
                     });
                     body(params);
                 },
@@ -119,13 +119,13 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
         .collect();
     let mut running = count;
     let result = loop {
-        // SAFETY: the block outlives this call, and no coroutine runs, so this is the only
-        // reference to it until the block's end.
+        // SAFETY: the CTA outlives this call, and no coroutine runs, so this is the only
+        // reference to it until the CTA's end.
         let next = unsafe {
-            let block = &mut *block;
-            let next = block.next_ready().or_else(|| block.land_one_load());
+            let cta = &mut *cta;
+            let next = cta.next_ready().or_else(|| cta.land_one_load());
             if let Some(index) = next {
-                block.current = index;
+                cta.current = index;
             }
             next
         };
@@ -134,17 +134,17 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
                 break Ok(());
             }
             // SAFETY: as above.
-            break Err(unsafe { &*block }.deadlock());
+            break Err(unsafe { &*cta }.deadlock());
         };
         let slot = &mut coroutines[index as usize];
         let coroutine = slot.as_mut().expect("a ready thread has not exited");
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let step = coroutine.resume(());
             if matches!(step, CoroutineResult::Return(())) {
-                with(|block| {
-                    block.exit();
+                with(|cta| {
+                    cta.exit();
                     if running == 1 {
-                        block.all_exited();
+                        cta.all_exited();
                     }
                 });
             }
@@ -159,10 +159,10 @@ fn schedule(grid: &Grid<'_>, block: *mut Block, count: u32) -> Result<(), Fault>
             }
             Err(payload) => {
                 // SAFETY: as above: the coroutine has unwound.
-                let block = unsafe { &mut *block };
-                break Err(block.fault.take().unwrap_or_else(|| {
+                let cta = unsafe { &mut *cta };
+                break Err(cta.fault.take().unwrap_or_else(|| {
                     let text = format!("the kernel panicked: {}", panic_text(&*payload));
-                    block.describe(FaultKind::Panic, Some(index), None, text)
+                    cta.describe(FaultKind::Panic, Some(index), None, text)
                 }));
             }
         }
@@ -185,7 +185,7 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without text".to_owned())
 }
 
-impl Block {
+impl Cta {
     /// No thread can go on: a bulk copy lands, and perhaps makes one ready.
     fn land_one_load(&mut self) -> Option<u32> {
         while self.loads.len() > 0 {
@@ -205,7 +205,7 @@ impl Block {
     }
 }
 
-impl Block {
+impl Cta {
     /// The running thread has returned from the kernel.
     fn exit(&mut self) {
         self.progress.made();
@@ -235,7 +235,7 @@ impl Block {
             self.fail(
                 FaultKind::AsyncCopy,
                 at,
-                "the block ended, and nobody waited for a bulk copy that was issued here".into(),
+                "the CTA ended, and nobody waited for a bulk copy that was issued here".into(),
             );
         }
     }

@@ -8,8 +8,8 @@ use super::state::{FaultKind, with};
 #[track_caller]
 pub(in super::super) fn trap() -> ! {
     let at = Location::caller();
-    with(|block| {
-        block.fail(
+    with(|cta| {
+        cta.fail(
             FaultKind::Trap,
             at,
             "trap: the kernel stopped itself".into(),

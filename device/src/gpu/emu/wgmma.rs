@@ -11,7 +11,7 @@ use super::descriptor::Matrix;
 use super::state::half::Half;
 pub(in super::super) use super::state::wgmma::Operand;
 use super::state::wgmma::{Pending, Tile};
-use super::state::{At, Block, FaultKind, State};
+use super::state::{At, Cta, FaultKind, State};
 use crate::gpu::fragment::WgmmaM64K16;
 
 /// Quiet NaNs with this prefix and a nonzero payload mark accumulators in flight.
@@ -34,7 +34,7 @@ pub(in super::super) enum Left<'a> {
     Registers(&'a [[u32; 4]]),
 }
 
-/// What a thread brings to a product of `steps` k-steps.
+/// A thread's operands of a product of `steps` k-steps.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Product<'a> {
     pub(in super::super) op: &'static str,
@@ -60,8 +60,8 @@ pub(in super::super) fn multiply(product: Product<'_>, accumulators: &mut [f32])
         product,
         accumulators,
     };
-    collective(Op::aligned(op), at, &mut arguments, |block, lanes| {
-        block.warp_issues(op, lanes, at)
+    collective(Op::aligned(op), at, &mut arguments, |cta, lanes| {
+        cta.warp_issues(op, lanes, at)
     });
 }
 
@@ -73,13 +73,13 @@ pub(in super::super) fn wait_group(pending: u32, accumulators: &mut [f32]) {
     let at = Location::caller();
     let mut slot: *mut [f32] = accumulators;
     let op = Op::aligned(op).operand(pending.into());
-    collective(op, at, &mut slot, |block, lanes| {
-        block.need_warpgroup(op.name, lanes.mask, at);
-        block.execute_groups(pending);
+    collective(op, at, &mut slot, |cta, lanes| {
+        cta.need_warpgroup(op.name, lanes.mask, at);
+        cta.execute_groups(pending);
         for lane in lanes.lanes() {
             // SAFETY: the lane waits in `collective`, its accumulators borrowed until it returns.
             let accumulators = unsafe { &mut **lanes.get(lane) };
-            block.deliver(lane, accumulators);
+            cta.deliver(lane, accumulators);
         }
         Then::GoOn
     });
@@ -89,10 +89,10 @@ pub(in super::super) fn wait_group(pending: u32, accumulators: &mut [f32]) {
 pub(in super::super) fn set_max_registers(op: &'static str, count: u32) {
     let at = Location::caller();
     let aligned = Op::aligned(op).operand(count.into());
-    collective(aligned, at, &mut (), |block, lanes| {
-        block.need_warpgroup(op, lanes.mask, at);
+    collective(aligned, at, &mut (), |cta, lanes| {
+        cta.need_warpgroup(op, lanes.mask, at);
         if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
-            block.fail(
+            cta.fail(
                 FaultKind::Registers,
                 at,
                 format!("`{op}` to {count} registers; it takes a multiple of 8 from 24 to 256"),
@@ -102,7 +102,7 @@ pub(in super::super) fn set_max_registers(op: &'static str, count: u32) {
     });
 }
 
-impl Block {
+impl Cta {
     fn need_warpgroup(&mut self, op: &'static str, mask: u32, at: At) {
         let group = (self.warp() / 4) as usize;
         if mask != ALL_LANES || group >= self.warpgroups.len() {
@@ -110,7 +110,7 @@ impl Block {
                 FaultKind::Divergence,
                 at,
                 format!(
-                    "`{op}` needs a warpgroup: four whole warps, the first a multiple of four. This block has {} \
+                    "`{op}` needs a warpgroup: four whole warps, the first a multiple of four. This CTA has {} \
                      threads",
                     self.threads.len()
                 ),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::diagnosis::ranges;
 use super::site::At;
 
-/// How many named barriers a block has.
+/// How many named barriers a CTA has.
 pub const BARRIERS: u32 = 16;
 
 pub struct Arrival {

@@ -48,7 +48,7 @@ impl StoreQueue {
     }
 }
 
-/// The bulk loads of a block that have not landed.
+/// The bulk loads of a CTA that have not landed.
 #[derive(Default)]
 pub struct Loads(pub Vec<Load>);
 

@@ -45,7 +45,7 @@ pub struct Fault {
     pub(in crate::gpu::emu) kind: FaultKind,
     pub(in crate::gpu::emu) message: String,
     pub(in crate::gpu::emu) kernel: &'static str,
-    pub(in crate::gpu::emu) block: Option<[u32; 3]>,
+    pub(in crate::gpu::emu) cta: Option<[u32; 3]>,
     pub(in crate::gpu::emu) thread: Option<ThreadName>,
     pub(in crate::gpu::emu) at: Option<&'static Location<'static>>,
     pub(in crate::gpu::emu) mode: Mode,
@@ -71,8 +71,8 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel `{}`", self.kernel)?;
-        if let Some([x, y, z]) = self.block {
-            write!(f, ", block ({x}, {y}, {z})")?;
+        if let Some([x, y, z]) = self.cta {
+            write!(f, ", CTA ({x}, {y}, {z})")?;
         }
         if let Some(thread) = &self.thread {
             write!(f, ", {thread}")?;
@@ -93,7 +93,7 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A thread of a block by its linear index.
+/// A thread of a CTA by its linear index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ThreadName(pub(in crate::gpu::emu) u32);
 

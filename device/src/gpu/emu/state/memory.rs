@@ -8,7 +8,7 @@ use crate::gpu::bits::Bits;
 const OFFSET_BITS: u32 = 40;
 
 /// Shared addresses start here, not at 0, so that a null address is out of bounds. A multiple of
-/// 1024, as the strictest swizzle wants.
+/// 1024, as the strictest swizzle requires.
 pub const SHARED_BASE: u32 = 1024;
 
 struct Allocation {
@@ -17,7 +17,7 @@ struct Allocation {
     words: Box<[AtomicU64]>,
 }
 
-/// The buffers of a device. Bytes are atomics, accessed relaxed: blocks on other CPUs may race on
+/// The buffers of a device. Bytes are atomics, accessed relaxed: CTAs on other CPUs may race on
 /// them, as they may on a GPU.
 #[derive(Default)]
 pub struct GlobalMemory {
@@ -155,7 +155,7 @@ impl GlobalMemory {
     }
 }
 
-/// The dynamic shared memory of a block.
+/// The dynamic shared memory of a CTA.
 pub struct SharedMemory {
     words: Vec<u64>,
     bytes: u32,
@@ -197,7 +197,7 @@ pub enum Access {
 /// Copies from global to shared memory.
 ///
 /// # Safety
-/// `from` is valid for `bytes` bytes that are accessed atomically, `to` for as many of the block's.
+/// `from` is valid for `bytes` bytes that are accessed atomically, `to` for as many of the CTA's.
 pub unsafe fn copy_in(from: *const u8, to: *mut u8, bytes: u32) {
     let bytes = bytes as usize;
     if from.addr().is_multiple_of(4) && bytes.is_multiple_of(4) {
@@ -222,7 +222,7 @@ pub unsafe fn copy_in(from: *const u8, to: *mut u8, bytes: u32) {
 /// Copies from shared to global memory.
 ///
 /// # Safety
-/// `to` is valid for `bytes` bytes that are accessed atomically, `from` for as many of the block's.
+/// `to` is valid for `bytes` bytes that are accessed atomically, `from` for as many of the CTA's.
 pub unsafe fn copy_out(from: *const u8, to: *mut u8, bytes: u32) {
     let bytes = bytes as usize;
     if to.addr().is_multiple_of(4) && bytes.is_multiple_of(4) {

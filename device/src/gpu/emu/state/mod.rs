@@ -4,9 +4,9 @@
 //! state; the scheduler runs the threads.
 
 pub mod barrier;
-mod block;
 pub mod bulk;
 pub mod cp_async;
+mod cta;
 mod diagnosis;
 pub mod half;
 pub mod mbarrier;
@@ -21,8 +21,8 @@ pub mod warp;
 pub mod wgmma;
 
 #[cfg(feature = "emulator")]
-pub use block::CURRENT;
-pub use block::{Block, spin, suspend, with, with_at};
+pub use cta::CURRENT;
+pub use cta::{Cta, spin, suspend, with, with_at};
 pub use diagnosis::{Fault, FaultKind, lanes};
 pub use mode::Mode;
 pub use site::At;

@@ -3,10 +3,10 @@
 /// How a launch is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Natural thread order, blocks in parallel, no race detection.
+    /// Natural thread order, CTAs in parallel, no race detection.
     Fast,
-    /// Race detection in shared memory; threads and blocks in an order drawn from `seed`, one
-    /// block after another.
+    /// Race detection in shared memory; threads and CTAs in an order drawn from `seed`, one
+    /// CTA after another.
     Checked {
         /// Names the order: the same seed replays it.
         seed: u64,

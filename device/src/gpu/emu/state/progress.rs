@@ -5,11 +5,11 @@
 //! the emulator sees, whatever the loop reads, writes or waits for.
 //!
 //! # The bound
-//! Between two lines of output an honest kernel reads its inputs a bounded number of times. The dearest here are attention's: to
+//! Between two lines of output an honest kernel reads its inputs a bounded number of times. Attention is the most expensive here: to
 //! multiply 128 rows of queries by a tile, a CTA of `mma` calls some 50,000 instructions (all threads together) for the 32 KiB of
 //! 64 keys and values with head_dim 128, which is 1.6 a byte, and 2.4 with head_dim 64; ranking candidates takes 12 a byte. So
 //! [`CALLS_PER_BYTE`] calls for each byte of global memory, and [`CALLS`] more for what does not depend on memory, are far from
-//! all of them.
+//! all of them. In the tests of this crate no CTA uses more than 1/60 of its bound.
 //!
 //! # Limits
 //! Only calls into the emulator are counted. Arithmetic is not (`ex2`, `max`, conversions: they run as plain code), so a loop of
@@ -38,7 +38,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a launch on a device with this much global memory in use.
+    /// For a launch on a device with this many bytes in buffers.
     #[cfg_attr(not(feature = "emulator"), allow(dead_code))]
     pub fn new(global_bytes: u64) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Progress {
         self.limit
     }
 
-    /// A thread has exited, or as good.
+    /// A thread has exited.
     pub fn made(&mut self) {
         self.calls = 0;
     }

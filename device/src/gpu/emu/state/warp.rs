@@ -21,7 +21,7 @@ pub struct Round {
 
 /// The meeting points of one warp. Disjoint masks may meet at the same time.
 pub struct Warp {
-    /// The lanes that exist: all but in the last warp of an odd block.
+    /// The lanes that exist: all but in the last warp of an odd CTA.
     pub present: u32,
     pub exited: u32,
     pub rounds: Vec<Round>,

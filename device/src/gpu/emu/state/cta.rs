@@ -19,7 +19,7 @@ use super::thread::{GiveWay, State, Thread, whereabouts};
 use super::warp::Warp;
 use super::wgmma::Warpgroup;
 
-pub struct Block {
+pub struct Cta {
     pub kernel: &'static str,
     pub memory: *const GlobalMemory,
     pub ctaid: [u32; 3],
@@ -47,64 +47,64 @@ pub struct Block {
 struct Abort;
 
 thread_local! {
-    pub static CURRENT: Cell<*mut Block> = const { Cell::new(std::ptr::null_mut()) };
+    pub static CURRENT: Cell<*mut Cta> = const { Cell::new(std::ptr::null_mut()) };
 }
 
 /// The CTA of the running thread, for the time of `f`, which must not suspend.
 #[inline(always)]
-fn running<R>(f: impl FnOnce(&mut Block) -> R) -> R {
-    let block = CURRENT.get();
+fn running<R>(f: impl FnOnce(&mut Cta) -> R) -> R {
+    let cta = CURRENT.get();
     assert!(
-        !block.is_null(),
+        !cta.is_null(),
         "GPU intrinsics work only inside a kernel that the emulator launched"
     );
     // SAFETY: `run` set the pointer to a live CTA of this OS thread, and no other reference to it
     // is alive: the scheduler holds none while a coroutine runs, and `f` does not suspend.
-    f(unsafe { &mut *block })
+    f(unsafe { &mut *cta })
 }
 
 /// An instruction of the running thread, called by the caller's caller: `f` on the thread's CTA. `f` must not suspend.
 #[inline(always)]
 #[track_caller]
-pub fn with<R>(f: impl FnOnce(&mut Block) -> R) -> R {
+pub fn with<R>(f: impl FnOnce(&mut Cta) -> R) -> R {
     with_at(Location::caller(), f)
 }
 
 /// As [`with`], for an instruction that was called at `at`.
 #[inline(always)]
-pub fn with_at<R>(at: At, f: impl FnOnce(&mut Block) -> R) -> R {
-    running(|block| {
-        block.thread().last = Some(at);
-        if block.progress.is_stuck_after_call() {
-            block.stuck(at);
+pub fn with_at<R>(at: At, f: impl FnOnce(&mut Cta) -> R) -> R {
+    running(|cta| {
+        cta.thread().last = Some(at);
+        if cta.progress.is_stuck_after_call() {
+            cta.stuck(at);
         }
-        f(block)
+        f(cta)
     })
 }
 
 /// Yields to the scheduler until another thread makes this one ready.
 pub fn suspend() {
-    let yielder = running(|block| {
-        block.progress.polls = 0;
-        block.thread().yielder
+    let yielder = running(|cta| {
+        cta.progress.polls = 0;
+        cta.thread().yielder
     });
     give_way(yielder);
 }
 
 /// Yields to the scheduler, staying ready: for instructions that kernels poll with.
 pub fn spin(at: At) {
-    let yielder = with_at(at, |block| {
-        block.progress.polls += 1;
-        if block.progress.polls > POLL_LIMIT {
+    let yielder = with_at(at, |cta| {
+        cta.progress.polls += 1;
+        if cta.progress.polls > POLL_LIMIT {
             let message = format!(
                 "livelock: for {POLL_LIMIT} turns the threads of this CTA only polled memory, and nothing changed{}",
-                whereabouts(&block.threads)
+                whereabouts(&cta.threads)
             );
-            block.fail(FaultKind::Livelock, at, message);
+            cta.fail(FaultKind::Livelock, at, message);
         }
-        let current = block.current;
-        block.make_ready(current);
-        block.thread().yielder
+        let current = cta.current;
+        cta.make_ready(current);
+        cta.thread().yielder
     });
     give_way(yielder);
 }
@@ -115,7 +115,7 @@ fn give_way(yielder: Option<NonNull<dyn GiveWay>>) {
     unsafe { yielder.as_ref() }.give_way();
 }
 
-impl Block {
+impl Cta {
     pub fn lane(&self) -> u32 {
         self.current % 32
     }
@@ -146,7 +146,7 @@ impl Block {
             kind,
             message,
             kernel: self.kernel,
-            block: Some(self.ctaid),
+            cta: Some(self.ctaid),
             thread: thread.map(ThreadName),
             at,
             mode: self.mode,
