@@ -278,7 +278,7 @@ impl Device {
         Ok(self.encoder.encode(layout)?)
     }
 
-    fn arguments(&self, plan: &GpuPlan, operands: &Operands) -> Result<Arguments> {
+    pub(super) fn arguments(&self, plan: &GpuPlan, operands: &Operands) -> Result<Arguments> {
         let arguments = plan.arguments(operands)?;
         let _current = self.current()?;
         addresses::check(self.ordinal, plan, operands)?;
