@@ -2,8 +2,9 @@
 //!
 //! rustc has no attribute for launch bounds, so `cargo xtask ptx build` writes them into the PTX from
 //! this table (`.maxntid`, `.minnctapersm`). Launches take their block sizes from `launch.rs` and from the
-//! kernels' own constants; the test `launch_bounds` compares them with the rows. The file uses nothing but `core`, because `xtask` includes it by path: the chores keep
-//! working while the rest of this crate does not compile.
+//! kernels' own constants; the test `launch_bounds` compares them with the rows. The file
+//! uses nothing but `core`, because `xtask` includes it by path: the chores keep working while the rest of this
+//! crate does not compile.
 
 /// An architecture that has a PTX file of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
