@@ -1,7 +1,8 @@
-//! Element types, and the head dimension that there are kernels for.
+//! Element types, and the limits of head dimension and scale.
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE binary32.
     F32,
@@ -33,3 +34,7 @@ impl std::fmt::Display for Dtype {
 
 /// The widest supported head.
 pub const MAX_HEAD_DIM: usize = 256;
+
+/// The largest magnitude of [`Problem::softmax_scale`](crate::Problem::softmax_scale). It is multiplied into the queries before they
+/// meet the keys, and more would take ordinary queries out of f32's range.
+pub const MAX_SCALE: f32 = 1e30;

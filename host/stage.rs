@@ -1,7 +1,8 @@
 //! The stages, and what each of them finds.
 
 /// A stage of the pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Softmax normalisers of the sampled rows.
     Sampling,
@@ -35,6 +36,7 @@ impl Stage {
 
 /// A row that sampling read.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampledRow {
     /// Sequence of the row.
     pub batch: usize,
@@ -48,6 +50,7 @@ pub struct SampledRow {
 
 /// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`](crate::Budget::Blocks), else of one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct UnitMass<'a> {
     /// Sequence of the unit.
     pub batch: usize,
@@ -55,7 +58,7 @@ pub struct UnitMass<'a> {
     pub q_head: usize,
     /// First query block of the unit.
     pub first_query_block: usize,
-    /// Sampled rows; each has a mass of [`MASS_ONE`](crate::cpu::MASS_ONE).
+    /// Sampled rows whose softmax is finite; each has a mass of [`MASS_ONE`](crate::cpu::MASS_ONE).
     pub rows: usize,
     /// Mass that window and sinks cover.
     pub covered: u64,

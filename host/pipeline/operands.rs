@@ -6,7 +6,8 @@ use sample_attention_device::params::TensorArg;
 use super::{Arguments, GpuPlan, WORKSPACE_ALIGN_BYTES};
 use crate::error::{Error, Result};
 use crate::problem::{Dtype, Problem};
-use crate::tensor::{Layout, check_shape, swap_middle};
+use crate::shape::swap_middle;
+use crate::tensor::{Layout, check_shape};
 
 /// A range of a GPU's memory: an address of any driver, and the bytes from there on.
 ///
@@ -149,6 +150,7 @@ impl DeviceTensor {
 
 /// Everything that one run of a plan reads, writes and works in.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Operands {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: DeviceTensor,
@@ -163,6 +165,27 @@ pub struct Operands {
     pub lse: DeviceMemory,
     /// [`GpuPlan::workspace_bytes`] bytes or more, at a multiple of [`WORKSPACE_ALIGN_BYTES`], with any contents.
     pub workspace: DeviceMemory,
+}
+
+impl Operands {
+    /// The operands of a run, each of which the field of its name describes.
+    pub fn new(
+        q: DeviceTensor,
+        k: DeviceTensor,
+        v: DeviceTensor,
+        o: DeviceTensor,
+        lse: DeviceMemory,
+        workspace: DeviceMemory,
+    ) -> Self {
+        Operands {
+            q,
+            k,
+            v,
+            o,
+            lse,
+            workspace,
+        }
+    }
 }
 
 impl GpuPlan {
@@ -214,7 +237,7 @@ impl GpuPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
+    use crate::policy::{Budget, Policy};
 
     const SHAPE: [usize; 4] = [2, 4, 300, 64];
 
@@ -231,7 +254,7 @@ mod tests {
         let never = crate::policy::Fallback::Never;
         let policy = Policy {
             fallback: never,
-            ..Policy::default()
+            ..Policy::of(Budget::Blocks)
         };
         GpuPlan::new(problem(), policy).unwrap()
     }

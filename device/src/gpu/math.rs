@@ -1,6 +1,6 @@
 //! Conversions, and the approximations that kernels use in place of exact functions.
 
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::math as emu;
 
 /// Instructions with `f32` operands and result.
@@ -14,8 +14,8 @@ macro_rules! float_functions {
         #[doc = $support]
         #[inline(always)]
         pub fn $name($($x: f32),+) -> f32 {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let d: f32;
                     // SAFETY: computes on registers.
                     unsafe {
@@ -24,7 +24,7 @@ macro_rules! float_functions {
                     }
                     d
                 }
-                _ => { $emulated }
+                emulator => { $emulated }
             }
         }
     )*};
@@ -41,6 +41,8 @@ float_functions! {
     max_f32(x, y) = "max.f32 {d}, {x}, {y};", "All.", x.max(y);
     /// The lesser; a number beats NaN.
     min_f32(x, y) = "min.f32 {d}, {x}, {y};", "All.", x.min(y);
+    /// x in 0 to 1: less is 0, more is 1, and NaN is 0.
+    saturate_f32(x) = "add.rn.sat.f32 {d}, {x}, 0f80000000;", "All.", x.max(0.0).min(1.0);
     /// x·y + z, rounded once.
     fma_rn_f32(x, y, z) = "fma.rn.f32 {d}, {x}, {y}, {z};", "All.", x.mul_add(y, z);
 }
@@ -53,8 +55,8 @@ float_functions! {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u32;
             // SAFETY: computes on registers.
             unsafe {
@@ -63,7 +65,7 @@ pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
             }
             d
         }
-        _ => { u32::from(emu::bf16_bits(high)) << 16 | u32::from(emu::bf16_bits(low)) }
+        emulator => { u32::from(emu::bf16_bits(high)) << 16 | u32::from(emu::bf16_bits(low)) }
     }
 }
 
@@ -75,8 +77,8 @@ pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u32;
             // SAFETY: computes on registers.
             unsafe {
@@ -85,7 +87,7 @@ pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
             }
             d
         }
-        _ => { u32::from(emu::f16_bits(high)) << 16 | u32::from(emu::f16_bits(low)) }
+        emulator => { u32::from(emu::f16_bits(high)) << 16 | u32::from(emu::f16_bits(low)) }
     }
 }
 
@@ -97,8 +99,8 @@ pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u16;
             // SAFETY: computes on registers.
             unsafe {
@@ -107,7 +109,7 @@ pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
             }
             d
         }
-        _ => { emu::bf16_bits(x) }
+        emulator => { emu::bf16_bits(x) }
     }
 }
 
@@ -119,8 +121,8 @@ pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
 /// All.
 #[inline(always)]
 pub fn cvt_rn_f16_f32(x: f32) -> u16 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u16;
             // SAFETY: computes on registers.
             unsafe {
@@ -129,7 +131,7 @@ pub fn cvt_rn_f16_f32(x: f32) -> u16 {
             }
             d
         }
-        _ => { emu::f16_bits(x) }
+        emulator => { emu::f16_bits(x) }
     }
 }
 
@@ -152,8 +154,8 @@ pub fn cvt_f32_bf16(bits: u16) -> f32 {
 /// All.
 #[inline(always)]
 pub fn cvt_f32_f16(bits: u16) -> f32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: f32;
             // SAFETY: computes on registers.
             unsafe {
@@ -162,6 +164,6 @@ pub fn cvt_f32_f16(bits: u16) -> f32 {
             }
             d
         }
-        _ => { emu::f32_of_f16(bits) }
+        emulator => { emu::f32_of_f16(bits) }
     }
 }

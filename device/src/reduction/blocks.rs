@@ -4,7 +4,7 @@
 //! a block of threads: one query block of a unit; a thread: every 128th key block
 //!
 //! for each of the thread's key blocks up to the query block:
-//!     sum = Σ over the query block's sampled rows of sum·2^(maximum − row_lse), each in fixed point
+//!     sum = Σ over the query block's sampled rows of its share in the row's mass, each in fixed point
 //!     in the window: covered += sum, mass = 0        before it: mass = sum
 //! covered += the rows' sinks
 //! ```
@@ -21,7 +21,8 @@ use crate::geometry::Units;
 use crate::gpu::{self, Global};
 use crate::launch::{LaunchShape, REDUCTION_BLOCKS_THREADS as THREADS};
 use crate::params::BLOCK;
-use crate::sampling::{finite_or_zero, stats_at};
+use crate::sampling::{log2_share, stats_at};
+use crate::tile::scale;
 use crate::tile::sum::sum_in_block;
 
 /// What the reduction to key blocks reads and writes.
@@ -30,6 +31,8 @@ use crate::tile::sum::sum_in_block;
 pub struct ReductionBlocksParams {
     /// Which rows.
     pub units: Units,
+    /// softmax_scale · log2 e.
+    pub scale_log2: f32,
     /// From sampling.
     pub row_lse: Global<f32>,
     /// From sampling.
@@ -81,10 +84,15 @@ fn reduce(p: &ReductionBlocksParams) {
     };
     let lse_of_unit = p
         .row_lse
-        .add(u64::from(slot) * u64::from(units.row_capacity));
-    let lse = |rank: u32| finite_or_zero(gpu::ld_global_nc(lse_of_unit.add(rank.into())));
-    let share_of = |[maximum, sum]: [f32; 2], lse: f32| {
-        fixed_point(sum * gpu::ex2_approx_ftz_f32(maximum - lse), 1.0)
+        .add(2 * u64::from(slot) * u64::from(units.row_capacity));
+    let lse = |rank: u32| {
+        let both = gpu::ld_global_nc(lse_of_unit.add(2 * u64::from(rank)).cast::<u64>());
+        [both as u32, (both >> 32) as u32].map(f32::from_bits)
+    };
+    let scale = scale::magnitude(p.scale_log2);
+    let share_of = |[reference, sum]: [f32; 2], lse: [f32; 2]| {
+        let log2_share = log2_share(reference, lse, scale);
+        fixed_point(sum * gpu::ex2_approx_ftz_f32(log2_share), 1.0)
     };
     let share = |stats: Global<f32>, rank: u32| share_of(gpu::ld_global_v2(stats), lse(rank));
 

@@ -8,19 +8,27 @@
 //!
 //! | buffer | elements | written where |
 //! |---|---|---|
-//! | `row_lse` | [`row_lse_len`] | ranks that have a row; −∞ where every score is, NaN where one is |
+//! | `row_lse` | [`row_lse_len`] | ranks that have a row |
 //! | `stats` | [`stats_len`] | ranks that have a row, key blocks up to the row's own |
 //! | `sink_stats` | [`sink_stats_len`] | ranks that have a row, if there are sinks |
 //!
-//! A statistic of some keys of a row is a pair (reference, Σ 2^(score − reference)), scores in the log2 domain. The
-//! reference is at most the maximum of all of the row's scores, and no score of these keys is so far above it that the sum
-//! comes near the end of `f32`: each share sum · 2^(reference − row_lse) is then as exact as `f32` is. Where keys are a
-//! hundred below it and more the sum may be anything as small, for so is their share. The portable kernel takes the keys'
-//! own maximum.
+//! A statistic of some keys of a row is a pair (reference, Σ 2^((score − reference) · scale)). Scores and references are raw products
+//! with the [sign](crate::tile::scale) of the softmax scale, `scale` is its magnitude in the log2 domain. `row_lse` has such a pair over all
+//! keys of the row, with log2 of the sum in place of the sum: the row's log-sum-exp in the log2 domain is reference · scale + log2 sum. The
+//! two are apart because their sum, in one `f32`, would lose log2 sum where scores are large. The share of the keys of a statistic,
+//! ([`log2_share`]), has only the difference of two references.
+//!
+//! A statistic's reference is at most the row's, which is at most the maximum of the row's scores, and no score of these keys is so far above
+//! the statistic's reference that the sum comes near the end of `f32`: each share is then as exact as `f32` is. Where keys are a hundred below
+//! it and more the sum may be anything as small, for so is their share. The portable kernel takes the keys' own maximum.
+//!
+//! Of a row whose scores are all −∞, `row_lse` is (−∞, −∞); of one with a score that is NaN or +∞, one of the two is NaN. Shares are NaN
+//! in both.
 
 use crate::geometry::Units;
 use crate::gpu::Global;
 use crate::params::TensorArg;
+use crate::tile::exponent;
 
 pub mod hopper;
 pub mod portable;
@@ -39,7 +47,7 @@ pub struct SamplingParams {
     pub q: TensorArg,
     /// Keys.
     pub k: TensorArg,
-    /// \[unit, rank\]: log2 of each row's normaliser.
+    /// \[unit, rank\]: each row's log-sum-exp in the log2 domain, in two parts.
     pub row_lse: Global<f32>,
     /// \[unit, key block, rank\]: the statistic of each row over a key block without the sinks; null where keys are selected.
     pub stats: Global<f32>,
@@ -49,17 +57,17 @@ pub struct SamplingParams {
 
 /// Elements of `row_lse`.
 pub const fn row_lse_len(units: &Units) -> u64 {
-    units.count as u64 * units.row_capacity as u64
+    2 * units.count as u64 * units.row_capacity as u64
 }
 
 /// Elements of `stats`.
 pub const fn stats_len(units: &Units) -> u64 {
-    2 * row_lse_len(units) * units.sizes.key_blocks() as u64
+    row_lse_len(units) * units.sizes.key_blocks() as u64
 }
 
 /// Elements of `sink_stats`.
 pub const fn sink_stats_len(units: &Units) -> u64 {
-    2 * row_lse_len(units)
+    row_lse_len(units)
 }
 
 /// Where statistics of one row over some keys lie in `stats`.
@@ -73,17 +81,18 @@ pub(crate) const fn stats_at(units: &Units, slot: u32, key_block: u32, rank: u32
 /// Where the statistic of one row over the sinks lies in `sink_stats`.
 #[inline(always)]
 pub(crate) const fn sink_stats_at(units: &Units, slot: u32, rank: u32) -> u64 {
-    2 * row_lse_at(units, slot, rank)
+    row_lse_at(units, slot, rank)
 }
 
-/// Where the normaliser of one row lies in `row_lse`.
+/// Where the log-sum-exp of one row lies in `row_lse`.
 #[inline(always)]
 pub(crate) const fn row_lse_at(units: &Units, slot: u32, rank: u32) -> u64 {
-    slot as u64 * units.row_capacity as u64 + rank as u64
+    2 * (slot as u64 * units.row_capacity as u64 + rank as u64)
 }
 
-/// A maximum to subtract: −∞ minus itself would be NaN.
+/// log2 of what the sum of a statistic with this reference is multiplied by to give the share of its keys in the row's mass.
 #[inline(always)]
-pub(crate) fn finite_or_zero(x: f32) -> f32 {
-    if x == f32::NEG_INFINITY { 0.0 } else { x }
+pub(crate) fn log2_share(reference: f32, row_lse: [f32; 2], scale: f32) -> f32 {
+    let [row_reference, log2_sum] = row_lse;
+    exponent::change(reference, row_reference, scale, 0.0) - log2_sum
 }

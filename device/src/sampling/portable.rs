@@ -3,16 +3,16 @@
 //! ```text
 //! a block of threads: 128 sampled rows of one unit, 32 a warp, against all keys that the last of them sees
 //!
-//! the rows as fragments in registers
+//! the rows as fragments in registers, with the sign of softmax_scale
 //! total[row] = nothing
 //! for the keys of the sinks, in tiles of 64; then for each key block, in two tiles of 64:      (a visit each)
 //!     part[row] = nothing
 //!     for each tile of the visit:
-//!         scores = rows · keysᵀ · softmax_scale · log2 e, −∞ where not visible or not of the visit
-//!         part[row] ⊕= (maximum, Σ 2^(score − maximum)) of the lane's own columns
+//!         scores = rows · keysᵀ, −∞ where not visible or not of the visit
+//!         part[row] ⊕= (maximum, Σ 2^((score − maximum) · scale)) of the lane's own columns
 //!     combine part[row] over the four lanes of a row, write it if statistics are wanted
 //!     total[row] ⊕= part[row]
-//! row_lse[row] = maximum + log2(sum) of total[row]                                             (log2 domain)
+//! row_lse[row] = (maximum, log2 sum) of total[row]
 //! ```
 //!
 //! Scores never reach memory. Sinks are a visit of their own, so key blocks leave them out; their few keys are multiplied
@@ -24,13 +24,13 @@
 //! # Shape contract
 //! [`launch_shape`]; blocks of the grid are tiles of rows, heavy ones first. head_dim as the entry says.
 
-use super::{SamplingParams, finite_or_zero, row_lse_at, sink_stats_at, stats_at};
+use super::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::geometry::Units;
 use crate::gpu;
 use crate::launch::{LaunchShape, PANEL, PANEL_THREADS, TILE, WARP_ROWS};
 use crate::params::BLOCK;
 use crate::tile::panel::{self, Panel, Scores};
-use crate::tile::{Bf16, F16, Float16, WARP};
+use crate::tile::{Bf16, F16, Float16, WARP, exponent, scale};
 
 /// The launch of a sampling kernel.
 pub const fn launch_shape(units: &Units) -> LaunchShape {
@@ -41,7 +41,7 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
     )
 }
 
-/// Maximum and sum of 2^(score − maximum) over some keys of a row; (−∞, 0) over none.
+/// Maximum of the scores and sum of 2^((score − maximum) · scale) over some keys of a row; (−∞, 0) over none.
 #[derive(Clone, Copy)]
 struct Stats {
     maximum: f32,
@@ -54,24 +54,28 @@ impl Stats {
         sum: 0.0,
     };
 
+    /// The sum relative to a maximum that is not below its own.
+    #[inline(always)]
+    fn sum_relative_to(self, maximum: f32, scale: f32) -> f32 {
+        let change = exponent::change(self.maximum, maximum, scale, 0.0);
+        self.sum * gpu::ex2_approx_ftz_f32(change)
+    }
+
     /// Both over the keys of `self` and of `other`.
     #[inline(always)]
-    fn merge(self, other: Self) -> Self {
+    fn merge(self, other: Self, scale: f32) -> Self {
         let maximum = gpu::max_f32(self.maximum, other.maximum);
-        let reference = finite_or_zero(maximum);
-        let rescaled = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - reference);
-        let factor = gpu::ex2_approx_ftz_f32(other.maximum - reference);
-        let sum = gpu::fma_rn_f32(other.sum, factor, rescaled);
+        let sum = self.sum_relative_to(maximum, scale) + other.sum_relative_to(maximum, scale);
         Stats { maximum, sum }
     }
 
     /// Over the keys of the four lanes that share a row.
     #[inline(always)]
-    fn across_row(self) -> Self {
+    fn across_row(self, scale: f32) -> Self {
         let mut maximum = self.maximum;
         maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
         maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
-        let mut sum = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - finite_or_zero(maximum));
+        let mut sum = self.sum_relative_to(maximum, scale);
         sum += gpu::shfl_sync_bfly(WARP, sum, 1);
         sum += gpu::shfl_sync_bfly(WARP, sum, 2);
         Stats { maximum, sum }
@@ -136,7 +140,9 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
         let position = rows.position((first_rank + row).min(last_rank));
         let row = position + sizes.q_len - sizes.k_len;
         queries.add(u64::from(row) * p.q.stride_token)
-    });
+    })
+    .times_sign_of(p.scale_log2);
+    let scale = scale::magnitude(p.scale_log2);
 
     let warp_rank = first_rank + panel::warp() * WARP_ROWS;
     let has_rows = warp_rank <= last_rank;
@@ -174,16 +180,14 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
             let visit = Visit::of_step(step, sink_steps, sinks);
             let all_count =
                 visit.start >= visit.from && visit.start + TILE <= visit.to.min(warp_first_visible);
-            scale_and_mask(&mut scores, p.scale_log2, all_count, &visit, &lane_visible);
-            for (half, part) in part.iter_mut().enumerate() {
-                for (pair, part) in part.iter_mut().enumerate() {
-                    accumulate(part, &scores, half, pair);
-                }
+            if !all_count {
+                mask(&mut scores, &visit, &lane_visible);
             }
+            accumulate(&mut part, &mut scores, scale);
             if visit.ends {
                 for half in 0..2 {
                     for pair in 0..2 {
-                        let stats = part[half][pair].across_row();
+                        let stats = part[half][pair].across_row(scale);
                         let rank = rank(half, pair);
                         if with_stats && writes && rank <= last_rank {
                             let at = if step < sink_steps {
@@ -194,7 +198,7 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
                             };
                             gpu::st_global_v2(at, [stats.maximum, stats.sum]);
                         }
-                        total[half][pair] = total[half][pair].merge(stats);
+                        total[half][pair] = total[half][pair].merge(stats, scale);
                         part[half][pair] = Stats::EMPTY;
                     }
                 }
@@ -205,32 +209,16 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
         for (pair, total) in total.iter().enumerate() {
             let rank = rank(half, pair);
             if writes && rank <= last_rank {
-                let lse = total.maximum + gpu::lg2_approx_ftz_f32(total.sum);
-                gpu::st_global(p.row_lse.add(row_lse_at(units, slot, rank)), lse);
+                let lse = [total.maximum, gpu::lg2_approx_ftz_f32(total.sum)];
+                gpu::st_global_v2(p.row_lse.add(row_lse_at(units, slot, rank)), lse);
             }
         }
     }
 }
 
-/// Scores in the log2 domain; −∞ where the key is not of the visit or the row does not see it, whatever the score was.
+/// −∞ where the key is not of the visit or the row does not see it, whatever the score was.
 #[inline(always)]
-fn scale_and_mask(
-    scores: &mut Scores,
-    scale_log2: f32,
-    all_count: bool,
-    visit: &Visit,
-    visible: &LaneRows<u32>,
-) {
-    for rows in &mut scores.elements {
-        for columns in rows {
-            for score in columns {
-                *score *= scale_log2;
-            }
-        }
-    }
-    if all_count {
-        return;
-    }
+fn mask(scores: &mut Scores, visit: &Visit, visible: &LaneRows<u32>) {
     // Columns count from the lane's first: a constant against a register keeps nothing else alive.
     let origin = visit.start as i32 + panel::first_column() as i32;
     let first = visit.from as i32 - origin;
@@ -247,28 +235,64 @@ fn scale_and_mask(
     }
 }
 
-/// Adds the lane's scores of one row.
+/// Adds the lane's scores of its rows, which are left shifted. The whole warp calls it.
 #[inline(always)]
-fn accumulate(part: &mut Stats, scores: &Scores, half: usize, pair: usize) {
-    let mut maximum = part.maximum;
-    for columns in &scores.elements[half] {
-        maximum = gpu::max_f32(
-            maximum,
-            gpu::max_f32(columns[2 * pair], columns[2 * pair + 1]),
-        );
+fn accumulate(parts: &mut LaneRows<Stats>, scores: &mut Scores, scale: f32) {
+    let mut offset = [[0.0; 2]; 2];
+    let mut change = [[0.0; 2]; 2];
+    let mut maxima = [[0.0; 2]; 2];
+    let mut far = false;
+    for half in 0..2 {
+        for pair in 0..2 {
+            let old = parts[half][pair].maximum;
+            let mut maximum = old;
+            for columns in &scores.elements[half] {
+                let of_two = gpu::max_f32(columns[2 * pair], columns[2 * pair + 1]);
+                maximum = gpu::max_f32(maximum, of_two);
+            }
+            maxima[half][pair] = maximum;
+            offset[half][pair] = exponent::near_offset(maximum, scale, 0.0);
+            // −∞ where nothing was seen before.
+            change[half][pair] = offset[half][pair] - exponent::near_offset(old, scale, 0.0);
+            far |= exponent::is_far(offset[half][pair]);
+        }
     }
-    let reference = finite_or_zero(maximum);
-    // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
-    let mut sum = 0.0;
-    for columns in &scores.elements[half] {
-        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair] - reference);
-        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair + 1] - reference);
+    if gpu::vote_sync_any(WARP, far) {
+        for half in 0..2 {
+            for pair in 0..2 {
+                let maximum = maxima[half][pair];
+                let near_offset = offset[half][pair];
+                let shift = exponent::shift(maximum, near_offset);
+                offset[half][pair] = exponent::offset(near_offset, 0.0);
+                if exponent::is_far(near_offset) {
+                    let old = parts[half][pair].maximum;
+                    change[half][pair] = exponent::change(old, maximum, scale, 0.0);
+                }
+                for columns in &mut scores.elements[half] {
+                    columns[2 * pair] -= shift;
+                    columns[2 * pair + 1] -= shift;
+                }
+            }
+        }
     }
-    let kept = gpu::ex2_approx_ftz_f32(part.maximum - reference);
-    *part = Stats {
-        maximum,
-        sum: gpu::fma_rn_f32(part.sum, kept, sum),
-    };
+    for half in 0..2 {
+        for pair in 0..2 {
+            // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+            let mut sum = 0.0;
+            for columns in &scores.elements[half] {
+                for score in [columns[2 * pair], columns[2 * pair + 1]] {
+                    let exponent = gpu::fma_rn_f32(score, scale, offset[half][pair]);
+                    sum += gpu::ex2_approx_ftz_f32(exponent);
+                }
+            }
+            let kept = gpu::ex2_approx_ftz_f32(change[half][pair]);
+            let part = &mut parts[half][pair];
+            *part = Stats {
+                maximum: maxima[half][pair],
+                sum: gpu::fma_rn_f32(part.sum, kept, sum),
+            };
+        }
+    }
 }
 
 crate::entry! {

@@ -1,6 +1,7 @@
 //! Compares what the kernels wrote with the definitions.
 
 use sample_attention_device::geometry::Unit;
+use sample_attention_device::tile::scale;
 
 use crate::case::{Case, Inputs, Sampling};
 use crate::pipeline::{Budget, Outcome};
@@ -8,6 +9,8 @@ use crate::reference::{self, BLOCK, Head, ONE};
 
 /// Log2-domain error of a normaliser: 64 products of size 16 or less, added in `f32`, and two approximate functions.
 const LOG2_TOLERANCE: f64 = 1e-4;
+/// Relative error of a normaliser: that of the scale in the log2 domain, and of its product.
+const RELATIVE_TOLERANCE: f64 = 3e-7;
 /// Keys whose share of their row is below 2 to the minus this may be off altogether: 2^-68 of the last bit of a mass.
 const NOTHING_LOG2: f64 = 100.0;
 /// Relative error of a mass, which is 2 to the power of the difference of two such numbers.
@@ -75,6 +78,19 @@ fn assert_mass(got: u64, want: f64, what: impl Fn() -> String) {
     );
 }
 
+/// What turns references into numbers of the log2 domain.
+fn scale_magnitude(case: &Case) -> f64 {
+    let scale_log2 = case.softmax_scale * std::f32::consts::LOG2_E;
+    f64::from(scale::magnitude(scale_log2))
+}
+
+/// A row's log-sum-exp in the log2 domain.
+pub fn row_lse(case: &Case, outcome: &Outcome, row: usize) -> f64 {
+    let [reference, log2_sum] =
+        [0, 1].map(|part| f64::from(f32::from_bits(outcome.row_lse[2 * row + part])));
+    reference * scale_magnitude(case) + log2_sum
+}
+
 /// Everything that one run wrote.
 pub fn check(case: &Case, budget: Budget, inputs: &Inputs, outcome: &Outcome) {
     let units = &outcome.units;
@@ -114,19 +130,20 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, slot: u32, hea
     assert!(rows.len() <= capacity);
     let same_mass = |got: f64, want: f64, what: &str, rank: usize| {
         assert!(
-            got == want || (got - want).abs() <= LOG2_TOLERANCE,
+            got == want || (got - want).abs() <= LOG2_TOLERANCE + RELATIVE_TOLERANCE * want.abs(),
             "{case:?}: {what} of unit {slot}, rank {rank}: {got}, not {want}"
         );
     };
     for (rank, &row) in rows.iter().enumerate() {
-        let lse = f32::from_bits(outcome.row_lse[slot as usize * capacity + rank]);
-        same_mass(f64::from(lse), head.lse[row], "row_lse", rank);
+        let lse = row_lse(case, outcome, slot as usize * capacity + rank);
+        same_mass(lse, head.lse[row], "row_lse", rank);
         if budget != Budget::Blocks {
             continue;
         }
         let scores = &head.scores[row];
         let check_stats = |stats: &[u32], of_keys: &[f64], what: &str| {
             let [reference, sum] = [stats[0], stats[1]].map(|x| f64::from(f32::from_bits(x)));
+            let reference = reference * scale_magnitude(case);
             let maximum = reference::maximum(of_keys);
             match case.sampling {
                 Sampling::Portable => same_mass(reference, maximum, what, rank),

@@ -9,7 +9,7 @@ use std::path::Path;
 const FLOORS: &[&[&[&[&str]]]] = &[
     // host: what a call can get wrong → what to compute → what comes back → the plan → the backends → the driver.
     &[
-        &[&["host/dtype.rs", "host/error/"]],
+        &[&["host/dtype.rs", "host/shape.rs", "host/error/"]],
         &[&[
             "host/problem.rs",
             "host/policy.rs",

@@ -5,6 +5,7 @@ use std::panic::Location;
 
 use super::state::bulk::{Load, Patch, Shape, Store};
 use super::state::memory::{copy_in, copy_out};
+use super::state::queue::pop_front_if;
 use super::state::{At, Cta, FaultKind, with};
 use crate::gpu::TensorMap;
 
@@ -92,12 +93,9 @@ impl Cta {
     }
 
     fn land_stores(&mut self, groups: u32) {
-        while let Some(store) = self
-            .thread()
-            .stores
-            .stores
-            .pop_front_if(|store| store.group < groups)
-        {
+        while let Some(store) = pop_front_if(&mut self.thread().stores.stores, |store| {
+            store.group < groups
+        }) {
             match &store.shape {
                 Shape::Linear { global, bytes } => {
                     let op = "cp.async.bulk";

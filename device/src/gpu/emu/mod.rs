@@ -27,8 +27,8 @@
 //! # Ok::<(), emu::Fault>(())
 //! ```
 //!
-//! Launching needs the feature `emulator`, and with it `corosensei`. Everything else is always here: kernels are named by
-//! [`Kernel`], and their intrinsics refer to this module on every target but a GPU.
+//! It is compiled with the feature `emulator` alone, and so are `corosensei`, `half` and `rayon`. Without it a host has the kernels'
+//! names ([`Kernel`]) and shapes of launches, and intrinsics have no body.
 //!
 //! # What it finds
 //! Each of these ends the launch with a [`Fault`] whose text names the thread, the source line and
@@ -96,7 +96,6 @@ pub(super) mod barrier;
 pub(super) mod bulk;
 mod collective;
 pub(super) mod cp_async;
-#[cfg(feature = "emulator")]
 mod deadlock;
 mod descriptor;
 mod launch;
@@ -106,9 +105,7 @@ pub(super) mod mbarrier;
 pub(super) mod memory;
 mod order;
 mod phase;
-#[cfg(feature = "emulator")]
 mod run;
-#[cfg(feature = "emulator")]
 mod scheduler;
 mod state;
 mod tensor;
@@ -117,6 +114,7 @@ pub(super) mod trap;
 pub(super) mod warp;
 pub(super) mod wgmma;
 
-pub use launch::{Buffer, Gpu, Kernel, Launch};
+pub use crate::gpu::Kernel;
+pub use launch::{Buffer, Gpu, Launch};
 pub use state::{Fault, FaultKind, Mode};
 pub use tensor::tensor_map;

@@ -2,10 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::launch::{Gpu, Kernel, Launch};
+use super::launch::{Gpu, Launch};
 use super::scheduler::{self, Grid};
 use super::state::rng::Rng;
 use super::state::{Fault, FaultKind, Mode};
+use crate::gpu::Kernel;
 
 /// Shared memory that a CTA can have on sm_90.
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
@@ -25,7 +26,7 @@ impl Gpu {
         let malformed = |message: String| Fault {
             kind: FaultKind::Launch,
             message,
-            kernel: kernel.name,
+            kernel: kernel.name(),
             cta: None,
             thread: None,
             at: None,
@@ -52,10 +53,10 @@ impl Gpu {
         }
         let body = |params: *const ()| {
             // SAFETY: the pointer is `params` below, which outlives the launch.
-            (kernel.body)(unsafe { &*params.cast::<P>() });
+            (kernel.body())(unsafe { &*params.cast::<P>() });
         };
         let grid = Grid {
-            kernel: kernel.name,
+            kernel: kernel.name(),
             body: &body,
             params: std::ptr::from_ref(params).cast(),
             memory: &self.memory,

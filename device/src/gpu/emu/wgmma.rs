@@ -9,6 +9,7 @@ use std::panic::Location;
 use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
 use super::descriptor::Matrix;
 use super::state::half::Half;
+use super::state::queue::pop_front_if;
 pub(in super::super) use super::state::wgmma::Operand;
 use super::state::wgmma::{Pending, Tile};
 use super::state::{At, Cta, FaultKind, State};
@@ -284,10 +285,9 @@ impl Cta {
     fn execute_groups(&mut self, pending: u32) {
         let group = (self.warp() / 4) as usize;
         let done = self.warpgroups[group].groups.saturating_sub(pending);
-        while let Some(product) = self.warpgroups[group]
-            .pending
-            .pop_front_if(|product| product.group < done)
-        {
+        while let Some(product) = pop_front_if(&mut self.warpgroups[group].pending, |product| {
+            product.group < done
+        }) {
             self.execute(group, &product);
         }
         self.note_wgmma_waited(done);

@@ -3,7 +3,7 @@
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
 use crate::tile::warpgroup::{self, HeadDim, Scores};
-use crate::tile::{WARP, scale};
+use crate::tile::{Float16, WARP, scale};
 
 use super::order::{self, Panel, Steps};
 use super::sums::{Keys, LaneSums, RowSums, Statistics};
@@ -40,18 +40,20 @@ impl Rows {
 
     /// Copies the warp's queries into the warpgroup's tile, with the sign of the scale. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn copy_queries<D: HeadDim>(
+    pub(super) fn copy_queries<T: Float16, D: HeadDim>(
         &self,
         p: &SamplingParams,
         panel: &Panel,
         tile: Shared<u8>,
     ) {
         let first_rank = self.rank - gpu::laneid() / 4;
-        let flip = scale::flipped_signs(p.scale_log2);
         let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
-        warpgroup::copy_rows::<D>(tile, first_row, flip, |row| {
-            panel.query(p, first_rank + row)
-        });
+        warpgroup::copy_rows::<D>(
+            tile,
+            first_row,
+            |pair| scale::times_sign::<T>(pair, p.scale_log2),
+            |row| panel.query(p, first_rank + row),
+        );
     }
 
     /// Sums up the scores of a step, with raised references or with those the rows have. The whole warp calls it.
@@ -79,8 +81,8 @@ impl Rows {
             self.visible
                 .map(|visible| Keys::counted_from(tile * TILE, from, visible.min(end)))
         });
-        let scale_log2 = scale::magnitude(p.scale_log2);
-        self.sums.weigh(scores, scale_log2, keys, raise)
+        let scale = scale::magnitude(p.scale_log2);
+        self.sums.weigh(scores, scale, keys, raise)
     }
 
     /// Adds a step's sums, and writes the statistics of its key block. The whole warp calls it.
@@ -110,13 +112,13 @@ impl Rows {
         }
     }
 
-    /// Writes the normalisers. The whole warp calls it.
+    /// Writes the rows' log-sum-exps. The whole warp calls it.
     #[inline(always)]
     pub(super) fn write_row_lse(&self, p: &SamplingParams, panel: &Panel) {
         let rank = written(for_once(self.rank));
         let at = row_lse_at(&p.units, panel.slot, rank);
         if writes(panel, rank) {
-            gpu::st_global(p.row_lse.add(at), own(self.sums.log2()));
+            gpu::st_global_v2(p.row_lse.add(at), own(self.sums.row_lse()));
         }
     }
 

@@ -17,13 +17,13 @@ pub(super) const CONSUMER_ROWS: u32 = BLOCK / CONSUMERS;
 pub struct HopperParams {
     /// [`map_layout`](super::map_layout) of Q.
     pub q_map: TensorMap,
-    /// [`map_layout`](super::map_layout) of K.
+    /// [`kv_map_layout`](super::kv_map_layout) of K.
     pub k_map: TensorMap,
-    /// [`map_layout`](super::map_layout) of V.
+    /// [`kv_map_layout`](super::kv_map_layout) of V.
     pub v_map: TensorMap,
     /// As for the portable kernel.
     pub attention: SparseFlashParams,
-    /// The order of the tasks.
+    /// The order of the work tiles.
     pub schedule: Schedule,
     /// By how much, in the log2 domain, a row's maximum grows before what came before it is rescaled: 0 always, at most 8.
     pub slack_log2: f32,

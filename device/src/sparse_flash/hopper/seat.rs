@@ -16,7 +16,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// Asks anew each time. Through shuffles, which the compiler cannot look through: what follows from the seat, dozens of addresses,
-    /// would otherwise stay in registers from task to task.
+    /// would otherwise stay in registers from work tile to work tile.
     #[inline(always)]
     pub fn of_this_thread() -> Self {
         let lane = gpu::laneid();

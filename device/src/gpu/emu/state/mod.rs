@@ -13,6 +13,7 @@ pub mod mbarrier;
 pub mod memory;
 mod mode;
 pub mod progress;
+pub mod queue;
 pub mod race;
 pub mod rng;
 mod site;
@@ -20,7 +21,6 @@ pub mod thread;
 pub mod warp;
 pub mod wgmma;
 
-#[cfg(feature = "emulator")]
 pub use cta::CURRENT;
 pub use cta::{Cta, spin, suspend, with, with_at};
 pub use diagnosis::{Fault, FaultKind, lanes};

@@ -39,7 +39,6 @@ pub struct Progress {
 
 impl Progress {
     /// For a launch on a device with this many bytes in buffers.
-    #[cfg_attr(not(feature = "emulator"), allow(dead_code))]
     pub fn new(global_bytes: u64) -> Self {
         Self {
             calls: 0,

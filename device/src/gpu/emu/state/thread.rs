@@ -56,7 +56,6 @@ pub struct Thread {
 
 impl Thread {
     /// A thread that has not started.
-    #[cfg_attr(not(feature = "emulator"), allow(dead_code))]
     pub fn new() -> Self {
         Self {
             yielder: None,
