@@ -1,13 +1,14 @@
 //! What each head attends to: key blocks of each query block, and single keys (stripes) of the whole head.
 
+mod bits;
 mod head;
 mod storage;
 
 use crate::error::{Error, Result};
 use crate::problem::Problem;
 
+use bits::set_bit;
 pub use head::HeadSelection;
-use storage::set_bit;
 pub(crate) use storage::{BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeSpan};
 
 /// The mask of every head, in the one form that all policies share:

@@ -26,6 +26,7 @@ mod poison;
 mod report_checks;
 mod row_checks;
 mod selection_checks;
+mod shared_checks;
 
 pub use backend::{Backend, Found, UnitFound};
 pub use buffers::{Buffer, Layout};

@@ -15,6 +15,7 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             "host/policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
+            "host/break_even.rs",
         ]],
         &[&[
             "host/selection/",
@@ -24,12 +25,14 @@ const FLOORS: &[&[&[&[&str]]]] = &[
         ]],
         &[&["host/plan.rs"]],
         &[&["host/cpu/"], &["host/pipeline/"]],
-        &[&["host/emulator/"], &["host/cuda/"]],
+        &[&["host/emulator/"], &["host/cuda/"], &["host/head_policies.rs"]],
     ],
     // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, in sampling's layout.
     &[
         &[&["device/src/gpu/"]],
         &[&[
+            "device/src/block.rs",
+            "device/src/abi/",
             "device/src/params.rs",
             "device/src/geometry.rs",
             "device/src/launch.rs",
