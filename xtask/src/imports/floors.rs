@@ -15,7 +15,6 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             "host/policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
-            "host/break_even.rs",
         ]],
         &[&[
             "host/selection/",
@@ -25,7 +24,11 @@ const FLOORS: &[&[&[&[&str]]]] = &[
         ]],
         &[&["host/plan.rs"]],
         &[&["host/cpu/"], &["host/pipeline/"]],
-        &[&["host/emulator/"], &["host/cuda/"], &["host/head_policies.rs"]],
+        &[
+            &["host/emulator/"],
+            &["host/cuda/"],
+            &["host/head_policies.rs"],
+        ],
     ],
     // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, in sampling's layout.
     &[
