@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::report::{Coverage, Report};
+use crate::report::{Coverage, HeadPath, Report};
 use crate::selection::{Selection, SelectionShape};
 use crate::tensor::{Inputs, Outputs};
 
@@ -140,7 +140,9 @@ impl Plan {
     /// [`Error::NoSuchInstructionSet`].
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Result<Self> {
         if !instruction_set.is_available() {
-            return Err(Error::NoSuchInstructionSet { instruction_set });
+            return Err(Error::NoSuchInstructionSet {
+                instruction_set: instruction_set.name(),
+            });
         }
         Ok(Plan {
             instruction_set,
@@ -277,6 +279,15 @@ impl Plan {
 
     pub(crate) fn path(&self) -> Path {
         self.path
+    }
+
+    /// How the report calls the path of heads that do not fall back.
+    pub(crate) fn head_path(&self) -> HeadPath {
+        match self.path {
+            Path::Dense => HeadPath::Dense,
+            Path::BelowBreakEven => HeadPath::BelowBreakEven,
+            Path::Select => HeadPath::Sparse,
+        }
     }
 
     pub(crate) fn fallback(&self) -> Option<Fallback> {

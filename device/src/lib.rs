@@ -19,6 +19,7 @@
 )]
 
 pub mod abi;
+mod block;
 pub mod geometry;
 pub mod gpu;
 pub mod launch;

@@ -10,8 +10,8 @@ use crate::geometry::{
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 
-use super::sampling::BlockStats;
 use super::simd::{Lanes, PANEL};
+use super::tile::Stats;
 
 /// Bytes of wave buffers that one thread may bring: large enough to keep all threads busy, small beside K and V.
 const WAVE_BYTES_PER_THREAD: usize = 16 << 20;
@@ -219,7 +219,7 @@ impl Units {
     /// Bytes of the buffers of one unit in a wave.
     fn unit_bytes(&self) -> usize {
         self.query_lanes() * size_of::<Lanes>()
-            + (self.block_stats() + self.panels + self.sink_stats()) * size_of::<BlockStats>()
+            + (self.block_stats() + self.panels + self.sink_stats()) * size_of::<Stats>()
             + (self.candidates() + self.outside_candidates() + self.reductions()) * size_of::<u64>()
     }
 }

@@ -10,11 +10,11 @@ use sample_attention_device::tile::scale;
 use sample_attention_device::top_k;
 
 use super::{Call, GpuPlan, Launch, Lists, Region};
-use crate::cpu::{SampledRow, UnitMass};
 use crate::error::{Error, Result};
 use crate::policy::Budget;
 use crate::report::{Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
+use crate::stage::{SampledRow, UnitMass};
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,7 +65,7 @@ impl GpuPlan {
     ) -> Result<Outcome, E> {
         let Some(units) = self.units() else {
             return Ok(Outcome {
-                report: Report::new(self.plan(), times, |_| None),
+                report: Report::new(self.problem(), self.plan().head_path(), times, |_| None),
                 selection: None,
             });
         };
@@ -80,7 +80,7 @@ impl GpuPlan {
         let kept = region(&regions.kept, &mut read)?;
         let selection = lists.selection(self.problem(), units.sinks as usize)?;
         let q_heads = self.problem().q_heads;
-        let report = Report::new(self.plan(), times, |head| {
+        let report = Report::new(self.problem(), self.plan().head_path(), times, |head| {
             let per_head = units.per_head();
             let of_head = head as u32 * per_head..(head as u32 + 1) * per_head;
             let rows: u64 = of_head

@@ -184,3 +184,10 @@ impl Tokens {
         self.at_slot(tensor, self.slot(tensor, token))
     }
 }
+
+/// Keys from this one on are not loose: the own block's, and what no row sees.
+#[inline(always)]
+pub(super) const fn end_key(end_block: u32, k_len: u32) -> u32 {
+    let end = end_block * BLOCK;
+    if end < k_len { end } else { k_len }
+}

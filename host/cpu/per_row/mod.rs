@@ -16,16 +16,18 @@
 //! Rows whose softmax has no finite normaliser ask for nothing. A query block without a finite sampled row, because its rows hold
 //! NaN or because the row stride passes it over, lists every visible key block: nothing is known of what it needs.
 
+mod buffers;
 mod demand;
 mod heaviest;
 mod statistics;
+
+pub(super) use buffers::TaskBuffers;
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::arena::{Arena, Footprint};
 use super::reduction::MASS_ONE;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
@@ -38,9 +40,7 @@ use crate::geometry::{BLOCK, SampledRows};
 use crate::problem::Problem;
 use crate::selection::{BlockRows, SelectionMut};
 use crate::tensor::TensorView;
-
-/// Sampled rows of a task, as far as whole query blocks allow: two panels, which share the conversion of each key block.
-const TASK_ROWS: usize = 2 * PANEL;
+use buffers::TASK_ROWS;
 
 /// Query blocks of a task at most: where few rows are sampled, tasks stay small enough to be spread over threads.
 const TASK_BLOCKS: usize = 16;
@@ -68,33 +68,6 @@ pub(super) fn groups(units: &Units) -> impl Iterator<Item = Range<usize>> + use<
     })
 }
 
-/// What one worker keeps of its task.
-pub(super) struct TaskBuffers<'a> {
-    /// [panel, key block]: maximum and sum of each row's scores without the sinks; then the sums relative to the row's maximum.
-    blocks: &'a mut [Stats],
-    /// [panel]: the same of the sinks.
-    sinks: &'a mut [Stats],
-    /// [panel]: maximum and sum over all keys that each row sees.
-    whole: &'a mut [Stats],
-    /// One entry a key block: the candidates of one row.
-    candidates: &'a mut [u64],
-    /// One flag a key block: what the rows of one query block asked for.
-    asked: &'a mut [u8],
-}
-
-/// Panels of the largest task: more than two where a single query block has more than [`TASK_ROWS`] sampled rows. A bound by the
-/// strides alone, so that the workspace of a longer prompt is no smaller.
-fn task_panels(units: &Units) -> usize {
-    let (stride, of_tail) = match units.tail.rows {
-        0 => (units.row_stride, 0),
-        // Where the tail begins within the block, both strides may have a row more than their share.
-        _ => (units.row_stride.min(units.tail.stride), 2),
-    };
-    // Staggered rows leave the last row of the call to be sampled besides.
-    let of_block = (BLOCK.div_ceil(stride) + of_tail + 1).min(BLOCK);
-    of_block.max(TASK_ROWS).div_ceil(PANEL)
-}
-
 /// Natural log of the softmax normaliser of each sampled row of a unit, from its part of [`Selected::row_stats`].
 pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
     let (max, sum) =
@@ -102,28 +75,6 @@ pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
     max.iter()
         .zip(sum)
         .map(|(&max, &sum)| (f64::from(max) + f64::from(sum).log2()) * std::f64::consts::LN_2)
-}
-
-impl<'a> TaskBuffers<'a> {
-    pub(super) fn carve(arena: &mut Arena<'a>, units: &Units) -> Option<Self> {
-        let (panels, blocks) = (task_panels(units), units.geometry.blocks());
-        Some(TaskBuffers {
-            blocks: arena.take(panels * blocks)?,
-            sinks: arena.take(panels)?,
-            whole: arena.take(panels)?,
-            candidates: arena.take(blocks)?,
-            asked: arena.take(blocks)?,
-        })
-    }
-
-    pub(super) fn measure(footprint: &mut Footprint, units: &Units) {
-        let (panels, blocks) = (task_panels(units), units.geometry.blocks());
-        footprint.take::<Stats>(blocks, panels);
-        footprint.take::<Stats>(panels, 1);
-        footprint.take::<Stats>(panels, 1);
-        footprint.take::<u64>(blocks, 1);
-        footprint.take::<u8>(blocks, 1);
-    }
 }
 
 /// Query blocks of one head, to be selected for.

@@ -2,7 +2,7 @@
 
 use sample_attention::{Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem};
 
-use super::selection_checks::MASS_ONE;
+use super::shared_checks::MASS_ONE;
 use super::{Attend, Backend, Case, Outcome, row_checks};
 use crate::oracle::{self, HeadMask, Mask};
 use crate::tensor::Qkv;

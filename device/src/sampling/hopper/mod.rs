@@ -40,6 +40,7 @@
 mod order;
 mod rows;
 mod sums;
+mod tile_shape;
 
 use core::marker::PhantomData;
 
@@ -47,16 +48,16 @@ use super::SamplingParams;
 use crate::geometry::Units;
 use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
-use crate::params::{BLOCK, ProblemSizes, TensorArg};
+use crate::params::{ProblemSizes, TensorArg};
 use crate::tile::warpgroup::{
-    self, D64, D128, GROUP_ROWS, HeadDim, Products, TILE_ROWS, WARPGROUP, map_layout,
-    warpgroups_fit,
+    self, D64, D128, HeadDim, Products, WARPGROUP, map_layout, warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
 use order::Panel;
 use rows::Rows;
 use sums::RowSums;
+use tile_shape::{CONSUMERS, GROUP, PANEL, TILE, WARP_ROWS};
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -68,17 +69,6 @@ pub struct HopperParams {
     pub sampling: SamplingParams,
 }
 
-/// Warpgroups that consume.
-const CONSUMERS: u32 = 4;
-/// Rows of a consumer: those of one product.
-const GROUP: u32 = GROUP_ROWS;
-/// Rows that share the tiles in shared memory.
-const PANEL: u32 = CONSUMERS * GROUP;
-/// Rows of a warp.
-const WARP_ROWS: u32 = 16;
-/// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
-const TILE: u32 = BLOCK;
-const _: () = assert!(TILE == TILE_ROWS);
 /// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
 /// 128. A power of two.
 const STAGES: u32 = 4;
