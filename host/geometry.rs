@@ -125,38 +125,59 @@ impl Geometry {
     }
 }
 
-/// Positions p of a range with (p + 1 + offset) mod stride = 0.
+/// Positions p of a range with (p + 1) mod stride = 0, each moved back by `offset` but for the last of each block: a block's last row
+/// is sampled in any case, so that a prompt which is cut at a block's end samples the same rows there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Multiples {
     stride: usize,
-    /// Below `stride`.
+    /// Below `stride`; 0 where the stride does not divide a block.
     offset: usize,
-    /// How many multiples of `stride` lie at or below the range's first position plus the offset.
+    /// How many lie below the range's first position.
     before: usize,
     len: usize,
 }
 
 impl Multiples {
     fn new(stride: usize, offset: usize, positions: Range<usize>) -> Self {
-        let offset = offset % stride;
-        let before = (positions.start + offset) / stride;
-        Multiples {
+        let offset = if BLOCK.is_multiple_of(stride) {
+            offset % stride
+        } else {
+            0
+        };
+        let mut multiples = Multiples {
             stride,
             offset,
-            before,
-            len: (positions.end + offset) / stride - before,
-        }
+            before: 0,
+            len: usize::MAX,
+        };
+        multiples.before = multiples.below(positions.start);
+        multiples.len = multiples.below(positions.end);
+        multiples
     }
 
     fn position(&self, rank: usize) -> usize {
-        (self.before + rank + 1) * self.stride - 1 - self.offset
+        let multiple = (self.before + rank + 1) * self.stride;
+        match self.offset {
+            0 => multiple - 1,
+            _ if multiple.is_multiple_of(BLOCK) => multiple - 1,
+            offset => multiple - 1 - offset,
+        }
     }
 
     /// How many of them lie below `position`.
     fn below(&self, position: usize) -> usize {
-        ((position + self.offset) / self.stride)
-            .saturating_sub(self.before)
-            .min(self.len)
+        let of_all = if self.offset == 0 {
+            position / self.stride
+        } else {
+            let of_block = BLOCK / self.stride;
+            let moved = (position % BLOCK + self.offset) / self.stride;
+            position / BLOCK * of_block + moved.min(of_block - 1)
+        };
+        of_all.saturating_sub(self.before).min(self.len)
+    }
+
+    fn holds(&self, position: usize) -> bool {
+        self.below(position + 1) > self.below(position)
     }
 }
 
@@ -191,7 +212,7 @@ impl Tail {
     pub(crate) const NONE: Tail = Tail { rows: 0, stride: 1 };
 }
 
-/// The rows that sampling reads: positions p with (p + 1 + offset) mod stride = 0, where the tail has its own stride, and the last row.
+/// The rows that sampling reads: those of [`Multiples`], where the tail has its own stride, and the last row.
 /// Rows are addressed by their rank among the sampled rows of a range of positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SampledRows {
@@ -215,15 +236,10 @@ impl SampledRows {
         let end = positions.end.max(first);
         let tail_start = geometry.k_len.saturating_sub(tail.rows).clamp(first, end);
         let body = Multiples::new(stride, offset, first..tail_start);
-        let last_stride = if tail_start < end {
-            tail.stride
-        } else {
-            stride
-        };
         let tail = Multiples::new(tail.stride, offset, tail_start..end);
         let holds_last_row = end == geometry.k_len && end > first;
-        let after_last = geometry.k_len + offset % last_stride;
-        let last_is_extra = holds_last_row && !after_last.is_multiple_of(last_stride);
+        let is_multiple = |last: usize| body.holds(last) || tail.holds(last);
+        let last_is_extra = holds_last_row && !is_multiple(geometry.k_len - 1);
         SampledRows {
             geometry,
             body,
@@ -280,7 +296,16 @@ mod tests {
             .filter(|&row| geometry.visible_keys(row) > 0)
             .map(|row| (row, geometry.position(row)))
             .filter(|&(row, p)| {
-                let sampled = (p + 1 + offset) % stride_at(p) == 0 || row + 1 == geometry.q_len;
+                let stride = stride_at(p);
+                let offset = match (p + 1) % BLOCK {
+                    0 => 0,
+                    _ if BLOCK.is_multiple_of(stride) => offset % stride,
+                    _ => 0,
+                };
+                // Not what is moved from a block's end.
+                let sampled = (p + 1 + offset) % stride == 0 && (p + 1 + offset) % BLOCK != 0;
+                let sampled = sampled || offset == 0 && (p + 1) % stride == 0;
+                let sampled = sampled || row + 1 == geometry.q_len;
                 positions.contains(&p) && sampled
             })
             .map(|(row, _)| row)

@@ -97,10 +97,10 @@ pub struct Policy {
     /// The other budgets ignore it: [`Budget::Residual`] and [`Budget::Paper`] rank single keys over a whole head, whose rows are
     /// sampled evenly, and with [`Budget::Rows`] no row speaks for another.
     pub stride_doubles_from: usize,
-    /// For [`Budget::Rows`]: query head `h` samples the positions p with (p + 1 + o) mod `row_stride` = 0 in place of
-    /// (p + 1) mod `row_stride` = 0, o = `row_offset` + h · c with c near 0.6 · `row_stride`. What a row looks up that one head does
-    /// not sample, another head then does: at the same cost, half as many answers are lost (`benches/record/quality.md`). An engine
-    /// may set this to the layer's index, which staggers the layers too.
+    /// For [`Budget::Rows`], where `row_stride` divides a block: query head `h` samples rows `o` before the multiples of
+    /// `row_stride`, o = (`row_offset` + h · c) mod `row_stride` with c near 0.6 · `row_stride`; the last row of each query block is
+    /// sampled by all. What a row looks up that one head does not sample, another head then does: at the same cost, half as many
+    /// answers are lost (`benches/record/quality.md`). An engine may set this to the layer's index, which staggers the layers too.
     pub row_offset: usize,
     /// Last query rows of the call that are sampled at `tail_stride` in place of `row_stride`: there stands the question that a prompt
     /// ends with. 0 for none; a prompt in chunks sets it for its last chunk. [`Budget::Rows`] alone.

@@ -31,8 +31,8 @@ pub struct Unit {
     pub score_magnitude: f64,
 }
 
-/// R = { i : (p(i) + 1 + o) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of
-/// the tail for `rows`; o is 0, but for `rows` the head's [`row_offset`].
+/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of
+/// the tail for `rows`. Where s divides 128, `rows` samples the head's [`row_offset`] earlier, but for the last row of each block.
 pub fn sampled_rows(problem: &Problem, policy: &Policy, head: usize) -> Vec<usize> {
     let offset = match policy.budget {
         Budget::Rows => row_offset(policy, head % problem.q_heads),
@@ -42,12 +42,19 @@ pub fn sampled_rows(problem: &Problem, policy: &Policy, head: usize) -> Vec<usiz
         .filter(|&row| {
             let p = position(problem, row);
             let is_last = row == problem.q_len - 1;
-            p >= 0
-                && (is_last
-                    || (p as usize + 1 + offset)
-                        .is_multiple_of(stride_at(problem, policy, p as usize)))
+            p >= 0 && (is_last || is_sampled(problem, policy, offset, p as usize))
         })
         .collect()
+}
+
+fn is_sampled(problem: &Problem, policy: &Policy, offset: usize, p: usize) -> bool {
+    let s = stride_at(problem, policy, p);
+    if offset == 0 || !128usize.is_multiple_of(s) {
+        return (p + 1).is_multiple_of(s);
+    }
+    let ends_block = |p: usize| (p + 1).is_multiple_of(128);
+    let multiple = p + offset % s;
+    ends_block(p) || (multiple + 1).is_multiple_of(s) && !ends_block(multiple)
 }
 
 /// o = (`row_offset` + h · c) mod s, c the least number from 0.6 · s on that has no factor in common with s.
