@@ -2,7 +2,7 @@
 
 use crate::gpu::{self, Global, Shared};
 use crate::params::ProblemSizes;
-use crate::tile::WARP;
+use crate::tile::{WARP, scale};
 
 /// A warp's record: six words of 64 bits, four numbers, the task, and the scale.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ pub(super) struct Contents {
     /// Keys from this one on are not loose: the own block's, and what no row sees.
     pub end_key: u32,
     pub task: Task,
-    /// softmax_scale · log2(e), made positive.
+    /// softmax_scale · log2(e).
     pub scale_log2: f32,
 }
 
@@ -160,9 +160,10 @@ impl Record {
         gpu::ld_shared(self.numbers().add(3))
     }
 
+    /// The magnitude of softmax_scale · log2(e).
     #[inline(always)]
     pub fn scale_log2(self) -> f32 {
-        f32::from_bits(gpu::ld_shared(self.numbers().add(8)))
+        scale::magnitude(f32::from_bits(gpu::ld_shared(self.numbers().add(8))))
     }
 
     #[inline(always)]

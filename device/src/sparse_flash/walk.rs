@@ -6,7 +6,6 @@ use super::record::{Contents, Record, Task, Tokens};
 use super::warp::WarpMemory;
 use crate::gpu::{self, Global};
 use crate::params::{BLOCK, TensorArg};
-use crate::tile::scale;
 
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +144,7 @@ impl Contents {
             sink_candidates: 0,
             end_key: sizes.k_len.min(end_block * BLOCK),
             task,
-            scale_log2: scale::magnitude(p.scale_log2),
+            scale_log2: p.scale_log2,
         };
         let mut dense = p.lists.is_null();
         if !dense && !p.dense.is_null() {

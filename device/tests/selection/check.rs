@@ -16,6 +16,11 @@ const NOTHING_LOG2: f64 = 100.0;
 /// Relative error of a mass, which is 2 to the power of the difference of two such numbers.
 const MASS_TOLERANCE: f64 = 2e-4;
 
+/// How far a number of the log2 domain may be from `x`.
+fn tolerance(x: f64) -> f64 {
+    LOG2_TOLERANCE + RELATIVE_TOLERANCE * x.abs()
+}
+
 /// Masses of one unit by definition, in rows.
 struct Expected {
     mass: Vec<f64>,
@@ -103,7 +108,7 @@ pub fn check(case: &Case, budget: Budget, inputs: &Inputs, outcome: &Outcome) {
         check_sampling(case, budget, outcome, slot, head);
         let candidates = outcome.mass.len() / units.count as usize;
         let expected = expected(case, budget, head, unit, candidates);
-        check_masses(outcome, slot, &expected);
+        check_masses(case, outcome, slot, &expected);
         check_selection(case, budget, outcome, slot, &expected);
     }
     for head in 0..case.heads() {
@@ -130,7 +135,7 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, slot: u32, hea
     assert!(rows.len() <= capacity);
     let same_mass = |got: f64, want: f64, what: &str, rank: usize| {
         assert!(
-            got == want || (got - want).abs() <= LOG2_TOLERANCE + RELATIVE_TOLERANCE * want.abs(),
+            got == want || (got - want).abs() <= tolerance(want),
             "{case:?}: {what} of unit {slot}, rank {rank}: {got}, not {want}"
         );
     };
@@ -148,7 +153,7 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, slot: u32, hea
             match case.sampling {
                 Sampling::Portable => same_mass(reference, maximum, what, rank),
                 Sampling::Hopper => assert!(
-                    reference <= reference::maximum(scores) + LOG2_TOLERANCE,
+                    reference <= reference::maximum(scores) + tolerance(reference),
                     "{case:?}: the reference of {what} of unit {slot}, rank {rank} is {reference}"
                 ),
             }
@@ -158,7 +163,7 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, slot: u32, hea
                 same_mass(got, want, what, rank);
             } else {
                 assert!(
-                    got <= head.lse[row] - NOTHING_LOG2 + LOG2_TOLERANCE,
+                    got <= head.lse[row] - NOTHING_LOG2 + tolerance(head.lse[row]),
                     "{case:?}: {what} of unit {slot}, rank {rank}: {got}, not {want}"
                 );
             }
@@ -183,12 +188,12 @@ fn of_unit<T>(all: &[T], slot: u32, count: u32) -> &[T] {
     &all[slot as usize * each..][..each]
 }
 
-fn check_masses(outcome: &Outcome, slot: u32, expected: &Expected) {
+fn check_masses(case: &Case, outcome: &Outcome, slot: u32, expected: &Expected) {
     let count = outcome.units.count;
     let mass = of_unit(&outcome.mass, slot, count);
     for (candidate, (&got, &want)) in mass.iter().zip(&expected.mass).enumerate() {
         assert_mass(got, want, || {
-            format!("mass of candidate {candidate} of unit {slot}")
+            format!("{case:?}: mass of candidate {candidate} of unit {slot}")
         });
     }
     let outside = of_unit(&outcome.outside, slot, count);

@@ -52,7 +52,7 @@ fn each(run_one: impl Fn(Case, Budget, usize)) {
 #[test]
 fn equal_scores_of_every_magnitude_share_the_mass_evenly() {
     each(|case, budget, index| {
-        for exponent in 0..=36 {
+        for exponent in (0..=36).step_by(4) {
             let logit = 1.3
                 * 10f32.powi(exponent)
                 * if (exponent as usize + index) % 3 == 0 {
@@ -108,7 +108,7 @@ fn small_differences_of_large_scores_keep_their_masses() {
 #[test]
 fn scores_of_every_magnitude_and_sign_keep_their_masses() {
     each(|case, budget, index| {
-        for exponent in (1..=36).step_by(5) {
+        for exponent in (1..=36).step_by(7) {
             for sign in [1.0, -1.0] {
                 let case = Case {
                     softmax_scale: sign * 10f32.powi(exponent),

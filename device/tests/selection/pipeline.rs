@@ -320,7 +320,8 @@ impl<'a> Pipeline<'a> {
     /// The part of each buffer that belongs to the units of a launch.
     fn read_units(&self, units: Units) -> OfUnits {
         let share = |all: usize, capacity: u32| all / capacity as usize * units.count as usize;
-        let capacity = (self.row_lse.len() as u64 / u64::from(units.row_capacity)) as u32;
+        let per_unit = sampling::row_lse_len(&units.slice(0, 1));
+        let capacity = (self.row_lse.len() as u64 / per_unit) as u32;
         OfUnits {
             row_lse: self.gpu.read(&self.row_lse)[..share(self.row_lse.len(), capacity)].to_vec(),
             stats: self.gpu.read(&self.stats)[..share(self.stats.len(), capacity)].to_vec(),

@@ -14,6 +14,8 @@ pub struct Head {
     pub positions: Vec<usize>,
     /// By sampled row, the scores of the keys that it sees, in the log2 domain.
     pub scores: Vec<Vec<f64>>,
+    /// By sampled row, the maximum of the scores, and Σ 2^(score − maximum).
+    parts: Vec<(f64, f64)>,
     /// By sampled row, log2 of Σ 2^score.
     pub lse: Vec<f64>,
 }
@@ -47,9 +49,17 @@ impl Head {
             })
             .collect();
         let lse = scores.iter().map(|row| log2_sum_exp2(row)).collect();
+        let parts = scores
+            .iter()
+            .map(|row| {
+                let maximum = maximum(row);
+                (maximum, row.iter().map(|x| (x - maximum).exp2()).sum())
+            })
+            .collect();
         Head {
             positions,
             scores,
+            parts,
             lse,
         }
     }
@@ -57,7 +67,9 @@ impl Head {
     /// The share of a key in the mass of a sampled row.
     pub fn share(&self, row: usize, key: usize) -> f64 {
         let score = self.scores[row].get(key).copied();
-        score.map_or(0.0, |score| (score - self.lse[row]).exp2())
+        // Not relative to the log-sum-exp, of which large scores leave no more than the maximum.
+        let (maximum, sum) = self.parts[row];
+        score.map_or(0.0, |score| (score - maximum).exp2() / sum)
     }
 }
 
