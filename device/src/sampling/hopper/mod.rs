@@ -56,7 +56,7 @@ use crate::tile::{Bf16, F16, Float16, WARP};
 
 use order::Panel;
 use rows::Rows;
-use sums::RowSums;
+use sums::{References, RowSums};
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -101,8 +101,13 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
     LaunchShape::linear(
         order::blocks(units),
         THREADS,
-        (STAGES * TILE + PANEL) * units.sizes.head_dim * 2 + BARRIERS_BYTES,
+        references_offset(units.sizes.head_dim) + CONSUMERS * WARPGROUP * References::BYTES,
     )
+}
+
+/// Where the consumers' references lie in shared memory: behind tiles, queries and barriers.
+const fn references_offset(head_dim: u32) -> u32 {
+    (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES
 }
 
 /// The layout of [`HopperParams::k_map`].
@@ -216,7 +221,7 @@ fn consume<T: Float16, D: Products<T>>(
 ) {
     let first_rank = panel.first_rank + consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
-    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
+    let mut rows = Rows::new(p, panel, first_rank + warp * WARP_ROWS);
     let queries = ring.queries(consumer);
     rows.copy_queries::<T, D>(p, panel, queries);
     gpu::fence_proxy_async_shared_cta();

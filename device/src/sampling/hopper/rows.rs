@@ -2,12 +2,12 @@
 
 use crate::gpu::{self, Global, Shared};
 use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
-use crate::tile::warpgroup::{self, HeadDim, Scores};
+use crate::tile::warpgroup::{self, HeadDim, Scores, WARPGROUP};
 use crate::tile::{Float16, WARP, scale};
 
 use super::order::{self, Panel, Steps};
-use super::sums::{Keys, LaneSums, RowSums, Statistics};
-use super::{TILE, WARP_ROWS};
+use super::sums::{Keys, LaneSums, References, RowSums, Statistics};
+use super::{TILE, WARP_ROWS, references_offset};
 
 /// A lane's view of the rows.
 pub(super) struct Rows {
@@ -25,14 +25,14 @@ pub(super) struct Rows {
 impl Rows {
     /// The rows from rank `first_rank` on.
     #[inline(always)]
-    pub(super) fn new(panel: &Panel, first_rank: u32) -> Self {
+    pub(super) fn new(p: &SamplingParams, panel: &Panel, first_rank: u32) -> Self {
         let rank = first_rank + gpu::laneid() / 4;
         let has_rows = first_rank <= panel.last_rank;
         let end_tile = panel.visible(first_rank + WARP_ROWS - 1).div_ceil(TILE);
         Rows {
             rank,
             visible: [0, 8].map(|further| panel.visible(rank + further)),
-            sums: RowSums::EMPTY,
+            sums: RowSums::new(references(p)),
             first_partial_tile: panel.visible(first_rank) / TILE,
             end_tile: if has_rows { end_tile } else { 0 },
         }
@@ -48,12 +48,9 @@ impl Rows {
     ) {
         let first_rank = self.rank - gpu::laneid() / 4;
         let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
-        warpgroup::copy_rows::<D>(
-            tile,
-            first_row,
-            |pair| scale::times_sign::<T>(pair, p.scale_log2),
-            |row| panel.query(p, first_rank + row),
-        );
+        warpgroup::copy_rows::<T, D>(tile, first_row, p.scale_log2, |row| {
+            panel.query(p, first_rank + row)
+        });
     }
 
     /// Sums up the scores of a step, with raised references or with those the rows have. The whole warp calls it.
@@ -82,7 +79,7 @@ impl Rows {
                 .map(|visible| Keys::counted_from(tile * TILE, from, visible.min(end)))
         });
         let scale = scale::magnitude(p.scale_log2);
-        self.sums.weigh(scores, scale, keys, raise)
+        self.sums.weigh(scores, scale, keys, raise, references(p))
     }
 
     /// Adds a step's sums, and writes the statistics of its key block. The whole warp calls it.
@@ -99,12 +96,17 @@ impl Rows {
         if tile >= self.end_tile {
             return;
         }
-        let statistics = self.sums.add(sums);
+        let statistics = self.sums.add(sums, references(p));
         if step < steps.for_sinks {
             // What the rows have summed up so far; the last step's, if they see several tiles of sinks, stays.
             let rank = written(for_once(self.rank));
             let at = sink_stats_at(&p.units, panel.slot, rank);
-            self.write(panel, rank, p.sink_stats.add(at), self.sums.so_far());
+            self.write(
+                panel,
+                rank,
+                p.sink_stats.add(at),
+                self.sums.so_far(references(p)),
+            );
         } else if !p.stats.is_null() {
             let rank = written(self.rank);
             let at = stats_at(&p.units, panel.slot, tile, rank);
@@ -118,7 +120,7 @@ impl Rows {
         let rank = written(for_once(self.rank));
         let at = row_lse_at(&p.units, panel.slot, rank);
         if writes(panel, rank) {
-            gpu::st_global_v2(p.row_lse.add(at), own(self.sums.row_lse()));
+            gpu::st_global_v2(p.row_lse.add(at), own(self.sums.row_lse(references(p))));
         }
     }
 
@@ -129,6 +131,18 @@ impl Rows {
             gpu::st_global_v2(to, own(statistics));
         }
     }
+}
+
+/// Where this lane keeps its rows' references.
+#[inline(always)]
+fn references(p: &SamplingParams) -> References {
+    let first = references_offset(p.units.sizes.head_dim);
+    let lane = gpu::tid_x() - WARPGROUP;
+    References(
+        gpu::dynamic_shared()
+            .byte_add(first + lane * References::BYTES)
+            .cast(),
+    )
 }
 
 /// A lane's rank, for what happens seldom. No compiler moves a shuffle out of a loop, not even a lane's with itself: so the

@@ -16,7 +16,7 @@
 //! Scores and references are raw products; `scale` > 0 turns their differences into exponents of 2. Rows whose references are so large that
 //! this takes a subtraction a score ([`exponent`]) take a new reference from every tile, so that their tiles are never multiplied again.
 
-use crate::gpu;
+use crate::gpu::{self, Shared};
 use crate::tile::warpgroup::{self, Scores};
 use crate::tile::{WARP, exponent};
 
@@ -39,11 +39,31 @@ impl Keys {
     }
 }
 
+/// Where a lane keeps the references of its two rows, raw scores: in shared memory, for they are wanted once a tile, and scores leave no
+/// registers. −∞ before the first key.
+#[derive(Clone, Copy)]
+pub(super) struct References(pub(super) Shared<f32>);
+
+impl References {
+    /// Bytes of a lane's.
+    pub(super) const BYTES: u32 = 8;
+
+    #[inline(always)]
+    fn get(self) -> [f32; 2] {
+        gpu::ld_shared_v2(self.0)
+    }
+
+    #[inline(always)]
+    fn set(self, references: [f32; 2]) {
+        gpu::st_shared_v2(self.0, references);
+    }
+}
+
 /// A lane's two rows; the four lanes that share them hold the same.
 #[derive(Clone, Copy)]
 pub(super) struct RowSums {
-    /// A raw score; −∞ before the first key.
-    reference: [f32; 2],
+    /// The rows' references' [`exponent::near_offset`].
+    offset: [f32; 2],
     /// Σ 2^((score − reference) · scale) over the keys so far.
     total: [f32; 2],
     /// Whether all of the warp's rows have a reference, and exponents relative to it have the [near](exponent) form.
@@ -58,11 +78,15 @@ pub(super) type LaneSums = [f32; 2];
 
 impl RowSums {
     /// Over no key.
-    pub(super) const EMPTY: Self = RowSums {
-        reference: [f32::NEG_INFINITY; 2],
-        total: [0.0; 2],
-        settled: false,
-    };
+    #[inline(always)]
+    pub(super) fn new(references: References) -> Self {
+        references.set([f32::NEG_INFINITY; 2]);
+        RowSums {
+            offset: [f32::INFINITY; 2],
+            total: [0.0; 2],
+            settled: false,
+        }
+    }
 
     /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
     const TOO_LARGE: f32 = (1u64 << 60) as f32;
@@ -76,18 +100,18 @@ impl RowSums {
         scale: f32,
         keys: Option<[Keys; 2]>,
         raise: bool,
+        references: References,
     ) -> LaneSums {
         if let Some(keys) = keys {
             mask(scores, keys);
         }
         if raise || keys.is_some() || !self.settled {
-            self.raise(warpgroup::maxima(scores), scale);
+            self.raise(warpgroup::maxima(scores), scale, references);
         }
-        let mut offset = self
-            .reference
-            .map(|reference| exponent::near_offset(reference, scale, 0.0));
+        let mut offset = self.offset;
         if !self.settled {
-            let shift = [0, 1].map(|row| exponent::shift(self.reference[row], offset[row]));
+            let reference = references.get();
+            let shift = [0, 1].map(|row| exponent::shift(reference[row], offset[row]));
             offset = offset.map(|offset| exponent::offset(offset, 0.0));
             for (element, score) in scores.iter_mut().enumerate() {
                 *score -= shift[row_of(element)];
@@ -98,16 +122,19 @@ impl RowSums {
 
     /// Raises the references to these maxima.
     #[inline(always)]
-    fn raise(&mut self, maxima: [f32; 2], scale: f32) {
+    fn raise(&mut self, maxima: [f32; 2], scale: f32, references: References) {
+        let mut reference = references.get();
         let mut far = false;
         for (row, &maximum) in maxima.iter().enumerate() {
-            let old = self.reference[row];
+            let old = reference[row];
             let new = gpu::max_f32(old, maximum);
             let change = exponent::change(old, new, scale, 0.0);
             self.total[row] *= gpu::ex2_approx_ftz_f32(change);
-            self.reference[row] = new;
-            far |= exponent::is_far(exponent::near_offset(new, scale, 0.0));
+            reference[row] = new;
+            self.offset[row] = exponent::near_offset(new, scale, 0.0);
+            far |= exponent::is_far(self.offset[row]);
         }
+        references.set(reference);
         self.settled = !gpu::vote_sync_any(WARP, far);
     }
 
@@ -119,32 +146,30 @@ impl RowSums {
 
     /// Adds a tile's sums, and gives its statistics. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn add(&mut self, sums: LaneSums) -> Statistics {
+    pub(super) fn add(&mut self, sums: LaneSums, references: References) -> Statistics {
         let sums = sums.map(|sum| {
             let sum = sum + gpu::shfl_sync_bfly(WARP, sum, 1);
             sum + gpu::shfl_sync_bfly(WARP, sum, 2)
         });
+        let reference = references.get();
         [0, 1].map(|row| {
             self.total[row] += sums[row];
-            [self.reference[row], sums[row]]
+            [reference[row], sums[row]]
         })
     }
 
     /// The rows' statistics over all keys so far.
     #[inline(always)]
-    pub(super) fn so_far(&self) -> Statistics {
-        [0, 1].map(|row| [self.reference[row], self.total[row]])
+    pub(super) fn so_far(&self, references: References) -> Statistics {
+        let reference = references.get();
+        [0, 1].map(|row| [reference[row], self.total[row]])
     }
 
     /// The rows' log-sum-exps in two parts: reference, and log2 of the sum over all keys.
     #[inline(always)]
-    pub(super) fn row_lse(&self) -> Statistics {
-        [0, 1].map(|row| {
-            [
-                self.reference[row],
-                gpu::lg2_approx_ftz_f32(self.total[row]),
-            ]
-        })
+    pub(super) fn row_lse(&self, references: References) -> Statistics {
+        let reference = references.get();
+        [0, 1].map(|row| [reference[row], gpu::lg2_approx_ftz_f32(self.total[row])])
     }
 }
 

@@ -65,9 +65,13 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
 fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
     let scale_log2 = p.attention.scale_log2;
-    if !scale::is_positive(scale_log2) {
+    let flip = scale::flipped_signs(scale_log2);
+    for pair in queries.as_mut().as_flattened_mut() {
+        *pair ^= flip;
+    }
+    if scale_log2 == 0.0 {
         for pair in queries.as_mut().as_flattened_mut() {
-            *pair = scale::times_sign::<T>(*pair, scale_log2);
+            *pair = scale::times_zero::<T>(*pair);
         }
     }
     queries
