@@ -3,10 +3,11 @@
 //! Attention over a long prompt costs time quadratic in its length, but most of its mass lies on few keys. This crate finds
 //! them for each head as it runs, with exact softmax statistics of a sample of the queries, and attends to those alone:
 //!
-//! 1. **sampling**: the exact softmax normaliser of one query row in 16;
-//! 2. **reduction**: the attention mass that those rows give each key block (or each single key);
-//! 3. **top-k key selection**: the smallest set that, with a local window and sinks, covers 97 % of it;
-//! 4. **block-sparse FlashAttention** over the selected set; dense where that would not be faster.
+//! 1. **sampling**: the exact softmax normaliser of one query row in 8;
+//! 2. **reduction**: the attention mass that each of those rows gives each key block;
+//! 3. **top-k key selection**: for each sampled row the smallest set that, with a local window and sinks, covers 75 % of it; a block
+//!    of 128 queries keeps what any of its 16 sampled rows asks for, which covers far more of most rows;
+//! 4. **block-sparse FlashAttention** over the selected set.
 //!
 //! Nothing is trained or tuned to a model, and every run reports what it kept. After Zhu et al. 2024, "SampleAttention:
 //! Near-Lossless Acceleration of Long Context LLM Inference with Adaptive Structured Sparse Attention"; the paper's own rule
@@ -16,7 +17,7 @@
 //! A [`Problem`] says what to compute and a [`Policy`] how much to keep; a [`Plan`] validates both once and states its
 //! workspace in bytes. [`Plan::run`] takes [`TensorView`]s over the caller's buffers (f32, f16 or bf16, any strides) and
 //! returns a [`Report`]. [`Plan::stages`] drives the four stages one by one, [`Plan::attend`] takes the caller's own
-//! [`Selection`], and [`Plan::dense`] is dense FlashAttention through the same kernel.
+//! [`Selection`], a [`HeadPlan`] has a policy for each head, and [`Plan::dense`] is dense FlashAttention through the same kernel.
 //!
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
 //! The same call gives the same bits, whatever the number of threads.
@@ -29,12 +30,14 @@
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
+mod break_even;
 pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
 mod geometry;
+mod head_policies;
 pub mod pipeline;
 mod plan;
 mod policy;
@@ -50,13 +53,14 @@ pub mod top_k;
 pub use cpu::Stages;
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
-pub use plan::Plan;
+pub use head_policies::{HeadPlan, HeadPolicy};
+pub use plan::{MAX_THREADS, Plan};
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};
-pub use problem::{Dtype, MAX_HEAD_DIM, Problem};
+pub use problem::{Dtype, MAX_HEAD_DIM, MAX_SCALE, Problem};
 pub use progress::Progress;
-pub use report::{Coverage, HeadPath, HeadReport, Report, Stage, StageTimes};
+pub use report::{Coverage, HeadPath, HeadReport, Report, RowCoverage, Stage, StageTimes};
 pub use selection::{HeadSelection, Selection};
-pub use tensor::{Element, Inputs, Outputs, TensorView, TensorViewMut};
+pub use tensor::{Element, Inputs, OutputElement, Outputs, TensorView, TensorViewMut};
 
 /// The README's library example compiles and runs.
 #[cfg(doctest)]

@@ -17,20 +17,17 @@ fn problems() -> impl Strategy<Value = Problem> {
         1usize..9,
         dtype,
     )
-        .prop_map(
-            |(batch, kv_heads, group, q_len, k_len, dim, dtype)| Problem {
-                batch,
-                q_heads: kv_heads * group,
-                kv_heads,
-                q_len,
-                k_len,
-                ..Problem::causal(1, 8 * dim, dtype)
-            },
-        )
+        .prop_map(|(batch, kv_heads, group, q_len, k_len, dim, dtype)| {
+            Problem::causal(k_len, 8 * dim, dtype)
+                .with_batch(batch)
+                .with_heads(kv_heads * group, kv_heads)
+                .with_q_len(q_len)
+        })
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
     let budget = prop_oneof![
+        Just(Budget::Rows),
         Just(Budget::Blocks),
         Just(Budget::Residual),
         Just(Budget::Paper)
@@ -39,18 +36,27 @@ fn policies() -> impl Strategy<Value = Policy> {
         (1usize..400).prop_map(Window::Tokens),
         (0.001f32..1.0).prop_map(Window::Ratio)
     ];
-    (budget, 0.01f32..=1.0, 1usize..200, window, 0usize..300).prop_map(
-        |(budget, coverage, row_stride, window, sinks)| Policy {
-            budget,
-            coverage,
-            row_stride,
-            // These problems are no longer than a segment.
-            stride_doubles_from: usize::MAX,
-            window,
-            sinks,
-            fallback: Fallback::Never,
-        },
+    let tail = (0usize..300, 1usize..40);
+    (
+        budget,
+        0.01f32..=1.0,
+        1usize..200,
+        window,
+        0usize..300,
+        tail,
     )
+        .prop_map(
+            |(budget, coverage, row_stride, window, sinks, (tail, tail_stride))| {
+                Policy::default()
+                    .with_budget(budget)
+                    .with_coverage(coverage)
+                    .with_row_stride(row_stride)
+                    .with_window(window)
+                    .with_sinks(sinks)
+                    .with_tail(tail, tail_stride)
+                    .with_fallback(Fallback::Never)
+            },
+        )
 }
 
 fn circumstances() -> impl Strategy<Value = (Layout, Data, bool, u64)> {
@@ -92,7 +98,7 @@ proptest! {
         causal in any::<bool>(),
         circumstances in circumstances(),
     ) {
-        check(&Cpu::default(), &case(Problem { causal, ..problem }, Attend::Dense, circumstances));
+        check(&Cpu::default(), &case(problem.with_causal(causal), Attend::Dense, circumstances));
     }
 
     #[test]
@@ -111,7 +117,7 @@ proptest! {
         shares in (0.0..0.5, 0.0..0.2, 0usize..300),
         circumstances in circumstances(),
     ) {
-        let problem = Problem { causal, ..problem };
+        let problem = problem.with_causal(causal);
         let (block_share, stripe_share, sinks) = shares;
         let mut random = Random::new(circumstances.3);
         let mut selection = Selection::new(&problem).unwrap();

@@ -103,7 +103,10 @@ impl Backend for Wrong {
             panic!("cases of this test select")
         };
         self.instead(&mut problem, &mut policy);
-        let Outputs { o, lse: Some(lse) } = outputs else {
+        let Outputs {
+            o, lse: Some(lse), ..
+        } = outputs
+        else {
             panic!("LSE is wanted")
         };
         let unwritten = lse[0];
@@ -113,27 +116,22 @@ impl Backend for Wrong {
                 [problem.q_shape(), problem.kv_shape()].map(|shape| shape.iter().product());
             assert_eq!((q, k), (900 * 16, 900 * 16), "one head");
             let mut scratch = vec![0f32; q];
-            let outputs = Outputs {
-                o: sample_attention::TensorViewMut::bhsd(&mut scratch, problem.q_shape())?,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(sample_attention::TensorViewMut::bhsd(
+                &mut scratch,
+                problem.q_shape(),
+            )?)
+            .with_lse(&mut *lse);
             let found = cpu.run(&problem, &Attend::Policy(policy), inputs, outputs)?;
             let selection = found.selection.as_ref().expect("it selects");
             let changed = match self.0 {
                 Fault::ExtraKey => with_one_key_more(selection),
                 _ => with_one_block_less(selection),
             };
-            let outputs = Outputs {
-                o,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(o).with_lse(&mut *lse);
             cpu.run(&problem, &Attend::Own(changed), inputs, outputs)?;
             found
         } else {
-            let outputs = Outputs {
-                o,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(o).with_lse(&mut *lse);
             cpu.run(&problem, &Attend::Policy(policy), inputs, outputs)?
         };
         let report = found.report.as_mut().expect("the CPU reports");
@@ -160,12 +158,13 @@ fn complaint_of(
     fault: Fault,
     budget: Budget,
 ) -> Option<String> {
-    let policy = Policy {
-        budget,
-        coverage: 0.9,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    // Rows that are sampled close to each other leave no fault to chance.
+    let row_stride = if budget == Budget::Rows { 2 } else { 16 };
+    let policy = Policy::of(Budget::Blocks)
+        .with_budget(budget)
+        .with_row_stride(row_stride)
+        .with_coverage(0.9)
+        .with_fallback(Fallback::Never);
     let problem = Problem::causal(900, 16, Dtype::F32);
     let case = Case {
         data: Data::Structured,
@@ -181,7 +180,12 @@ fn complaint_of(
 
 #[test]
 fn a_backend_without_a_fault_passes() {
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         assert_eq!(complaint(Fault::None, budget), None);
     }
 }
@@ -217,6 +221,27 @@ fn every_fault_is_found_and_named() {
                 "{fault:?} with {budget:?}: {complaint}"
             );
         }
+    }
+}
+
+#[test]
+fn every_fault_of_a_selection_by_rows_is_found_by_the_oracles_masses_alone() {
+    for (fault, words) in [
+        (Fault::Scale, "normaliser of SampledRow"),
+        (Fault::ExtraKey, " at [0, 0, "),
+        (Fault::MissingBlock, " at [0, 0, 8"),
+        (Fault::TooMuch, "no row of query block"),
+        (Fault::TooLittle, "lacks key block"),
+        (Fault::OtherRows, "sampled rows of head 0"),
+        (Fault::SmallWindow, "window and sinks"),
+        (Fault::FewSinks, "window and sinks"),
+        (Fault::Density, "density of head 0"),
+        (Fault::SampledCoverage, "sampled coverage of head 0"),
+        (Fault::TrueCoverage, "true coverage of head 0"),
+    ] {
+        let complaint = complaint(fault, Budget::Rows);
+        let complaint = complaint.unwrap_or_else(|| panic!("{fault:?} passes"));
+        assert!(complaint.contains(words), "{fault:?}: {complaint}");
     }
 }
 

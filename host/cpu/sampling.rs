@@ -8,11 +8,12 @@
 //!         for each panel: scores -> causal mask -> maximum and sum
 //!             blocks: kept for each key block, sinks apart
 //!             columns: folded into the row's running statistics
-//!     lse = maximum + log2(sum) over everything                  (log2 domain)
+//!     maximum and sum over everything                            (log2 domain)
 //! ```
 //!
 //! Scores never leave the tile.
 
+use super::accumulator::RunningStats;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
@@ -27,6 +28,9 @@ use crate::tensor::TensorView;
 /// Statistics of a panel's rows over one key block.
 pub(crate) type BlockStats = Stats;
 
+/// Key blocks between folds of a row's running statistics.
+const BLOCKS_PER_FOLD: usize = 16;
+
 /// Panels of one task, which share the conversion of each key block.
 const PANELS_PER_TASK: usize = 2;
 
@@ -34,8 +38,9 @@ const PANELS_PER_TASK: usize = 2;
 pub(super) struct SamplingBuffers<'a> {
     /// Qᵀ: [unit, panel, head_dim].
     pub(super) queries: &'a mut [Lanes],
-    /// [unit, panel]: log2 of each row's normaliser; -∞ in lanes without a row.
-    pub(super) row_lse: &'a mut [Lanes],
+    /// [unit, panel]: maximum and sum of each row over everything that it sees; empty in lanes without a row. They stay apart,
+    /// since their log-sum-exp in f32 is no more exact than the last bit of a large maximum.
+    pub(super) row_stats: &'a mut [Stats],
     /// [unit, panel, key block], or empty: statistics of each key block without the sinks.
     pub(super) blocks: &'a mut [BlockStats],
     /// [unit, panel]: statistics of the sinks.
@@ -59,13 +64,13 @@ pub(super) fn sampling(
 ) {
     let SamplingBuffers {
         mut queries,
-        mut row_lse,
+        mut row_stats,
         mut blocks,
         mut sinks,
     } = buffers;
     let tasks = wave.flat_map(|unit| {
         let mut queries = take(&mut queries, units.query_lanes());
-        let mut row_lse = take(&mut row_lse, units.panels);
+        let mut row_stats = take(&mut row_stats, units.panels);
         let mut blocks = take(&mut blocks, units.block_stats());
         let mut sinks = take(&mut sinks, units.panels);
         let of_unit: Vec<_> = (0..tasks_per_unit(units))
@@ -82,9 +87,9 @@ pub(super) fn sampling(
                         unit.head / problem.q_heads,
                         unit.head % problem.q_heads / problem.group_size(),
                     ),
-                    scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+                    scale_log2: problem.scale_log2(),
                     queries: take(&mut queries, panels * units.head_dim),
-                    row_lse: take(&mut row_lse, panels),
+                    row_stats: take(&mut row_stats, panels),
                     blocks: take(
                         &mut blocks,
                         panels * units.block_stats() / units.panels.max(1),
@@ -108,9 +113,9 @@ struct PanelGroup<'a> {
     first_panel: usize,
     q: HeadRows<'a>,
     k: HeadRows<'a>,
-    scale_log2: f32,
+    scale_log2: f64,
     queries: &'a mut [Lanes],
-    row_lse: &'a mut [Lanes],
+    row_stats: &'a mut [Stats],
     blocks: &'a mut [BlockStats],
     sinks: &'a mut [BlockStats],
 }
@@ -133,6 +138,16 @@ impl PanelRows {
     pub(super) fn new(geometry: Geometry, rows: &SampledRows, panel: usize) -> Self {
         let first_rank = (panel * PANEL).min(rows.len());
         let len = (rows.len() - first_rank).min(PANEL);
+        PanelRows::of_ranks(geometry, rows, first_rank, len)
+    }
+
+    /// `len` sampled rows, at most [`PANEL`].
+    pub(super) fn of_ranks(
+        geometry: Geometry,
+        rows: &SampledRows,
+        first_rank: usize,
+        len: usize,
+    ) -> Self {
         let visible = std::array::from_fn(|lane| match len {
             0 => 0,
             // Lanes without a row repeat the last one, so that they ask for no mask of their own.
@@ -197,7 +212,7 @@ impl Kernel for Sample<'_, '_> {
             k,
             scale_log2,
             queries,
-            row_lse,
+            row_stats,
             blocks,
             sinks,
         } = self.group;
@@ -211,7 +226,7 @@ impl Kernel for Sample<'_, '_> {
             len: 0,
             visible: [0; PANEL],
         }; PANELS_PER_TASK];
-        let panels = &mut panels[..row_lse.len()];
+        let panels = &mut panels[..row_stats.len()];
         for (index, panel) in panels.iter_mut().enumerate() {
             *panel = PanelRows::new(geometry, &rows, first_panel + index);
             let ranks = panel.first_rank..panel.first_rank + panel.len;
@@ -219,7 +234,7 @@ impl Kernel for Sample<'_, '_> {
             let row = &mut scratch.row[..head_dim];
             q.queries(ranks.map(|rank| rows.row(rank)), scale_log2, row, lanes);
         }
-        let mut running = [Stats::EMPTY; PANELS_PER_TASK];
+        let mut running = [RunningStats::EMPTY; PANELS_PER_TASK];
         blocks.fill(Stats::EMPTY);
         sinks.fill(Stats::EMPTY);
 
@@ -242,35 +257,44 @@ impl Kernel for Sample<'_, '_> {
                     let stats = &mut blocks[index * geometry.blocks() + block];
                     tile::online_softmax::<S, false>(simd, in_sinks, &mut sinks[index]);
                     tile::online_softmax::<S, false>(simd, rest, stats);
-                    merge(simd, &mut running[index], stats);
+                    raise(simd, &mut running[index].stats.max, &stats.max);
                 } else {
+                    let running = &mut running[index];
                     tile::online_softmax::<S, false>(
                         simd,
                         &mut scores[..keys],
-                        &mut running[index],
+                        &mut running.recent,
                     );
+                    if block % BLOCKS_PER_FOLD == BLOCKS_PER_FOLD - 1 {
+                        running.fold(simd);
+                    }
                 }
             }
         }
         for (index, panel) in panels.iter().enumerate() {
-            merge(simd, &mut running[index], &sinks[index]);
-            row_lse[index] = tile::log2_sum_exp(&running[index]);
-            row_lse[index].0[panel.len..].fill(f32::NEG_INFINITY);
+            let running = &mut running[index];
+            if per_block {
+                raise(simd, &mut running.stats.max, &sinks[index].max);
+                let blocks = &blocks[index * geometry.blocks()..][..end.div_ceil(BLOCK)];
+                for part in blocks.iter().chain([&sinks[index]]) {
+                    running.add(simd, part);
+                }
+            } else {
+                running.fold(simd);
+            }
+            let stats = &mut row_stats[index];
+            *stats = running.stats;
+            stats.max.0[panel.len..].fill(f32::NEG_INFINITY);
+            stats.sum.0[panel.len..].fill(0.0);
         }
     }
 }
 
-/// Adds the statistics of other keys.
+/// The larger maximum.
 #[inline(always)]
-fn merge<S: Simd>(simd: S, into: &mut Stats, other: &Stats) {
+fn raise<S: Simd>(simd: S, max: &mut Lanes, other: &Lanes) {
     for at in (0..PANEL).step_by(S::LANES) {
-        let maxima = [simd.load(&into.max, at), simd.load(&other.max, at)];
-        let max = simd.max(maxima[0], maxima[1]);
-        let reference = tile::finite_or_zero(simd, max);
-        let parts = [simd.load(&into.sum, at), simd.load(&other.sum, at)];
-        let scaled = simd.mul(parts[0], simd.exp2(simd.sub(maxima[0], reference)));
-        let factor = simd.exp2(simd.sub(maxima[1], reference));
-        simd.store(&mut into.sum, at, simd.mul_add(parts[1], factor, scaled));
-        simd.store(&mut into.max, at, max);
+        let larger = simd.max(simd.load(max, at), simd.load(other, at));
+        simd.store(max, at, larger);
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::per_row;
 use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
 use super::sparse_flash::{Mask, sparse_flash};
+use super::tile;
 use super::top_k::{Masses, choose_dense_heads, select};
 use super::units::Units;
 use super::workspace::{HeadTotals, Selecting, Workspace};
@@ -15,7 +17,7 @@ use crate::geometry::Geometry;
 use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
-use crate::report::{Report, SelectedHead, Stage, StageTimes};
+use crate::report::{Report, RowCoverage, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
@@ -23,7 +25,8 @@ use crate::tensor::{Inputs, Outputs};
 /// what each of them found. [`Plan::run`] drives it from end to end.
 ///
 /// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
-/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order.
+/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order. With [`Budget::Rows`]
+/// the first of them selects too, since each query block's masses are used up where they are made, and its time is split.
 /// [`sparse_flash`](Stages::sparse_flash) then attends to what the waves selected.
 ///
 /// ```
@@ -31,8 +34,8 @@ use crate::tensor::{Inputs, Outputs};
 /// # let problem = Problem::causal(512, 64, Dtype::F32);
 /// # let data = vec![0.5f32; 512 * 64];
 /// # let view = TensorView::bhsd(&data, problem.q_shape())?;
-/// # let inputs = Inputs { q: view, k: view, v: view };
-/// let policy = Policy { fallback: Fallback::Never, ..Policy::default() };
+/// # let inputs = Inputs::new(view, view, view);
+/// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
@@ -50,10 +53,28 @@ pub struct Stages<'a> {
     workspace: Workspace<'a>,
     progress: &'a dyn Progress,
     times: StageTimes,
+    /// What the wave buffers hold: results of this wave up to this stage.
+    in_buffers: Option<(usize, Stage)>,
+    /// Waves whose rows are in the totals.
+    counted: Vec<bool>,
+    /// Waves whose selection is made.
+    selected: Vec<bool>,
+}
+
+/// The plan, the inputs and the times so far; not the workspace.
+impl std::fmt::Debug for Stages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stages")
+            .field("plan", self.plan)
+            .field("inputs", &self.inputs)
+            .field("times", &self.times)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A row that sampling read.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampledRow {
     /// Sequence of the row.
     pub batch: usize,
@@ -67,6 +88,7 @@ pub struct SampledRow {
 
 /// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`], else of one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct UnitMass<'a> {
     /// Sequence of the unit.
     pub batch: usize,
@@ -74,7 +96,7 @@ pub struct UnitMass<'a> {
     pub q_head: usize,
     /// First query block of the unit.
     pub first_query_block: usize,
-    /// Sampled rows; each has a mass of [`MASS_ONE`].
+    /// Sampled rows whose softmax is finite; each has a mass of [`MASS_ONE`].
     pub rows: usize,
     /// Mass that window and sinks cover.
     pub covered: u64,
@@ -98,7 +120,7 @@ impl<'a> Stages<'a> {
         let mut workspace = super::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
-            selecting.totals.fill(HeadTotals::default());
+            selecting.totals.fill(HeadTotals::EMPTY);
         }
         Ok(Stages {
             plan,
@@ -106,7 +128,26 @@ impl<'a> Stages<'a> {
             workspace,
             progress,
             times: StageTimes::default(),
+            in_buffers: None,
+            counted: vec![false; plan.units().map_or(0, Units::waves)],
+            selected: vec![false; plan.units().map_or(0, Units::waves)],
         })
+    }
+
+    /// Refuses what needs the results of a stage that the wave buffers do not hold: they may hold anything then.
+    fn check_order(&self, asked: &'static str, wave: usize, needed: Stage) -> Result<()> {
+        match self.in_buffers {
+            Some((held, stage)) if held == wave && stage >= needed => Ok(()),
+            _ if wave >= self.waves() => Err(Error::NoSuchWave {
+                wave,
+                waves: self.waves(),
+            }),
+            _ => Err(Error::StageOrder {
+                stage: asked,
+                wave,
+                needed: needed.name(),
+            }),
+        }
     }
 
     /// Waves of the selection; 0 where the plan runs dense.
@@ -114,12 +155,16 @@ impl<'a> Stages<'a> {
         self.plan.units().map_or(0, Units::waves)
     }
 
-    /// Finds the softmax normaliser of every sampled row of one wave.
+    /// Finds the softmax normaliser of every sampled row of one wave; with [`Budget::Rows`] it selects too.
     ///
     /// # Errors
     /// [`Error::NoSuchWave`].
     pub fn sampling(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        self.in_buffers = Some((wave, Stage::Sampling));
+        if units.budget == Budget::Rows {
+            return self.sample_and_select(wave);
+        }
         let count = Count::new(
             self.progress,
             Stage::Sampling,
@@ -134,7 +179,7 @@ impl<'a> Stages<'a> {
             (&self.inputs.q, &self.inputs.k),
             SamplingBuffers {
                 queries: selecting.queries,
-                row_lse: selecting.row_lse,
+                row_stats: selecting.row_stats,
                 blocks: selecting.blocks,
                 sinks: selecting.sinks,
             },
@@ -145,12 +190,54 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
+    /// [`sampling`](Stages::sampling) of the budget of rows.
+    fn sample_and_select(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        let tasks = per_row::groups(units).count();
+        let count = Count::new(
+            self.progress,
+            Stage::Sampling,
+            wave * units.wave * tasks,
+            units.count() * tasks,
+        );
+        let mut again = Vec::new();
+        let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
+        let times = per_row::select(
+            self.plan.problem(),
+            (units, self.plan.coverage()),
+            wave,
+            (&self.inputs.q, &self.inputs.k),
+            per_row::Selected {
+                row_stats: selecting.row_stats,
+                selection: &mut selecting.selection,
+                totals,
+            },
+            (&mut self.workspace.scratches, &mut selecting.tasks),
+            || count.advance(),
+        );
+        self.times.add(Stage::Sampling, times.statistics);
+        self.times.add(Stage::TopK, times.demand);
+        Ok(())
+    }
+
+    /// Counts the units of a wave for a stage that the budget of rows has no work for.
+    fn pass_over(&self, stage: Stage, units: &Units, wave: usize) {
+        let count = Count::new(self.progress, stage, wave * units.wave, units.count());
+        units.of_wave(wave).for_each(|_| count.advance());
+    }
+
     /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
     ///
     /// # Errors
-    /// [`Error::NoSuchWave`].
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where another wave has been sampled since, or none.
     pub fn reduction(&mut self, wave: usize) -> Result<()> {
+        self.check_order("reduction", wave, Stage::Sampling)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        self.in_buffers = Some((wave, Stage::Reduction));
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::Reduction, units, wave);
+            return Ok(());
+        }
         let count = Count::new(
             self.progress,
             Stage::Reduction,
@@ -166,7 +253,7 @@ impl<'a> Stages<'a> {
                 &self.inputs.k,
                 Sampled {
                     queries: selecting.queries,
-                    row_lse: selecting.row_lse,
+                    row_stats: selecting.row_stats,
                     blocks: selecting.blocks,
                     sinks: selecting.sinks,
                 },
@@ -186,9 +273,15 @@ impl<'a> Stages<'a> {
     /// Selects the smallest set of candidates of one wave, which must have been reduced, that reaches the coverage.
     ///
     /// # Errors
-    /// [`Error::NoSuchWave`].
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where the wave buffers do not hold the masses of this wave.
     pub fn top_k(&mut self, wave: usize) -> Result<()> {
+        self.check_order("top_k", wave, Stage::Reduction)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::TopK, units, wave);
+            self.selected[wave] = true;
+            return Ok(());
+        }
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
         let masses = Masses {
@@ -197,16 +290,26 @@ impl<'a> Stages<'a> {
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
+            sampled: Sampled {
+                queries: selecting.queries,
+                row_stats: selecting.row_stats,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
         };
+        let mut again = Vec::new();
+        let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
         select(
             &masses,
             wave,
             &mut selecting.selection,
-            selecting.totals,
+            totals,
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
+        self.selected[wave] = true;
+        let all = self.selected.iter().all(|&selected| selected);
+        if all && self.plan.fallback() == Some(Fallback::Auto) {
             choose_dense_heads(units.geometry, &mut selecting.selection);
         }
         self.times.add(Stage::TopK, started.elapsed());
@@ -216,8 +319,15 @@ impl<'a> Stages<'a> {
     /// Attends to what the waves selected, or to everything where the plan runs dense.
     ///
     /// # Errors
-    /// Outputs that do not fit the problem.
+    /// Outputs that do not fit the problem, and [`Error::StageOrder`] where a wave has not been selected.
     pub fn sparse_flash(&mut self, outputs: Outputs<'_>) -> Result<()> {
+        if let Some(wave) = self.selected.iter().position(|&selected| !selected) {
+            return Err(Error::StageOrder {
+                stage: Stage::SparseFlash.name(),
+                wave,
+                needed: Stage::TopK.name(),
+            });
+        }
         let mask = match &self.workspace.selecting {
             Some(selecting) => Mask::Selection(selecting.selection.as_ref()),
             None => Mask::Dense,
@@ -257,33 +367,45 @@ impl<'a> Stages<'a> {
     }
 
     /// The rows of the wave that was sampled last.
-    pub fn sampled_rows(&self, wave: usize) -> Vec<SampledRow> {
+    ///
+    /// # Errors
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where another wave has been sampled since, or none.
+    pub fn sampled_rows(&self, wave: usize) -> Result<Vec<SampledRow>> {
+        self.check_order("sampled_rows", wave, Stage::Sampling)?;
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let q_heads = self.plan.problem().q_heads;
-        let lanes = selecting.row_lse.chunks(units.panels.max(1));
-        units
-            .of_wave(wave)
-            .zip(lanes)
-            .flat_map(|(unit, lse)| {
-                let rows = units.rows(unit.segment);
-                let lse = lse.iter().flat_map(|lanes| lanes.0);
-                (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
-                    batch: unit.head / q_heads,
-                    q_head: unit.head % q_heads,
-                    row: rows.row(rank),
-                    lse: f64::from(lse) * std::f64::consts::LN_2,
-                })
+        let panels = selecting.row_stats.chunks(units.panels.max(1));
+        let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
+            let rows = units.rows(unit.segment);
+            let of_panels = || panels.iter().flat_map(tile::lse).collect::<Vec<_>>();
+            let lse = match units.budget {
+                Budget::Rows => per_row::row_lse(panels).collect(),
+                Budget::Blocks | Budget::Residual | Budget::Paper => of_panels(),
+            };
+            (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
+                batch: unit.head / q_heads,
+                q_head: unit.head % q_heads,
+                row: rows.row(rank),
+                lse,
             })
-            .collect()
+        });
+        Ok(rows.collect())
     }
 
-    /// The masses of the wave that was reduced last.
-    pub fn masses(&self, wave: usize) -> Vec<UnitMass<'_>> {
+    /// The masses of the wave that was reduced last; none with [`Budget::Rows`], which does not keep them.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where the wave buffers do not hold the masses of this wave.
+    pub fn masses(&self, wave: usize) -> Result<Vec<UnitMass<'_>>> {
+        self.check_order("masses", wave, Stage::Reduction)?;
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
+        if units.budget == Budget::Rows {
+            return Ok(Vec::new());
+        }
         let q_heads = self.plan.problem().q_heads;
         let masses = Masses {
             units,
@@ -291,12 +413,17 @@ impl<'a> Stages<'a> {
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
+            sampled: Sampled {
+                queries: selecting.queries,
+                row_stats: selecting.row_stats,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
         };
-        units
-            .of_wave(wave)
-            .enumerate()
+        let of_wave = units.of_wave(wave).enumerate();
+        Ok(of_wave
             .map(|(slot, unit)| {
-                let (rows, covered, need) = masses.need(slot, unit);
+                let (rows, covered, need) = masses.need(slot);
                 UnitMass {
                     batch: unit.head / q_heads,
                     q_head: unit.head % q_heads,
@@ -306,12 +433,12 @@ impl<'a> Stages<'a> {
                     need,
                     candidates_per_row: match units.budget {
                         Budget::Blocks => units.geometry.blocks(),
-                        Budget::Residual | Budget::Paper => units.candidates(),
+                        Budget::Rows | Budget::Residual | Budget::Paper => units.candidates(),
                     },
                     mass: &selecting.mass[masses.range(slot)],
                 }
             })
-            .collect()
+            .collect())
     }
 
     /// What was selected so far, and how long each stage has taken.
@@ -323,8 +450,28 @@ impl<'a> Stages<'a> {
                 mask: selecting.selection.as_ref().head(head),
                 sampled_coverage: (totals.rows > 0)
                     .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
+                non_finite_rows: Some(totals.non_finite as usize),
+                least_covered_row: totals.least.is_finite().then_some(RowCoverage {
+                    row: totals.least_row as usize,
+                    coverage: totals.least,
+                }),
+                last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
             })
         })
+    }
+}
+
+/// The totals for rows that were not counted yet, or others where they were: the same rows once more count once.
+fn once<'t>(
+    counted: &mut bool,
+    totals: &'t mut [HeadTotals],
+    again: &'t mut Vec<HeadTotals>,
+) -> &'t mut [HeadTotals] {
+    if std::mem::replace(counted, true) {
+        again.resize(totals.len(), HeadTotals::EMPTY);
+        again
+    } else {
+        totals
     }
 }
 

@@ -18,6 +18,7 @@ use crate::selection::Selection;
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// What each head kept.
     pub report: Report,
@@ -90,6 +91,9 @@ impl GpuPlan {
             Some(SelectedHead {
                 mask: selection.head(head / q_heads, head % q_heads),
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
+                non_finite_rows: None,
+                least_covered_row: None,
+                last_row_coverage: None,
             })
         });
         Ok(Outcome {
@@ -167,7 +171,7 @@ impl GpuPlan {
         let mass = region(&self.workspace().mass, &mut read)?;
         let covered = region(&self.workspace().covered, &mut read)?;
         let (candidates, candidates_per_row, tasks) = match policy.budget {
-            Budget::Blocks => (
+            Budget::Rows | Budget::Blocks => (
                 units.pair_capacity(),
                 units.sizes.key_blocks(),
                 units.unit_blocks,
@@ -194,7 +198,9 @@ impl GpuPlan {
                 covered,
                 need: match policy.budget {
                     Budget::Paper => goal,
-                    Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
+                    Budget::Rows | Budget::Blocks | Budget::Residual => {
+                        goal.saturating_sub(covered)
+                    }
                 },
                 candidates_per_row: candidates_per_row as usize,
                 mass,

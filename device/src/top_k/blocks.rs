@@ -60,7 +60,12 @@ fn select(p: &TopKBlocksParams) {
     let ranges = unit.end_block - unit.first_block;
     count_ranges(shared, threshold, ranges, range);
     let mut selected = 0;
+    // Query blocks without a row have no list.
+    let dead = units.sizes.first_query_block();
     let mut row = panel::warp();
+    while unit.first_block + row < dead {
+        row += WARPS;
+    }
     while row < ranges {
         let query_block = unit.first_block + row;
         let list = p.lists.of(units, unit.head, query_block);

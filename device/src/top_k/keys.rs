@@ -82,7 +82,7 @@ fn select(p: &TopKKeysParams) {
         let count = p.stripe_counts.add(unit.head.into());
         gpu::st_global(count, before.selected + written);
     }
-    let mut query_block = warp;
+    let mut query_block = units.sizes.first_query_block() + warp;
     while query_block < blocks {
         p.lists.end_with_window(units, unit.head, query_block, 0);
         query_block += WARPS;

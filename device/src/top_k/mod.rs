@@ -31,9 +31,9 @@ const WARPS: u32 = THREADS / 32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct BlockLists {
-    /// \[batch · q_heads, query block, `key_blocks`\]: key blocks, ascending.
+    /// \[q_heads, query tiles of all sequences, `key_blocks`\]: key blocks, ascending. See [`abi::sequences`](crate::abi::sequences).
     pub key_blocks: Global<u32>,
-    /// \[batch · q_heads, query block\]: how many.
+    /// \[q_heads, query tiles of all sequences\]: how many.
     pub counts: Global<u32>,
 }
 
@@ -45,23 +45,31 @@ impl BlockLists {
 
     /// Elements of `counts`.
     pub const fn counts_len(units: &Units) -> u64 {
-        units.sizes.heads() as u64 * units.sizes.key_blocks() as u64
+        units.sizes.q_heads as u64 * units.sizes.sequences().query_tiles() as u64
+    }
+
+    /// The row of a query block that holds a row which sees a key. `head` counts those of all sequences.
+    #[inline(always)]
+    pub fn row(units: &Units, head: u32, query_block: u32) -> u64 {
+        let sizes = &units.sizes;
+        let sequences = sizes.sequences();
+        let sequence = sequences.get(head / sizes.q_heads);
+        let tile = sequences.first_query_tile(&sequence) + sequence.place_of(query_block);
+        u64::from(head % sizes.q_heads) * u64::from(sequences.query_tiles()) + u64::from(tile)
     }
 
     /// The list of a query block.
     #[inline(always)]
     fn of(&self, units: &Units, head: u32, query_block: u32) -> Global<u32> {
         let blocks = u64::from(units.sizes.key_blocks());
-        let row = u64::from(head) * blocks + u64::from(query_block);
-        self.key_blocks.add(row * blocks)
+        self.key_blocks
+            .add(Self::row(units, head, query_block) * blocks)
     }
 
     /// Where its length lies.
     #[inline(always)]
     fn count_of(&self, units: &Units, head: u32, query_block: u32) -> Global<u32> {
-        let blocks = u64::from(units.sizes.key_blocks());
-        self.counts
-            .add(u64::from(head) * blocks + u64::from(query_block))
+        self.counts.add(Self::row(units, head, query_block))
     }
 
     /// Ends a query block's list, of `selected` so far, with its window. Called by whole warps.

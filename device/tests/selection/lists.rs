@@ -42,14 +42,15 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
 
         let units = units(&case, Budget::Residual);
         let mut key_blocks = vec![u32::MAX; BlockLists::key_blocks_len(&units) as usize];
-        for (row, list) in lists.iter().flatten().enumerate() {
-            key_blocks[row * blocks..][..list.len()].copy_from_slice(list);
+        let mut counts = vec![u32::MAX; BlockLists::counts_len(&units) as usize];
+        for (head, lists) in lists.iter().enumerate() {
+            let first = units.sizes.first_query_block() as usize;
+            for (block, list) in lists.iter().enumerate().skip(first) {
+                let row = BlockLists::row(&units, head as u32, block as u32) as usize;
+                key_blocks[row * blocks..][..list.len()].copy_from_slice(list);
+                counts[row] = list.len() as u32;
+            }
         }
-        let counts: Vec<u32> = lists
-            .iter()
-            .flatten()
-            .map(|list| list.len() as u32)
-            .collect();
         let mut stripes_in_memory = vec![u32::MAX; 3 * case.k_len];
         for (head, stripes) in stripes.iter().enumerate() {
             stripes_in_memory[head * case.k_len..][..stripes.len()].copy_from_slice(stripes);

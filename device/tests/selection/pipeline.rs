@@ -337,7 +337,15 @@ impl<'a> Pipeline<'a> {
         let (heads, blocks) = (self.case.heads(), self.case.blocks());
         let key_blocks = self.gpu.read(&self.key_blocks);
         let counts = self.gpu.read(&self.counts);
-        let list = |row: usize| key_blocks[row * blocks..][..counts[row] as usize].to_vec();
+        let list = |head: usize, block: usize| -> Vec<u32> {
+            if (block as u32) < units.sizes.first_query_block() {
+                // Query blocks without a row have no list: as if it were their window.
+                let first = (block + 1).saturating_sub(self.case.window_blocks());
+                return (first as u32..=block as u32).collect();
+            }
+            let row = BlockLists::row(&units, head as u32, block as u32) as usize;
+            key_blocks[row * blocks..][..counts[row] as usize].to_vec()
+        };
         let stripes = self.gpu.read(&self.stripes);
         let stripe_counts = self.gpu.read(&self.stripe_counts);
         let bits = |floats: &dyn Fn(&OfUnits) -> &Vec<f32>| {
@@ -360,11 +368,7 @@ impl<'a> Pipeline<'a> {
             covered: words(&|part| &part.covered),
             kept: self.gpu.read(&self.kept),
             lists: (0..heads)
-                .map(|head| {
-                    (0..blocks)
-                        .map(|block| list(head * blocks + block))
-                        .collect()
-                })
+                .map(|head| (0..blocks).map(|block| list(head, block)).collect())
                 .collect(),
             stripes: (0..heads)
                 .map(|head| {

@@ -112,7 +112,11 @@ const fn references_offset(head_dim: u32) -> u32 {
 
 /// The layout of [`HopperParams::k_map`].
 pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
-    map_layout(k, sizes, sizes.kv_heads, sizes.k_len)
+    map_layout(
+        k,
+        sizes.head_dim,
+        [sizes.batch, sizes.kv_heads, sizes.k_len],
+    )
 }
 
 /// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].

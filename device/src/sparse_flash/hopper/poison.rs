@@ -3,7 +3,7 @@
 //! Such elements are taken out of the own block's tile, so that the products are finite, and added by themselves at the end to the rows
 //! that do see them. Slow, and never needed for finite inputs.
 
-use super::super::record::Task;
+use super::super::work::WorkTile;
 use super::consumer::Seat;
 use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
@@ -54,27 +54,27 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
 pub(super) fn add_back<T: Float16, D: Products<T>>(
     p: &HopperParams,
     seat: Seat,
-    task: Task,
+    work: WorkTile,
     queries: &D::Queries,
     softmax: &LazySoftmax,
     scale_log2: f32,
     output: &mut D::Output,
 ) {
     let p = &p.attention;
-    let kv_head = task.kv_head;
-    let first_key = task.query_block * BLOCK;
-    let keys = (p.sizes.k_len - first_key).min(BLOCK);
+    let [k, v] = [&p.k, &p.v].map(|tensor| work.tokens(tensor));
+    let first_key = work.query_block * BLOCK;
+    let keys = (work.keys.len - first_key).min(BLOCK);
     let first_column = u64::from(seat.lane % 4 * 2);
     let mut key = 0;
     while key < keys {
-        let values: Global<u16> = p.v.token(task.batch, kv_head, first_key + key);
+        let values = v.token(&p.v, first_key + key);
         let mut found = 0;
         for column in 0..D::DIM / 64 {
             let pair = values.add(u64::from(column * 64 + seat.lane * 2)).cast();
             found |= not_finite::<T>(gpu::ld_global(pair));
         }
         if gpu::vote_sync_any(WARP, found != 0) {
-            let of_key: Global<u16> = p.k.token(task.batch, kv_head, first_key + key);
+            let of_key = k.token(&p.k, first_key + key);
             let scores = scores::<T, D>(queries, of_key.add(first_column));
             let mut weights = [0.0; 2];
             for (row, weight) in weights.iter_mut().enumerate() {
