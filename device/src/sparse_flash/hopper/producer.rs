@@ -1,7 +1,8 @@
 //! The producers: which work tiles, which tiles of keys, and their copies.
 
+use super::super::SparseFlashParams;
 use super::super::walk::{KeyTile, KeyWalk};
-use super::super::warp::{Place, WarpMemory};
+use super::super::warp::Place;
 use super::super::work::{Tokens, WorkTile};
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
@@ -25,24 +26,30 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     loop {
         let place = Place::of_this_thread();
         let memory = Memory::<D>::of_producer(place);
-        let work = if place.warp == 0 {
+        let slot = tiles.parity;
+        let has_work = if place.warp == 0 {
             let work = tiles.take(p);
-            publish::<D>(in_place, work, tiles.parity);
-            work
+            publish::<D>(in_place, work, slot)
         } else {
-            receive::<D>(tiles.parity)
+            receive::<D>(slot)
         };
         tiles.parity ^= 1;
-        let Some(work) = work else {
+        if !has_work {
             return;
-        };
-        let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, work, memory);
+        }
+        let work = || Memory::<D>::work_of_slot(slot);
+        let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, memory, work);
         loop {
             // Recomputed per tile: what follows from it would take registers all through the walk.
             let place = Place::of_this_thread();
             let memory = Memory::<D>::of_producer(place);
             let record = memory.record;
-            let source = Source::new(p, place, memory, tile);
+            // The lane's key, before the walk puts the next tile into the queue.
+            let key = if tile.is_loose() {
+                gpu::ld_shared(memory.queue.add(place.warp * WARP_ROWS + place.lane))
+            } else {
+                tile.start + place.warp * WARP_ROWS + place.lane
+            };
             let next = if tile.keys == 0 {
                 tile
             } else {
@@ -58,21 +65,19 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
             }
             let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
             let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];
-            match source {
-                Source::Gathered { k_slot, v_slot } => {
-                    gather::<D>(k, &attention.k, record.k(), tile, k_slot);
-                    Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                    gather::<D>(v, &attention.v, record.v(), tile, v_slot);
-                    gpu::cp_async_wait_group::<1>();
-                    hand_over::<D>(k_full);
-                    gpu::cp_async_wait_group::<0>();
-                    hand_over::<D>(v_full);
-                }
-                Source::Tensor { at } => {
-                    load::<D>(k, &in_place.k_map, at, k_full);
-                    Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                    load::<D>(v, &in_place.v_map, at, v_full);
-                }
+            if is_gathered(attention, tile) {
+                gather::<D>(k, &attention.k, record.k(), tile, key);
+                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                gather::<D>(v, &attention.v, record.v(), tile, key);
+                gpu::cp_async_wait_group::<1>();
+                hand_over::<D>(k_full);
+                gpu::cp_async_wait_group::<0>();
+                hand_over::<D>(v_full);
+            } else {
+                let at = record.place_of_key(tile.start);
+                load::<D>(k, &in_place.k_map, at, k_full);
+                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                load::<D>(v, &in_place.v_map, at, v_full);
             }
             turn = turn.next::<D>();
             if next.keys == 0 {
@@ -83,45 +88,10 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     }
 }
 
-/// Where a tile's rows come from.
-enum Source {
-    /// Key by key: the slots of the lane's row. See [`Tokens::slot`].
-    Gathered { k_slot: u32, v_slot: u32 },
-    /// A box of the tensors at `[token, head, batch]`; zero where the tensor ends.
-    Tensor { at: [i32; 3] },
-}
-
-impl Source {
-    /// The source of a tile, before the walk puts the next tile's keys into the queue.
-    #[inline(always)]
-    fn new(p: &HopperParams, place: Place, memory: WarpMemory, tile: KeyTile) -> Self {
-        let attention = &p.attention;
-        let record = memory.record;
-        if tile.is_loose() || attention.keys_are_followed() && tile.keys < TILE_ROWS {
-            let row = place.warp * WARP_ROWS + place.lane;
-            let key = if tile.is_loose() {
-                gpu::ld_shared(memory.queue.add(row))
-            } else {
-                tile.start + row
-            };
-            let slot = |tensor, tokens: Tokens| {
-                if row < tile.keys {
-                    tokens.slot(tensor, key)
-                } else {
-                    0
-                }
-            };
-            return Self::Gathered {
-                k_slot: slot(&attention.k, record.k()),
-                v_slot: slot(&attention.v, record.v()),
-            };
-        }
-        let work = record.work();
-        let token = work.keys.start + tile.start;
-        Self::Tensor {
-            at: [token, work.kv_head, work.rows.batch].map(|i| i as i32),
-        }
-    }
+/// Whether a tile is copied key by key. A contiguous one is where not all of its rows hold a key and the tensor goes on behind them.
+#[inline(always)]
+fn is_gathered(p: &SparseFlashParams, tile: KeyTile) -> bool {
+    tile.is_loose() || p.keys_are_followed() && tile.keys < TILE_ROWS
 }
 
 /// The work tiles of this block, as its first warp takes them.
@@ -160,33 +130,33 @@ impl WorkTiles {
     }
 }
 
-/// Hands a work tile and the copies of its Q over.
+/// Hands a work tile and the copies of its Q over; whether there is one.
 #[inline(always)]
-fn publish<D: HeadDim>(in_place: &HopperParams, work: Option<WorkTile>, parity: u32) {
+fn publish<D: HeadDim>(in_place: &HopperParams, work: Option<WorkTile>, parity: u32) -> bool {
     Memory::<D>::wait(Barrier::QEmpty, parity ^ 1);
-    if gpu::laneid() != 0 {
-        return;
+    if gpu::laneid() == 0 {
+        let full = Memory::<D>::barrier(Barrier::QFull);
+        Memory::<D>::write_work(parity, work.as_ref());
+        if let Some(work) = &work {
+            gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
+            let rows = work.rows;
+            let first = rows.start as i32 + rows.first;
+            let at = [first, work.q_head as i32, rows.batch as i32];
+            warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
+        } else {
+            gpu::mbarrier_arrive(full);
+        }
     }
-    Memory::<D>::write_work(parity, work);
-    let full = Memory::<D>::barrier(Barrier::QFull);
-    let Some(work) = work else {
-        gpu::mbarrier_arrive(full);
-        return;
-    };
-    gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
-    let rows = work.rows;
-    let first = rows.start as i32 + rows.first;
-    let at = [first, work.q_head as i32, rows.batch as i32];
-    warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
+    work.is_some()
 }
 
-/// The work tile that the first warp published.
+/// Whether the first warp published a work tile.
 #[inline(always)]
-fn receive<D: HeadDim>(parity: u32) -> Option<WorkTile> {
+fn receive<D: HeadDim>(parity: u32) -> bool {
     Memory::<D>::wait(Barrier::QFull, parity);
-    let work = Memory::<D>::read_work(parity);
+    let has_work = Memory::<D>::has_work(parity);
     Memory::<D>::arrive_warp(Barrier::QEmpty);
-    work
+    has_work
 }
 
 /// The first thread copies a contiguous tile, whole warps arrive.
@@ -205,14 +175,20 @@ fn load<D: HeadDim>(to: Shared<u8>, map: &TensorMap, at: [i32; 3], full: Barrier
     }
 }
 
-/// Copies the warp's rows of a gathered tile, zero after its keys; `slot` is that of row `lane`.
+/// Copies the warp's rows of a gathered tile, zero after its keys; `key` is that of row `lane`.
 #[inline(always)]
-fn gather<D: HeadDim>(to: Shared<u8>, tensor: &KvTensor, tokens: Tokens, tile: KeyTile, slot: u32) {
+fn gather<D: HeadDim>(to: Shared<u8>, tensor: &KvTensor, tokens: Tokens, tile: KeyTile, key: u32) {
     /// Lanes that copy a piece of a row, 16 bytes each.
     const LANES: u32 = 8;
     // Recomputed per tile: what follows from it would take registers all through the walk.
     let place = Place::of_this_thread();
     let chunk = place.lane % LANES;
+    // Rows after the tile's keys have no page.
+    let slot = if place.warp * WARP_ROWS + place.lane < tile.keys {
+        tokens.slot(tensor, key)
+    } else {
+        0
+    };
     for first in 0..LANES {
         // Rows 8 apart: their chunks are permuted alike.
         let in_warp = place.lane / LANES * 8 + first;

@@ -27,7 +27,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let stage = Stage::<CHUNKS>::of(place);
     query::copy(p, work, stage);
     let has_rows = work.rows.any(place.warp * WARP_ROWS, WARP_ROWS);
-    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, work, stage.warp);
+    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, stage.warp, || work);
     ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
