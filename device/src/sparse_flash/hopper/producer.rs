@@ -28,8 +28,7 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
         let memory = Memory::<D>::of_producer(place);
         let slot = tiles.parity;
         let has_work = if place.warp == 0 {
-            let work = tiles.take(p);
-            publish::<D>(in_place, work, slot)
+            tiles.publish::<D>(p, in_place)
         } else {
             receive::<D>(slot)
         };
@@ -94,7 +93,7 @@ fn is_gathered(p: &SparseFlashParams, tile: KeyTile) -> bool {
     tile.is_loose() || p.keys_are_followed() && tile.keys < TILE_ROWS
 }
 
-/// The work tiles of this block, as its first warp takes them.
+/// The work tiles of this block, as its first lane takes them.
 struct WorkTiles {
     /// The place of the next one in the order.
     place: u32,
@@ -111,43 +110,38 @@ impl WorkTiles {
         }
     }
 
-    /// The next work tile; asks at once for the one after it. All lanes of the first warp call it.
+    /// Hands the next work tile and the copies of its Q over; whether there is one. All lanes of the first warp call it.
     #[inline(always)]
-    fn take(&mut self, p: &HopperParams) -> Option<WorkTile> {
-        let attention = &p.attention;
-        loop {
-            let number = p.schedule.number(attention, self.place)?;
-            let mut taken = 0;
-            if gpu::laneid() == 0 {
-                taken = gpu::atom_global_add_u32(p.schedule.taken, 1);
-            }
-            self.place = gpu::nctaid_x() + gpu::shfl_sync_idx(WARP, taken, 0);
-            // Numbers of a ragged batch may name no query tile.
-            if let Some(work) = p.schedule.work_tile(attention, number) {
-                return Some(work);
+    fn publish<D: HeadDim>(&mut self, p: &HopperParams, in_place: &HopperParams) -> bool {
+        let slot = self.parity;
+        Memory::<D>::wait(Barrier::QEmpty, slot ^ 1);
+        if gpu::laneid() == 0 {
+            let full = Memory::<D>::barrier(Barrier::QFull);
+            let publish = |work: &WorkTile| {
+                Memory::<D>::write_work(slot, Some(work));
+                gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
+                let rows = work.rows;
+                let first = rows.start as i32 + rows.first;
+                let at = [first, work.q_head as i32, rows.batch as i32];
+                warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
+            };
+            loop {
+                let Some(number) = p.schedule.number(&p.attention, self.place) else {
+                    Memory::<D>::write_work(slot, None);
+                    gpu::mbarrier_arrive(full);
+                    break;
+                };
+                // Asked for at once, for the next time.
+                self.place = gpu::nctaid_x() + gpu::atom_global_add_u32(p.schedule.taken, 1);
+                // Numbers of a ragged batch may name no query tile.
+                if p.schedule.with_work_tile(&p.attention, number, publish) {
+                    break;
+                }
             }
         }
+        gpu::bar_warp_sync(WARP);
+        Memory::<D>::has_work(slot)
     }
-}
-
-/// Hands a work tile and the copies of its Q over; whether there is one.
-#[inline(always)]
-fn publish<D: HeadDim>(in_place: &HopperParams, work: Option<WorkTile>, parity: u32) -> bool {
-    Memory::<D>::wait(Barrier::QEmpty, parity ^ 1);
-    if gpu::laneid() == 0 {
-        let full = Memory::<D>::barrier(Barrier::QFull);
-        Memory::<D>::write_work(parity, work.as_ref());
-        if let Some(work) = &work {
-            gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
-            let rows = work.rows;
-            let first = rows.start as i32 + rows.first;
-            let at = [first, work.q_head as i32, rows.batch as i32];
-            warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
-        } else {
-            gpu::mbarrier_arrive(full);
-        }
-    }
-    work.is_some()
 }
 
 /// Whether the first warp published a work tile.
