@@ -1,6 +1,8 @@
 //! What a warp needs once a tile, kept in shared memory: S and O leave too few registers for it.
 
+use super::SparseFlashParams;
 use super::work::{Keys, QueryRows, Tokens, WorkTile};
+use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared};
 
 /// A warp's record: eight words of 64 bits, and sixteen of 32.
@@ -90,23 +92,29 @@ impl Record {
     }
 
     #[inline(always)]
-    fn tokens(self, at: u32, pages: Global<u32>) -> Tokens {
+    fn tokens(self, tensor: &KvTensor, at: u32, pages_at: u32) -> Tokens {
         let [address, stride] = gpu::ld_shared_v2(self.at.add(at));
         Tokens {
             first: Global::from_address(address),
             stride,
-            pages,
+            pages: if tensor.is_paged() {
+                self.address(pages_at)
+            } else {
+                Global::NULL
+            },
         }
     }
 
+    /// The head's keys.
     #[inline(always)]
-    pub fn k(self) -> Tokens {
-        self.tokens(0, self.address(6))
+    pub fn k(self, p: &SparseFlashParams) -> Tokens {
+        self.tokens(&p.k, 0, 6)
     }
 
+    /// The head's values.
     #[inline(always)]
-    pub fn v(self) -> Tokens {
-        self.tokens(2, self.address(7))
+    pub fn v(self, p: &SparseFlashParams) -> Tokens {
+        self.tokens(&p.v, 2, 7)
     }
 
     #[inline(always)]

@@ -65,9 +65,9 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
             let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
             let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];
             if is_gathered(attention, tile) {
-                gather::<D>(k, &attention.k, record.k(), tile, key);
+                gather::<D>(k, &attention.k, record.k(attention), tile, key);
                 Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                gather::<D>(v, &attention.v, record.v(), tile, key);
+                gather::<D>(v, &attention.v, record.v(attention), tile, key);
                 gpu::cp_async_wait_group::<1>();
                 hand_over::<D>(k_full);
                 gpu::cp_async_wait_group::<0>();
