@@ -47,7 +47,7 @@ pub struct Sequence {
     pub batch: u32,
     /// Rows of packed queries before its own; 0 where lengths are uniform.
     pub q_start: u32,
-    /// Rows of packed keys before its own; 0 where lengths are uniform or keys are paged.
+    /// Rows of packed keys before its own; 0 where lengths are uniform. Where keys are paged it names nothing.
     pub k_start: u32,
     /// Queries.
     pub q_len: u32,

@@ -7,7 +7,7 @@ use super::super::work::{Tokens, WorkTile};
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use crate::abi::KvTensor;
-use crate::gpu::{self, Shared, TensorMap};
+use crate::gpu::{self, Global, Shared, TensorMap};
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{self, HeadDim, PIECE_BYTES, PIECE_COLUMNS, TILE_ROWS};
 use crate::tile::{SwizzledTile, WARP};
@@ -16,6 +16,9 @@ use crate::tile::{SwizzledTile, WARP};
 const WARP_ROWS: u32 = TILE_ROWS / 4;
 
 const _: () = assert!(WARP_ROWS == 32);
+
+/// Bytes of a row of a piece.
+const PIECE_ROW_BYTES: u32 = PIECE_COLUMNS * 2;
 
 /// The producer warpgroup's work.
 #[inline(always)]
@@ -74,9 +77,33 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                 hand_over::<D>(v_full);
             } else {
                 let at = record.place_of_key(tile.start);
-                load::<D>(k, &in_place.k_map, at, k_full);
+                if attention.k.is_paged() {
+                    let pages = record.k(attention).pages;
+                    load_pages::<D>(
+                        k,
+                        &attention.k,
+                        &in_place.k_map,
+                        pages,
+                        [tile.start as i32, at[1]],
+                        k_full,
+                    );
+                } else {
+                    load::<D>(k, &in_place.k_map, at, k_full);
+                }
                 Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                load::<D>(v, &in_place.v_map, at, v_full);
+                if attention.v.is_paged() {
+                    let pages = record.v(attention).pages;
+                    load_pages::<D>(
+                        v,
+                        &attention.v,
+                        &in_place.v_map,
+                        pages,
+                        [tile.start as i32, at[1]],
+                        v_full,
+                    );
+                } else {
+                    load::<D>(v, &in_place.v_map, at, v_full);
+                }
             }
             turn = turn.next::<D>();
             if next.keys == 0 {
@@ -166,6 +193,45 @@ fn load<D: HeadDim>(to: Shared<u8>, map: &TensorMap, at: [i32; 3], full: Barrier
         warpgroup::copy_tile::<D>(to, map, at, full);
     } else {
         gpu::mbarrier_arrive(full);
+    }
+}
+
+/// The first thread copies a whole tile page by page, whole warps arrive.
+#[inline(always)]
+fn load_pages<D: HeadDim>(
+    to: Shared<u8>,
+    tensor: &KvTensor,
+    map: &TensorMap,
+    pages: Global<u32>,
+    [token, head]: [i32; 2],
+    full: Barrier,
+) {
+    gpu::bar_warp_sync(WARP);
+    let full = Memory::<D>::barrier(full);
+    let lane = gpu::laneid();
+    if gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0) != 0 {
+        if lane == 0 {
+            gpu::mbarrier_arrive(full);
+        }
+        return;
+    }
+    let count = TILE_ROWS >> tensor.page_log2;
+    let mut page = 0;
+    if lane < count {
+        let first = token as u32 >> tensor.page_log2;
+        page = gpu::ld_global_nc(pages.add((first + lane).into()));
+    }
+    if lane == 0 {
+        gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
+    }
+    let mut index = 0;
+    while index < count {
+        let page = gpu::shfl_sync_idx(WARP, page, index) as i32;
+        if lane == 0 {
+            let rows = to.byte_add((index << tensor.page_log2) * PIECE_ROW_BYTES);
+            warpgroup::copy_tile::<D>(rows, map, [0, head, page], full);
+        }
+        index += 1;
     }
 }
 

@@ -59,6 +59,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
+            // Recomputed: the chunk's place would be kept through the scores.
+            let chunks = ThreadChunks::<CHUNKS>::of(Place::of_this_thread());
             chunks.copy_keys(stage.k, &p.k, record.k(p), next, stage.warp);
         }
 
