@@ -78,7 +78,17 @@ impl GpuPlan {
             dense: region(&regions.dense, &mut read)?,
         };
         let kept = region(&regions.kept, &mut read)?;
-        let selection = lists.selection(self.problem(), units.sinks as usize)?;
+        let mut selection = lists.selection(self.problem(), units.sinks as usize)?;
+        // Query blocks that hold no row have no list: their window stands for it.
+        for query_block in 0..units.sizes.first_query_block() {
+            let first = units.first_window_block(query_block) as usize;
+            let window: Vec<usize> = (first..=query_block as usize).collect();
+            for head in 0..units.sizes.heads() as usize {
+                let (batch, q_head) =
+                    (head / self.problem().q_heads, head % self.problem().q_heads);
+                selection.set_blocks(batch, q_head, query_block as usize, &window)?;
+            }
+        }
         let q_heads = self.problem().q_heads;
         let report = Report::new(self.plan(), times, |head| {
             let per_head = units.per_head();

@@ -2,12 +2,12 @@
 
 use super::SparseFlashParams;
 use super::loose::{LooseKeys, mark_listed};
-use super::record::{Contents, Record};
+use super::record::{Listed, Record};
 use super::warp::WarpMemory;
 use super::work::WorkTile;
 use crate::gpu::{self, Global};
 use crate::params::BLOCK;
-use crate::tile::scale;
+use crate::tile::{WARP, scale};
 
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +51,24 @@ pub(super) struct KeyWalk<const TILE_KEYS: u32> {
 }
 
 impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
-    /// The walk, and its first tile. All threads that copy call it.
+    /// The walk, and its first tile. All threads that copy call it; `work` is called by one lane of each warp.
     #[inline(always)]
-    pub fn new(p: &SparseFlashParams, work: WorkTile, memory: WarpMemory) -> (Self, KeyTile) {
-        let contents = Contents::new(p, work);
-        memory.record.write(&contents);
-        if contents.candidates != 0 {
-            mark_listed(memory, contents.end_block);
+    pub fn new(
+        p: &SparseFlashParams,
+        memory: WarpMemory,
+        work: impl FnOnce() -> WorkTile,
+    ) -> (Self, KeyTile) {
+        let record = memory.record;
+        if gpu::laneid() == 0 {
+            let work = work();
+            record.write_work(&work, scale::magnitude(p.scale_log2));
+            record.write_k(work.tokens(&p.k));
+            record.write_v(work.tokens(&p.v));
+            record.write_listed(&Listed::new(p, &work));
+        }
+        gpu::bar_warp_sync(WARP);
+        if record.candidates() != 0 {
+            mark_listed(memory, record.end_block());
         }
         let mut walk = Self {
             entry: 0,
@@ -65,9 +76,10 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
             loose: LooseKeys::NONE,
             in_list: true,
         };
-        walk.look_ahead(memory.record);
-        let first = if p.sequences.is_causal() && work.query_block != WorkTile::MASKED {
-            KeyTile::contiguous::<TILE_KEYS>(work.query_block * BLOCK, work.keys.len)
+        walk.look_ahead(record);
+        let query_block = record.query_block();
+        let first = if p.sequences.is_causal() && query_block != WorkTile::MASKED {
+            KeyTile::contiguous::<TILE_KEYS>(query_block * BLOCK, record.k_len())
         } else {
             walk.next_block(p, memory)
         };
@@ -121,41 +133,36 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     }
 }
 
-impl Contents {
-    /// The record of a work tile.
+impl Listed {
+    /// What a work tile attends to.
     #[inline(always)]
-    fn new(p: &SparseFlashParams, work: WorkTile) -> Self {
+    fn new(p: &SparseFlashParams, work: &WorkTile) -> Self {
         let mask = &p.mask;
         let end_block = work.end_block(p);
-        let mut contents = Self {
-            k: work.tokens(&p.k),
-            v: work.tokens(&p.v),
-            list: Global::NULL,
-            stripes: Global::NULL,
+        let mut listed = Self {
+            blocks: Global::NULL,
+            keys: Global::NULL,
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
             end_block,
-            work,
-            scale_log2: scale::magnitude(p.scale_log2),
         };
-        if !is_dense(p, &work) {
+        if !is_dense(p, work) {
             let row = mask.row(work.q_head, work.number);
-            contents.list = mask
-                .kv_indices
-                .add(gpu::opaque(row * u64::from(mask.block_capacity)));
-            contents.entries = gpu::ld_global_nc(mask.kv_num_blocks.add(row));
-            contents.sink_candidates = mask.sinks.min(end_key(end_block, work.keys.len));
-            contents.candidates = contents.sink_candidates;
+            // Strides in bytes would otherwise be kept from tile to tile.
+            let first = gpu::opaque(row * u64::from(mask.block_capacity));
+            listed.blocks = mask.kv_indices.add(first);
+            listed.entries = gpu::ld_global_nc(mask.kv_num_blocks.add(row));
+            listed.sink_candidates = mask.sinks.min(end_key(end_block, work.keys.len));
+            listed.candidates = listed.sink_candidates;
             if !mask.num_keys.is_null() && end_block != 0 {
                 let row = mask.key_row(work.keys.sequence, p.q_heads, work.q_head, work.number);
-                contents.stripes = mask
-                    .key_indices
-                    .add(gpu::opaque(row * u64::from(mask.key_capacity)));
-                contents.candidates += gpu::ld_global_nc(mask.num_keys.add(row));
+                let first = gpu::opaque(row * u64::from(mask.key_capacity));
+                listed.keys = mask.key_indices.add(first);
+                listed.candidates += gpu::ld_global_nc(mask.num_keys.add(row));
             }
         }
-        contents
+        listed
     }
 }
 

@@ -1,6 +1,6 @@
 //! The consumers: 64 rows of each work tile, from Q to O.
 
-use super::super::work::WorkTile;
+use super::super::work::QueryRows;
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use super::{CONSUMER_ROWS, output, poison};
@@ -48,10 +48,11 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
     let mut parity = 0;
     loop {
         Memory::<D>::wait(Barrier::QFull, parity);
-        let Some(work) = Memory::<D>::read_work(parity) else {
+        if !Memory::<D>::has_work(parity) {
             return;
-        };
-        let queries = load_queries::<T, D>(p, Seat::of_this_thread(), &work);
+        }
+        let rows = Memory::<D>::read_rows(parity);
+        let queries = load_queries::<T, D>(p, Seat::of_this_thread(), rows);
         Memory::<D>::arrive_warp(Barrier::QEmpty);
         attend::<T, D>(p, parity, &queries, scale_log2, &mut turn);
         parity ^= 1;
@@ -65,13 +66,13 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
 fn load_queries<T: Float16, D: Products<T>>(
     p: &HopperParams,
     seat: Seat,
-    work: &WorkTile,
+    rows: QueryRows,
 ) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
     let scale_log2 = p.attention.scale_log2;
     let flip = scale::flipped_signs(scale_log2);
     let keep = [0, 8].map(|below| {
-        if work.rows.has(seat.row() + below) {
+        if rows.has(seat.row() + below) {
             u32::MAX
         } else {
             0
@@ -140,9 +141,7 @@ fn attend<T: Float16, D: Products<T>>(
     *turn = turn.next::<D>();
 
     let seat = Seat::of_this_thread();
-    let Some(work) = Memory::<D>::read_work(slot) else {
-        return;
-    };
+    let work = Memory::<D>::read_work(slot);
     if poisoned {
         poison::add_back::<T, D>(p, seat, work, queries, &softmax, scale_log2, &mut output);
     }

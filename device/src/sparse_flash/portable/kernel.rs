@@ -27,8 +27,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let stage = Stage::<CHUNKS>::of(place);
     query::copy::<T, CHUNKS>(p, work, stage);
     let has_rows = work.rows.any(place.warp * WARP_ROWS, WARP_ROWS);
-    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, work, stage.warp);
-    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(), tile, stage.warp);
+    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, stage.warp, || work);
+    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(p), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
@@ -41,7 +41,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let stage = Stage::<CHUNKS>::of(place);
         let record = stage.warp.record;
         let chunks = ThreadChunks::<CHUNKS>::of(place);
-        chunks.copy_keys(stage.v, &p.v, record.v(), tile, stage.warp);
+        chunks.copy_keys(stage.v, &p.v, record.v(p), tile, stage.warp);
 
         let first_row = place.warp * WARP_ROWS;
         let q_rows = stage.q.columns_first(first_row, place.lane);
@@ -61,7 +61,9 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, &p.k, record.k(), next, stage.warp);
+            // Recomputed: the chunk's place would be kept through the scores.
+            let chunks = ThreadChunks::<CHUNKS>::of(Place::of_this_thread());
+            chunks.copy_keys(stage.k, &p.k, record.k(p), next, stage.warp);
         }
 
         if attends {
@@ -88,8 +90,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, record.k_len());
             let tile = poison::Tile {
                 q_rows: stage.q.columns_first(first_row, place.lane),
-                k: record.k(),
-                v: record.v(),
+                k: record.k(p),
+                v: record.v(p),
                 start: tile.start,
                 lane: place.lane,
                 keys: tile.keys,
