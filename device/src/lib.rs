@@ -8,7 +8,6 @@
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
 pub mod abi;
-pub mod geometry;
 pub mod gpu;
 pub mod launch;
 pub mod launch_bounds;

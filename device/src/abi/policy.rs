@@ -107,7 +107,11 @@ impl HeadPolicy {
         // In blocks of whole strides, the last row of a sequence is a multiple or stands in a partial block.
         let whole = BLOCK.is_multiple_of(stride)
             && (self.tail == 0 || self.row_stride.is_multiple_of(stride));
-        if whole { multiples } else { min(multiples + 2, BLOCK) }
+        if whole {
+            multiples
+        } else {
+            min(multiples + 2, BLOCK)
+        }
     }
 
     /// The sampled rows of a sequence at positions `from..to`.

@@ -290,7 +290,9 @@ mod tests {
         ] {
             let sequences = Sequences::uniform(count, q_len, k_len, true);
             let all = sequences.query_tiles();
-            for (row_stride, tail, tail_stride) in [(8, 0, 1), (16, 256, 4), (20, 300, 3), (500, 0, 1)] {
+            for (row_stride, tail, tail_stride) in
+                [(8, 0, 1), (16, 256, 4), (20, 300, 3), (500, 0, 1)]
+            {
                 let policy = HeadPolicy {
                     kind: HeadKind::Rows,
                     coverage: 1.0,
@@ -300,7 +302,11 @@ mod tests {
                     tail_stride,
                     stride_doubles_from: u32::MAX,
                 };
-                for (first, tiles) in [(0, all), (0, 1), (all / 3, all.div_ceil(2).min(all - all / 3))] {
+                for (first, tiles) in [
+                    (0, all),
+                    (0, 1),
+                    (all / 3, all.div_ceil(2).min(all - all / 3)),
+                ] {
                     let slice = slice(sequences, policy, first, tiles);
                     for panel_rows in [128, 256] {
                         check(&slice, &policy, panel_rows);
@@ -321,7 +327,9 @@ mod tests {
             for rank in 0..=panel.last_rank {
                 let position = panel.rows.position(rank);
                 if panel.first_block <= position / BLOCK {
-                    assert!(position / BLOCK < panel.end_block || panel.end_block % SPLIT_BLOCKS == 0);
+                    assert!(
+                        position / BLOCK < panel.end_block || panel.end_block % SPLIT_BLOCKS == 0
+                    );
                     given.push((panel.row(rank), panel.split, panel.sequence.index, position));
                 }
             }
