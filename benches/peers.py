@@ -12,6 +12,7 @@ Nothing of the GPU's settings is changed.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,10 @@ def parse(arguments):
         ("dense", "dense attention, 4K to 128K tokens, head_dim 64 and 128, bf16 and f16"),
         ("sparse", "attention over given random block lists of several densities"),
         ("pipeline", "selection and attention, on uniform, local and captured inputs"),
+        ("decode", "1 to 512 queries over many keys, beside the rate of a copy"),
     ):
         parser.add_argument(f"--{mode}", dest="modes", action="append_const", const=mode, help=words)
-    parser.add_argument("--once", metavar="MODE", choices=("dense", "sparse", "pipeline"),
+    parser.add_argument("--once", metavar="MODE", choices=("dense", "sparse", "pipeline", "decode"),
                         help="run the first case of a mode once, for a profiler")
     parser.add_argument("--quick", action="store_true", help="few cases")
     parser.add_argument("--flex", action="store_true", help="FlexAttention too, which compiles for each shape")
@@ -42,13 +44,17 @@ def parse(arguments):
     parser.add_argument("--q-heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=8)
     parser.add_argument("--files", nargs="+", default=[], metavar="FILE", help="captured q, k, v (safetensors), for --pipeline")
+    parser.add_argument("--chunks", type=int, nargs="+", metavar="N", help="for --pipeline: the last N queries alone, over all keys")
+    parser.add_argument("--policy", type=json.loads, default={}, metavar="JSON",
+                        help='for --pipeline: fields of the policy, such as {"budget": "rows", "coverage": 0.8}')
+    parser.add_argument("--earlier", metavar="PATH", help="the example `launches` of an earlier build, to compare with in the same run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--target", choices=("sm_80", "sm_90a"), help="kernels to use (default: the GPU's)")
     parser.add_argument("--launches", metavar="PATH", help="the example `launches`")
     parser.add_argument("--out", metavar="FOLDER", help="write peers-MODE.md, .svg and .json there")
     parser.add_argument("--dry-run", action="store_true", help="print what would be measured; needs no GPU and no PyTorch")
     options = parser.parse_args(arguments)
-    options.modes = [options.once] if options.once else options.modes or ["dense", "sparse", "pipeline"]
+    options.modes = [options.once] if options.once else options.modes or ["dense", "sparse", "pipeline", "decode"]
     if options.q_heads % options.kv_heads:
         parser.error("--q-heads is a multiple of --kv-heads")
     return options
@@ -64,22 +70,30 @@ def dry_run(options):
             print(f"{case.mode} {case.input}")
             continue
         heads = {"q_heads": options.q_heads, "kv_heads": options.kv_heads}
-        problem = heads | {"q_len": case.n, "k_len": case.n, "head_dim": case.d, "dtype": case.dtype}
-        work = {"dense": "dense", "sparse": {"given": {"sinks": 0}}, "pipeline": {"policy": {}}}[case.mode]
+        queries = case.q_len or case.n
+        problem = heads | {"batch": case.batch, "q_len": queries, "k_len": case.n, "head_dim": case.d, "dtype": case.dtype}
+        work = {
+            "dense": "dense",
+            "decode": "dense",
+            "sparse": {"given": {"sinks": 0}},
+            "pipeline": {"policy": options.policy},
+        }[case.mode]
         plan = library.plan(problem, work)
 
-        def tensor(place, count, case=case):
-            strides = [count * case.n * case.d, case.n * case.d, case.d, 1]
-            return {"address": base * place, "bytes": 2 * strides[0], "dtype": case.dtype,
-                    "shape": [1, count, case.n, case.d], "strides": strides}
+        def tensor(place, count, length, case=case):
+            strides = [count * length * case.d, length * case.d, case.d, 1]
+            return {"address": base * place, "bytes": 2 * case.batch * strides[0], "dtype": case.dtype,
+                    "shape": [case.batch, count, length, case.d], "strides": strides}
 
-        operands = {name: tensor(place, heads["q_heads" if name in "qo" else "kv_heads"])
+        operands = {name: tensor(place, *((options.q_heads, queries) if name in "qo" else (options.kv_heads, case.n)))
                     for place, name in enumerate("qkvo", 1)}
-        operands["lse"] = {"address": 5 * base, "bytes": 4 * options.q_heads * case.n}
+        operands["lse"] = {"address": 5 * base, "bytes": 4 * case.batch * options.q_heads * queries}
         operands["workspace"] = {"address": 6 * base, "bytes": plan["workspace_bytes"]}
         made = library.launches(plan["plan"], target, 132, operands)
-        kernels = ", ".join(f"{launch['kernel']} {launch['grid']}" for launch in made)
-        flop = 2 * options.q_heads * case.n * (case.n + 1) * case.d * case.density
+        kernels = ", ".join(f"{launch['kernel']} {launch['grid']}" for launch in made[:6])
+        kernels += f" and {len(made) - 6} more" if len(made) > 6 else ""
+        pairs = queries * (case.n - queries) + queries * (queries + 1) // 2
+        flop = 4 * case.batch * options.q_heads * pairs * case.d * case.density
         print(f"{case}: {flop / 1e12:.3g} TFLOP, {plan['workspace_bytes'] / 2**20:.1f} MiB of workspace; {kernels}")
     library.close()
 
@@ -98,7 +112,8 @@ def measure(options):
 
     started = time.monotonic()
     gpu = Gpu(launches.find(options.launches), options.target)
-    bench = Bench(gpu, options)
+    earlier = Gpu(options.earlier, options.target) if options.earlier else None
+    bench = Bench(gpu, options, earlier)
     found = cases(options)
     if options.once:
         bench.once(found[-1] if options.files else found[0])
@@ -121,7 +136,7 @@ def measure(options):
             skipped.append(str(case))
             continue
         if case.mode not in records:
-            table, chart = tables(heads)[case.mode]
+            table, chart = tables(heads, json.dumps(options.policy) if options.policy else "default")[case.mode]
             records[case.mode] = Record(case.mode, options.out, table, chart, heading)
         try:
             getattr(bench, case.mode)(case, left / (len(found) - index), records[case.mode])

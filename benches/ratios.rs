@@ -104,10 +104,7 @@ impl<'a> Job<'a> {
     }
 
     fn sparse(capture: &'a Capture, fallback: Fallback) -> Self {
-        let policy = Policy {
-            fallback,
-            ..Policy::default()
-        };
+        let policy = Policy::default().with_fallback(fallback);
         let plan = Plan::new(capture.problem, policy).expect("a valid problem and policy");
         Job::new(plan, capture)
     }
@@ -116,7 +113,7 @@ impl<'a> Job<'a> {
         let inputs = self.capture.inputs().expect("a whole capture");
         let shape = self.plan.problem().q_shape();
         let o = TensorViewMut::bhsd(&mut self.o, shape).expect("the shape of q");
-        let outputs = Outputs { o, lse: None };
+        let outputs = Outputs::new(o);
         let report = self.plan.run(&inputs, outputs, &mut self.workspace);
         black_box(report.expect("everything fits"))
     }
@@ -124,10 +121,7 @@ impl<'a> Job<'a> {
 
 fn synthetic(len: usize, structure: Structure, dtype: Dtype) -> Capture {
     Synthetic {
-        problem: Problem {
-            q_heads: 2,
-            ..Problem::causal(len, 128, dtype)
-        },
+        problem: Problem::causal(len, 128, dtype).with_heads(2, 1),
         structure,
         seed: 1,
     }
@@ -280,18 +274,11 @@ fn workspace() {
         ("blocks", Policy::default()),
         (
             "residual",
-            Policy {
-                budget: sample_attention::Budget::Residual,
-                ..Policy::default()
-            },
+            Policy::default().with_budget(sample_attention::Budget::Residual),
         ),
         ("paper", Policy::paper()),
     ] {
-        let problem = Problem {
-            q_heads: 32,
-            kv_heads: 8,
-            ..Problem::causal(131_072, 128, Dtype::Bf16)
-        };
+        let problem = Problem::causal(131_072, 128, Dtype::Bf16).with_heads(32, 8);
         let plan = Plan::new(problem, policy).expect("a valid problem and policy");
         let mib = plan.workspace_bytes() as f64 / (1 << 20) as f64;
         let threads = rayon::current_num_threads() as f64;

@@ -62,6 +62,12 @@ impl Geometry {
         }
     }
 
+    /// Rows that see at least one key.
+    pub(crate) fn seeing_rows(&self) -> Range<usize> {
+        let first = if self.causal { self.first_row_at(0) } else { 0 };
+        first..self.q_len
+    }
+
     /// First row that stands at key position `position` or later.
     pub(crate) fn first_row_at(&self, position: usize) -> usize {
         (position + self.q_len)

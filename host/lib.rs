@@ -29,6 +29,7 @@
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
+mod break_even;
 pub mod cpu;
 pub mod cuda;
 #[cfg(feature = "emulator")]
@@ -50,13 +51,13 @@ pub mod top_k;
 pub use cpu::Stages;
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
-pub use plan::Plan;
+pub use plan::{MAX_THREADS, Plan};
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};
-pub use problem::{Dtype, MAX_HEAD_DIM, Problem};
+pub use problem::{Dtype, MAX_HEAD_DIM, MAX_SCALE, Problem};
 pub use progress::Progress;
-pub use report::{Coverage, HeadPath, HeadReport, Report, Stage, StageTimes};
+pub use report::{Coverage, HeadPath, HeadReport, Report, RowCoverage, Stage, StageTimes};
 pub use selection::{HeadSelection, Selection};
-pub use tensor::{Element, Inputs, Outputs, TensorView, TensorViewMut};
+pub use tensor::{Element, Inputs, OutputElement, Outputs, TensorView, TensorViewMut};
 
 /// The README's library example compiles and runs.
 #[cfg(doctest)]

@@ -1,12 +1,13 @@
 //! A problem and a policy, validated once.
 
+use crate::break_even::BreakEven;
 use crate::cpu::{self, InstructionSet, Stages, Units};
 use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
 use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::report::{Coverage, Report};
-use crate::selection::Selection;
+use crate::selection::{Selection, SelectionShape};
 use crate::tensor::{Inputs, Outputs};
 
 /// How attention will be computed: made once for a problem and a policy, then run on any number of inputs.
@@ -16,19 +17,19 @@ use crate::tensor::{Inputs, Outputs};
 ///
 /// ```
 /// use sample_attention::{Dtype, Inputs, Outputs, Plan, Policy, Problem, TensorView, TensorViewMut};
-/// let problem = Problem { q_heads: 4, kv_heads: 2, ..Problem::causal(300, 64, Dtype::F32) };
+/// let problem = Problem::causal(300, 64, Dtype::F32).with_heads(4, 2);
 /// let plan = Plan::new(problem, Policy::default())?;
 /// let q = vec![0.1f32; 4 * 300 * 64];
 /// let kv = vec![0.2f32; 2 * 300 * 64];
 /// let mut o = vec![0f32; q.len()];
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let report = plan.run(
-///     &Inputs {
-///         q: TensorView::bhsd(&q, problem.q_shape())?,
-///         k: TensorView::bhsd(&kv, problem.kv_shape())?,
-///         v: TensorView::bhsd(&kv, problem.kv_shape())?,
-///     },
-///     Outputs { o: TensorViewMut::bhsd(&mut o, problem.q_shape())?, lse: None },
+///     &Inputs::new(
+///         TensorView::bhsd(&q, problem.q_shape())?,
+///         TensorView::bhsd(&kv, problem.kv_shape())?,
+///         TensorView::bhsd(&kv, problem.kv_shape())?,
+///     ),
+///     Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape())?),
 ///     &mut workspace,
 /// )?;
 /// assert_eq!(report.heads.len(), 4);
@@ -42,7 +43,11 @@ pub struct Plan {
     threads: usize,
     instruction_set: InstructionSet,
     units: Option<Units>,
+    workspace_bytes: usize,
 }
+
+/// The most tasks that a plan runs at a time: more than a machine has hardware threads.
+pub const MAX_THREADS: usize = 1024;
 
 /// What a plan's runs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,23 +61,43 @@ impl Plan {
     /// A plan that selects what to attend to by `policy`, on as many threads as the current rayon pool has.
     ///
     /// # Errors
-    /// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
+    /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and
+    /// [`Error::SelectionTooLarge`] or [`Error::WorkspaceTooLarge`] for sizes that no machine has the memory for.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        Plan::selecting(problem, policy, BREAK_EVEN_TOKENS)
+        let break_even = BreakEven {
+            tokens: BREAK_EVEN_TOKENS,
+            counts_queries: true,
+        };
+        Plan::selecting(problem, policy, break_even)
     }
 
-    /// The same for a backend with a break-even length of its own.
-    pub(crate) fn selecting(problem: Problem, policy: Policy, break_even: usize) -> Result<Self> {
+    /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
+    /// are not causal and, with [`Fallback::Auto`], in those that are too short.
+    ///
+    /// # Errors
+    /// As [`Plan::new`], but for [`Error::SparseNeedsCausal`].
+    pub fn auto(problem: Problem, policy: Policy) -> Result<Self> {
+        if problem.causal {
+            return Plan::new(problem, policy);
+        }
+        policy.validate()?;
+        Plan::dense(problem)
+    }
+
+    /// The same for a backend with a break-even of its own.
+    pub(crate) fn selecting(
+        problem: Problem,
+        policy: Policy,
+        break_even: BreakEven,
+    ) -> Result<Self> {
         problem.validate()?;
         policy.validate()?;
         if !problem.causal {
             return Err(Error::SparseNeedsCausal);
         }
-        let short = problem.k_len < break_even && policy.fallback == Fallback::Auto;
-        let path = if short {
-            Path::BelowBreakEven
-        } else {
-            Path::Select
+        let path = match policy.fallback {
+            Fallback::Auto if !break_even.selects(&problem, &policy) => Path::BelowBreakEven,
+            Fallback::Auto | Fallback::Never => Path::Select,
         };
         Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
@@ -80,16 +105,17 @@ impl Plan {
     /// A plan that attends to everything, or to a [`Selection`] that the caller brings to [`Plan::attend`].
     ///
     /// # Errors
-    /// Any field of the problem out of range.
+    /// Any field of the problem out of range, and [`Error::WorkspaceTooLarge`].
     pub fn dense(problem: Problem) -> Result<Self> {
         problem.validate()?;
         Plan::on_threads(problem, None, Path::Dense, rayon::current_num_threads())
     }
 
-    /// The same plan on `threads` tasks of the rayon pool at a time. The result's bits do not depend on it.
+    /// The same plan on `threads` tasks of the rayon pool at a time, at most [`MAX_THREADS`]: the workspace grows with it. The
+    /// result's bits do not depend on it.
     ///
     /// # Errors
-    /// [`Error::NoThreads`].
+    /// [`Error::NoThreads`] and [`Error::WorkspaceTooLarge`].
     pub fn with_threads(self, threads: usize) -> Result<Self> {
         let instruction_set = self.instruction_set;
         let plan = Plan::on_threads(self.problem, self.policy, self.path, threads)?;
@@ -122,10 +148,21 @@ impl Plan {
         if threads == 0 {
             return Err(Error::NoThreads);
         }
+        let threads = threads.min(MAX_THREADS);
         let units = match policy {
-            Some(policy) if path == Path::Select => Some(Units::new(&problem, &policy, threads)),
+            Some(policy) if path == Path::Select => {
+                SelectionShape::checked(&problem)?;
+                Some(Units::new(&problem, &policy, threads))
+            }
             _ => None,
         };
+        let workspace_bytes = cpu::workspace_bytes(&problem, units.as_ref(), threads).ok_or(
+            Error::WorkspaceTooLarge {
+                heads: problem.heads(),
+                k_len: problem.k_len,
+                threads,
+            },
+        )?;
         Ok(Plan {
             problem,
             policy,
@@ -133,6 +170,7 @@ impl Plan {
             threads,
             instruction_set: InstructionSet::widest(),
             units,
+            workspace_bytes,
         })
     }
 
@@ -148,7 +186,7 @@ impl Plan {
 
     /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads.
     pub fn workspace_bytes(&self) -> usize {
-        cpu::workspace_bytes(&self.problem, self.units.as_ref(), self.threads)
+        self.workspace_bytes
     }
 
     /// Selects and attends.

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 
 /// How the keys that matter are chosen from the sampled attention mass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Budget {
     /// Pairs (query block, key block) outside window and sinks, by the mass that the query block's own sampled rows
     /// give them, within each segment of 64 query blocks. Keeps the least for the same closeness to dense.
@@ -12,6 +13,17 @@ pub enum Budget {
     Residual,
     /// Single keys by their whole sampled mass, as the paper has it: the window's share counts a second time.
     Paper,
+}
+
+impl Budget {
+    /// The budget's name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Budget::Blocks => "blocks",
+            Budget::Residual => "residual",
+            Budget::Paper => "paper",
+        }
+    }
 }
 
 /// The local window that every query keeps.
@@ -25,12 +37,25 @@ pub enum Window {
 
 /// What to do where the sparse path would not be faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Fallback {
-    /// Dense outright below the measured break-even length ([`BREAK_EVEN_TOKENS`]); above it, dense for each head
-    /// whose selection would cost more than dense.
+    /// Dense outright where the shapes say that a selection cannot pay: below the measured break-even length
+    /// ([`BREAK_EVEN_TOKENS`]), and on the CPU also where it would cost more than 15 % of dense attention (fewer than some 160
+    /// queries at a time, decoding above all; nearly every row sampled) or where the windows hold everything. Otherwise dense for
+    /// each head whose selection would cost more than dense.
     Auto,
     /// Sparse whatever it costs: for tests and for measuring.
     Never,
+}
+
+impl Fallback {
+    /// The rule's name in options and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fallback::Auto => "auto",
+            Fallback::Never => "never",
+        }
+    }
 }
 
 /// Problems with fewer keys than this run dense under [`Fallback::Auto`]: the selection costs more than it saves.
@@ -41,10 +66,11 @@ pub const BREAK_EVEN_TOKENS: usize = 1024;
 ///
 /// ```
 /// use sample_attention::{Policy, Window};
-/// let policy = Policy { coverage: 0.98, window: Window::Tokens(512), ..Policy::default() };
+/// let policy = Policy::default().with_coverage(0.98).with_window(Window::Tokens(512));
 /// # assert_eq!(policy.sinks, 16);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Policy {
     /// What the mass buys: blocks or single keys.
     pub budget: Budget,
@@ -96,6 +122,44 @@ impl Policy {
             window: Window::Ratio(0.08),
             ..Policy::default()
         }
+    }
+
+    /// The same policy with another [`Policy::budget`].
+    pub fn with_budget(self, budget: Budget) -> Self {
+        Policy { budget, ..self }
+    }
+
+    /// The same policy with another [`Policy::coverage`].
+    pub fn with_coverage(self, coverage: f32) -> Self {
+        Policy { coverage, ..self }
+    }
+
+    /// The same policy with another [`Policy::row_stride`].
+    pub fn with_row_stride(self, row_stride: usize) -> Self {
+        Policy { row_stride, ..self }
+    }
+
+    /// The same policy with another [`Policy::stride_doubles_from`].
+    pub fn with_stride_doubles_from(self, stride_doubles_from: usize) -> Self {
+        Policy {
+            stride_doubles_from,
+            ..self
+        }
+    }
+
+    /// The same policy with another [`Policy::window`].
+    pub fn with_window(self, window: Window) -> Self {
+        Policy { window, ..self }
+    }
+
+    /// The same policy with another [`Policy::sinks`].
+    pub fn with_sinks(self, sinks: usize) -> Self {
+        Policy { sinks, ..self }
+    }
+
+    /// The same policy with another [`Policy::fallback`].
+    pub fn with_fallback(self, fallback: Fallback) -> Self {
+        Policy { fallback, ..self }
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

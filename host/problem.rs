@@ -1,9 +1,11 @@
 //! What to compute, apart from the data: sizes, scale, mask kind and element type.
 
 use crate::error::{Error, Result};
+use crate::tensor::swap_middle;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dtype {
     /// IEEE binary32.
     F32,
@@ -41,14 +43,12 @@ impl std::fmt::Display for Dtype {
 ///
 /// ```
 /// use sample_attention::{Dtype, Problem};
-/// let problem = Problem {
-///     q_heads: 32,
-///     kv_heads: 8,
-///     ..Problem::causal(8192, 128, Dtype::Bf16)
-/// };
+/// // The last 2048 of 8192 tokens: 32 query heads share 8 key/value heads.
+/// let problem = Problem::causal(8192, 128, Dtype::Bf16).with_heads(32, 8).with_q_len(2048);
 /// assert_eq!(problem.softmax_scale, 1.0 / 128f32.sqrt());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Problem {
     /// Independent sequences.
     pub batch: usize,
@@ -62,7 +62,7 @@ pub struct Problem {
     pub k_len: usize,
     /// Elements of one query, key or value: a multiple of 8, at most 256.
     pub head_dim: usize,
-    /// Factor on q·k before the softmax.
+    /// Factor on q·k before the softmax: of any sign, at most [`MAX_SCALE`] in magnitude. 0 is even attention.
     pub softmax_scale: f32,
     /// Whether query `i` sees only keys `j <= i + k_len - q_len`. Without it every query sees every key, and
     /// only dense attention and the caller's own selections are defined.
@@ -74,12 +74,16 @@ pub struct Problem {
 /// The widest supported head.
 pub const MAX_HEAD_DIM: usize = 256;
 
+/// The largest magnitude of [`Problem::softmax_scale`]. It is multiplied into the queries before they meet the keys, and more would
+/// take ordinary queries out of f32's range.
+pub const MAX_SCALE: f32 = 1e30;
+
 /// Sampled mass, keys and blocks are counted in 32 bits, with head-room for sums.
 const MAX_LEN: usize = 1 << 30;
 
 impl Problem {
     /// Causal self-attention of one head over `len` tokens, with the usual scale 1/√head_dim;
-    /// the other fields are set by struct update.
+    /// `with_…` methods set the other fields.
     pub fn causal(len: usize, head_dim: usize, dtype: Dtype) -> Self {
         Problem {
             batch: 1,
@@ -94,24 +98,90 @@ impl Problem {
         }
     }
 
-    /// Query heads that share one key/value head.
-    pub fn group_size(&self) -> usize {
-        self.q_heads / self.kv_heads
+    /// The same problem with this many sequences.
+    pub fn with_batch(self, batch: usize) -> Self {
+        Problem { batch, ..self }
     }
 
-    /// Shape of Q and O.
+    /// The same problem with this many query and key/value heads.
+    pub fn with_heads(self, q_heads: usize, kv_heads: usize) -> Self {
+        Problem {
+            q_heads,
+            kv_heads,
+            ..self
+        }
+    }
+
+    /// The same problem for the last `q_len` tokens: a chunk of a prompt.
+    pub fn with_q_len(self, q_len: usize) -> Self {
+        Problem { q_len, ..self }
+    }
+
+    /// The same problem with this many keys.
+    pub fn with_k_len(self, k_len: usize) -> Self {
+        Problem { k_len, ..self }
+    }
+
+    /// The same problem with another factor on q·k.
+    pub fn with_softmax_scale(self, softmax_scale: f32) -> Self {
+        Problem {
+            softmax_scale,
+            ..self
+        }
+    }
+
+    /// The same problem, causal or not.
+    pub fn with_causal(self, causal: bool) -> Self {
+        Problem { causal, ..self }
+    }
+
+    /// The same problem in another element type.
+    pub fn with_dtype(self, dtype: Dtype) -> Self {
+        Problem { dtype, ..self }
+    }
+
+    /// Query heads that share one key/value head; 0 where there are no key/value heads, which no plan takes.
+    pub fn group_size(&self) -> usize {
+        self.q_heads.checked_div(self.kv_heads).unwrap_or(0)
+    }
+
+    /// Shape of Q and O as [batch, heads, length, head_dim].
     pub fn q_shape(&self) -> [usize; 4] {
         [self.batch, self.q_heads, self.q_len, self.head_dim]
     }
 
-    /// Shape of K and V.
+    /// Shape of K and V as [batch, heads, length, head_dim].
     pub fn kv_shape(&self) -> [usize; 4] {
         [self.batch, self.kv_heads, self.k_len, self.head_dim]
     }
 
-    /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len].
+    /// Shape of Q and O in memory order [batch, length, heads, head_dim], as [`TensorView::bshd`](crate::TensorView::bshd)
+    /// takes it.
+    pub fn q_shape_bshd(&self) -> [usize; 4] {
+        swap_middle(self.q_shape())
+    }
+
+    /// Shape of K and V in memory order [batch, length, heads, head_dim].
+    pub fn kv_shape_bshd(&self) -> [usize; 4] {
+        swap_middle(self.kv_shape())
+    }
+
+    /// Elements of the log-sum-exp output, laid out as [batch, q_heads, q_len]. `usize::MAX` where there are more, in a problem
+    /// that no plan takes.
     pub fn lse_len(&self) -> usize {
-        self.batch * self.q_heads * self.q_len
+        self.batch
+            .saturating_mul(self.q_heads)
+            .saturating_mul(self.q_len)
+    }
+
+    /// Sequences times query heads.
+    pub(crate) fn heads(&self) -> usize {
+        self.batch.saturating_mul(self.q_heads)
+    }
+
+    /// Factor on q·k that gives scores in the log2 domain.
+    pub(crate) fn scale_log2(&self) -> f64 {
+        f64::from(self.softmax_scale) * std::f64::consts::LOG2_E
     }
 
     pub(crate) fn check_lse(&self, given: usize) -> Result<()> {
@@ -145,7 +215,9 @@ impl Problem {
                 head_dim: self.head_dim,
             });
         }
-        if !self.softmax_scale.is_finite() {
+        // Written so that NaN fails too.
+        let in_range = self.softmax_scale.abs() <= MAX_SCALE;
+        if !in_range {
             return Err(Error::Scale {
                 scale: self.softmax_scale,
             });
@@ -159,7 +231,8 @@ impl Problem {
                 });
             }
         }
-        // Both element counts bound every index and byte count below: 16 bytes an element is more than any buffer has.
+        // Both element counts bound every index and byte count of tensors: 16 bytes an element is more than any buffer has.
+        // What grows with q_heads · k_len is checked where it is made: the lists of a selection and the workspace.
         for shape in [self.q_shape(), self.kv_shape()] {
             shape
                 .iter()

@@ -6,7 +6,8 @@ use crate::plan::{Path, Plan};
 use crate::selection::HeadSelection;
 
 /// A stage of the pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Stage {
     /// Softmax normalisers of the sampled rows.
     Sampling,
@@ -40,6 +41,7 @@ impl Stage {
 
 /// Wall-clock time of each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StageTimes {
     /// Time of [`Stage::Sampling`].
     pub sampling: Duration,
@@ -84,12 +86,13 @@ impl StageTimes {
 
 /// Why a head ran dense, or that it did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HeadPath {
     /// Attention over the selection.
     Sparse,
     /// The plan is dense.
     Dense,
-    /// The sequence is shorter than the break-even length, so nothing was selected.
+    /// There are too few keys, or too few queries, for a selection to pay, so nothing was selected.
     BelowBreakEven,
     /// The selection would have cost more than dense.
     Fallback,
@@ -97,6 +100,7 @@ pub enum HeadPath {
 
 /// What one head kept.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct HeadReport {
     /// Sequence of the head.
     pub batch: usize,
@@ -110,12 +114,32 @@ pub struct HeadReport {
     pub blocks_kept: usize,
     /// Share of the visible (row, key) pairs that attention ran over: 1 where the head ran dense.
     pub density: f64,
-    /// Share of the sampled rows' attention mass that the mask keeps; `None` where nothing was sampled.
+    /// Share of the sampled rows' attention mass that the mask keeps, of the rows whose softmax is finite; `None` where there is
+    /// none.
     pub sampled_coverage: Option<f64>,
+    /// Sampled rows whose softmax is not finite: one of their scores is NaN or +∞, or all are −∞. They count as nothing in the
+    /// selection, so the other rows keep what they would keep without them. `None` where the backend does not count them.
+    pub non_finite_rows: Option<usize>,
+    /// The sampled row of which the mask keeps the least. `None` where nothing was sampled, or where single rows were not looked
+    /// at: single keys ([`Budget::Residual`](crate::Budget::Residual), [`Budget::Paper`](crate::Budget::Paper)) are ranked by sums
+    /// over rows, and GPUs keep no masses of rows.
+    pub least_covered_row: Option<RowCoverage>,
+    /// Share of the last row's mass that the mask keeps: in a prefill, the row that makes the next token. `None` as above.
+    pub last_row_coverage: Option<f64>,
+}
+
+/// How much of one row's attention mass the mask keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowCoverage {
+    /// Index among the queries.
+    pub row: usize,
+    /// Share of the row's mass, in 0..=1.
+    pub coverage: f64,
 }
 
 /// What one run did.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// One entry a (sequence, query head), in that order.
     pub heads: Vec<HeadReport>,
@@ -126,8 +150,11 @@ pub struct Report {
 /// What a backend knows of one head's selection.
 pub(crate) struct SelectedHead<'a> {
     pub(crate) mask: HeadSelection<'a>,
-    /// Share of the sampled rows' mass; `None` where no row was sampled.
+    /// These as in [`HeadReport`].
     pub(crate) sampled_coverage: Option<f64>,
+    pub(crate) non_finite_rows: Option<usize>,
+    pub(crate) least_covered_row: Option<RowCoverage>,
+    pub(crate) last_row_coverage: Option<f64>,
 }
 
 impl Report {
@@ -152,19 +179,22 @@ impl Report {
                     blocks_kept: 0,
                     density: 1.0,
                     sampled_coverage: None,
+                    non_finite_rows: None,
+                    least_covered_row: None,
+                    last_row_coverage: None,
                 };
-                if let Some(SelectedHead {
-                    mask,
-                    sampled_coverage,
-                }) = selected(head)
-                {
+                if let Some(selected) = selected(head) {
+                    let mask = selected.mask;
                     if mask.is_dense() {
                         report.path = HeadPath::Fallback;
                     }
                     report.stripes = mask.stripes().len();
                     report.blocks_kept = mask.blocks_kept();
                     report.density = mask.density();
-                    report.sampled_coverage = sampled_coverage;
+                    report.sampled_coverage = selected.sampled_coverage;
+                    report.non_finite_rows = selected.non_finite_rows;
+                    report.least_covered_row = selected.least_covered_row;
+                    report.last_row_coverage = selected.last_row_coverage;
                 }
                 report
             })
@@ -179,14 +209,18 @@ impl Report {
 }
 
 /// True coverage of the rows of one head: the share of each row's dense attention mass that its mask keeps, which is
-/// the paper's CRA. Rows that see nothing do not count.
+/// the paper's CRA. Rows that see nothing do not count, nor do those whose share is not known.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Coverage {
     /// Sequence of the head.
     pub batch: usize,
     /// Query head.
     pub q_head: usize,
-    /// Mean over rows.
+    /// Rows whose share is not known to three digits: their log-sum-exp is not finite, or beyond ±16384, where an f32 does not hold
+    /// the digits that the share depends on.
+    pub unknown_rows: usize,
+    /// Mean over the rows whose share is known; like the others NaN where there is no such row.
     pub mean: f64,
     /// 1st percentile over rows: 99 % of the rows reach at least this.
     pub percentile_1: f64,
@@ -195,20 +229,25 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Summary of the rows' coverages, which are reordered. A head without rows is fully covered.
+    /// Summary of the rows' coverages, NaN where not known, which are reordered. A head without rows is fully covered.
     pub(crate) fn of_rows(batch: usize, q_head: usize, rows: &mut [f64]) -> Self {
-        rows.sort_unstable_by(f64::total_cmp);
-        let (mean, percentile_1, min) = match &*rows {
-            [] => (1.0, 1.0, 1.0),
+        // NaN of either sign behind all others.
+        rows.sort_unstable_by(|a, b| a.is_nan().cmp(&b.is_nan()).then(a.total_cmp(b)));
+        let known = rows.partition_point(|share| !share.is_nan());
+        let unknown_rows = rows.len() - known;
+        let (mean, percentile_1, min) = match &rows[..known] {
+            [] if unknown_rows == 0 => (1.0, 1.0, 1.0),
+            [] => (f64::NAN, f64::NAN, f64::NAN),
             [min, ..] => (
-                rows.iter().sum::<f64>() / rows.len() as f64,
-                rows[rows.len() / 100],
+                rows[..known].iter().sum::<f64>() / known as f64,
+                rows[known / 100],
                 *min,
             ),
         };
         Coverage {
             batch,
             q_head,
+            unknown_rows,
             mean,
             percentile_1,
             min,

@@ -1,5 +1,8 @@
 //! Strided views of the caller's buffers: [batch, heads, length, head_dim] in any order of the outer three.
 
+use std::fmt;
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
@@ -18,6 +21,13 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + Sized + 'static {
     const DTYPE: Dtype;
     #[doc(hidden)]
     fn slice(data: &[Self]) -> Slice<'_>;
+}
+
+/// Elements of outputs: those of inputs, and the same in `MaybeUninit`, since outputs are only written.
+pub trait OutputElement: sealed::Sealed + Sized {
+    /// Whether memory of this type always holds values.
+    #[doc(hidden)]
+    const IS_INITIALISED: bool;
     #[doc(hidden)]
     fn slice_mut(data: &mut [Self]) -> SliceMut<'_>;
 }
@@ -29,6 +39,21 @@ macro_rules! element {
             fn slice(data: &[Self]) -> Slice<'_> {
                 Slice::$variant(data)
             }
+        }
+
+        impl OutputElement for $type {
+            const IS_INITIALISED: bool = true;
+            fn slice_mut(data: &mut [Self]) -> SliceMut<'_> {
+                let (data, len) = (data.as_mut_ptr().cast(), data.len());
+                // SAFETY: the same memory for as long, and the crate writes nothing but values to a `SliceMut`.
+                SliceMut::$variant(unsafe { std::slice::from_raw_parts_mut(data, len) })
+            }
+        }
+
+        impl sealed::Sealed for MaybeUninit<$type> {}
+
+        impl OutputElement for MaybeUninit<$type> {
+            const IS_INITIALISED: bool = false;
             fn slice_mut(data: &mut [Self]) -> SliceMut<'_> {
                 SliceMut::$variant(data)
             }
@@ -47,11 +72,12 @@ pub enum Slice<'a> {
     Bf16(&'a [bf16]),
 }
 
+/// Elements to be written, which may hold nothing yet.
 #[doc(hidden)]
 pub enum SliceMut<'a> {
-    F32(&'a mut [f32]),
-    F16(&'a mut [f16]),
-    Bf16(&'a mut [bf16]),
+    F32(&'a mut [MaybeUninit<f32>]),
+    F16(&'a mut [MaybeUninit<f16>]),
+    Bf16(&'a mut [MaybeUninit<bf16>]),
 }
 
 /// Where the elements of a view lie: shape and strides, both in elements, as [batch, heads, length, head_dim].
@@ -102,6 +128,10 @@ impl Layout {
 
     /// Whether no two indices share an address: sorted by stride, each dimension steps over all the smaller ones.
     pub(crate) fn is_injective(&self) -> bool {
+        // No index, so no stride is ever taken; without bounds on them, their sum could overflow.
+        if self.shape.contains(&0) {
+            return true;
+        }
         let mut dims: Vec<(usize, usize)> = self
             .strides
             .into_iter()
@@ -115,6 +145,14 @@ impl Layout {
             reach += stride * (size - 1);
             steps_over
         })
+    }
+
+    fn describe(&self, view: &str, dtype: Dtype, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(view)
+            .field("dtype", &dtype)
+            .field("shape", &self.shape)
+            .field("strides", &self.strides)
+            .finish()
     }
 
     /// Element offset of row (batch, head, token).
@@ -215,9 +253,39 @@ impl<'a> TensorView<'a> {
     }
 }
 
+/// Element type, shape and strides; not the elements, of which there may be millions.
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layout.describe("TensorView", self.dtype(), f)
+    }
+}
+
 /// A writable tensor over a caller's buffer; no two of its elements share an address.
+///
+/// The buffer need not hold values: `&mut [MaybeUninit<f32>]`, such as [`Vec::spare_capacity_mut`], is taken as it is. A run that
+/// returns `Ok` has written **every element of the view** (not the gaps that its strides leave); one that returns an error has
+/// written none.
+///
+/// ```
+/// # use sample_attention::*;
+/// # let problem = Problem::causal(300, 64, Dtype::F32);
+/// # let plan = Plan::dense(problem)?;
+/// # let mut workspace = vec![0; plan.workspace_bytes()];
+/// # let data = vec![0.5f32; 300 * 64];
+/// # let view = TensorView::bhsd(&data, problem.q_shape())?;
+/// # let inputs = Inputs::new(view, view, view);
+/// let len = problem.q_shape().iter().product();
+/// let mut o = Vec::<f32>::with_capacity(len);
+/// let outputs = Outputs::new(TensorViewMut::bhsd(o.spare_capacity_mut(), problem.q_shape())?);
+/// plan.run(&inputs, outputs, &mut workspace)?;
+/// // SAFETY: the run has written the first `len` elements, all of a contiguous view.
+/// unsafe { o.set_len(len) };
+/// # assert!(o.iter().all(|&x| x == 0.5));
+/// # Ok::<(), Error>(())
+/// ```
 pub struct TensorViewMut<'a> {
     data: SliceMut<'a>,
+    is_initialised: bool,
     layout: Layout,
 }
 
@@ -226,7 +294,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorView::new`], and [`Error::OverlappingOutput`].
-    pub fn new<T: Element>(
+    pub fn new<T: OutputElement>(
         data: &'a mut [T],
         shape: [usize; 4],
         strides: [usize; 4],
@@ -237,6 +305,7 @@ impl<'a> TensorViewMut<'a> {
         }
         Ok(TensorViewMut {
             data: T::slice_mut(data),
+            is_initialised: T::IS_INITIALISED,
             layout,
         })
     }
@@ -245,7 +314,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorViewMut::new`].
-    pub fn bhsd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+    pub fn bhsd<T: OutputElement>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         Self::new(data, shape, Layout::dense(shape)?)
     }
 
@@ -253,7 +322,7 @@ impl<'a> TensorViewMut<'a> {
     ///
     /// # Errors
     /// As [`TensorViewMut::new`].
-    pub fn bshd<T: Element>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+    pub fn bshd<T: OutputElement>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         let strides = Layout::dense(shape)?;
         Self::new(data, swap_middle(shape), swap_middle(strides))
     }
@@ -277,13 +346,20 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
-    /// The whole buffer as it lies in memory, gaps included.
+    /// The whole buffer as it lies in memory, gaps included. A buffer of `MaybeUninit` is filled with zeros first.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        match &mut self.data {
-            SliceMut::F32(data) => bytemuck::cast_slice_mut(data),
-            SliceMut::F16(data) => bytemuck::cast_slice_mut(data),
-            SliceMut::Bf16(data) => bytemuck::cast_slice_mut(data),
+        let (start, bytes): (*mut u8, usize) = match &mut self.data {
+            SliceMut::F32(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+            SliceMut::F16(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+            SliceMut::Bf16(data) => (data.as_mut_ptr().cast(), size_of_val(*data)),
+        };
+        if !self.is_initialised {
+            // SAFETY: the buffer is borrowed for as long as the view lives.
+            unsafe { start.write_bytes(0, bytes) };
+            self.is_initialised = true;
         }
+        // SAFETY: the same memory, which holds values, of types of which any bytes are one.
+        unsafe { std::slice::from_raw_parts_mut(start, bytes) }
     }
 
     pub(crate) fn parts(&mut self) -> (&mut SliceMut<'a>, &Layout) {
@@ -309,6 +385,13 @@ impl<'a> TensorViewMut<'a> {
     }
 }
 
+/// As for [`TensorView`].
+impl fmt::Debug for TensorViewMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.layout.describe("TensorViewMut", self.dtype(), f)
+    }
+}
+
 pub(crate) fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
     [a, c, b, d]
 }
@@ -329,7 +412,8 @@ pub(crate) fn check_shape(
 }
 
 /// Q, K and V of one call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Inputs<'a> {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: TensorView<'a>,
@@ -340,6 +424,7 @@ pub struct Inputs<'a> {
 }
 
 /// What one call writes.
+#[non_exhaustive]
 pub struct Outputs<'a> {
     /// Attention output [batch, q_heads, q_len, head_dim], in the inputs' element type or f32.
     /// Rows that see no key are 0.
@@ -347,6 +432,37 @@ pub struct Outputs<'a> {
     /// Natural log-sum-exp of each row's kept, scaled scores, contiguous [batch, q_heads, q_len].
     /// Rows that see no key are −∞.
     pub lse: Option<&'a mut [f32]>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Queries, keys and values.
+    pub fn new(q: TensorView<'a>, k: TensorView<'a>, v: TensorView<'a>) -> Self {
+        Inputs { q, k, v }
+    }
+}
+
+impl<'a> Outputs<'a> {
+    /// The attention output alone.
+    pub fn new(o: TensorViewMut<'a>) -> Self {
+        Outputs { o, lse: None }
+    }
+
+    /// The same with the log-sum-exp of each row besides.
+    pub fn with_lse(self, lse: &'a mut [f32]) -> Self {
+        Outputs {
+            lse: Some(lse),
+            ..self
+        }
+    }
+}
+
+impl fmt::Debug for Outputs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs")
+            .field("o", &self.o)
+            .field("lse_len", &self.lse.as_ref().map(|lse| lse.len()))
+            .finish()
+    }
 }
 
 impl Inputs<'_> {

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use sample_attention::{Budget, Fallback, Policy};
-use testkit::capture;
+use testkit::capture::Capture;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check_with, run_with};
 use testkit::tensor::{Qkv, relative_error};
 
 fn easily_sparse() -> (Case, Qkv) {
-    Case::captured(&capture::carried())
+    Case::of_capture(&Capture::carried())
 }
 
 /// Not in the repository: `SAMPLE_ATTENTION_LM` names its directory, or it lies beside the repository.
@@ -53,11 +53,7 @@ fn check_capture((case, qkv): (Case, Qkv), largest_error: f64) {
         };
         let mut errors = Vec::new();
         for coverage in [0.80, 0.95, 0.99] {
-            let policy = Policy {
-                budget,
-                coverage,
-                ..base
-            };
+            let policy = base.with_budget(budget).with_coverage(coverage);
             let outcome = run_with(&backend, &with(&case, policy), &qkv);
             errors.push(relative_error(&outcome.o.values, &dense.o.values));
             let report = outcome.found.report.as_ref().expect("the CPU reports");
@@ -75,11 +71,7 @@ fn check_capture((case, qkv): (Case, Qkv), largest_error: f64) {
             &backend,
             &with(
                 &case,
-                Policy {
-                    budget,
-                    fallback: Fallback::Never,
-                    ..base
-                },
+                base.with_budget(budget).with_fallback(Fallback::Never),
             ),
             &qkv,
         );

@@ -48,10 +48,7 @@ fn assert_rows_agree(whole: &Outcome, chunk: &Outcome, start: usize, len: usize)
 #[test]
 fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
     let len = 3 * SEGMENT + 700;
-    let problem = Problem {
-        q_heads: 2,
-        ..Problem::causal(len, 8, Dtype::Bf16)
-    };
+    let problem = Problem::causal(len, 8, Dtype::Bf16).with_heads(2, 1);
     // Every stride that divides a segment samples the same rows of a chunk and of the whole.
     for (row_stride, stride_doubles_from, sampled) in [
         (16, usize::MAX, 512 * 3 + 44),
@@ -61,14 +58,12 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
         // The position that a segment begins at decides: 8, 8, 16 and 32.
         (8, SEGMENT + 1, 1024 * 2 + 512 + 22),
     ] {
-        let policy = Policy {
-            budget: Budget::Blocks,
-            coverage: 0.8,
-            fallback: Fallback::Never,
-            row_stride,
-            stride_doubles_from,
-            ..Policy::default()
-        };
+        let policy = Policy::default()
+            .with_budget(Budget::Blocks)
+            .with_coverage(0.8)
+            .with_row_stride(row_stride)
+            .with_stride_doubles_from(stride_doubles_from)
+            .with_fallback(Fallback::Never);
         let case = Case {
             data: Data::Structured,
             ..Case::new(problem, Attend::Policy(policy))
@@ -86,11 +81,7 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
             (SEGMENT, len),
         ] {
             let chunk = Case {
-                problem: Problem {
-                    q_len: end - start,
-                    k_len: end,
-                    ..problem
-                },
+                problem: problem.with_q_len(end - start).with_k_len(end),
                 ..case.clone()
             };
             let inputs = Qkv {
@@ -113,20 +104,13 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
 
 #[test]
 fn dense_chunks_of_any_length_are_the_whole_to_the_bit() {
-    let problem = Problem {
-        q_heads: 2,
-        ..Problem::causal(900, 16, Dtype::F32)
-    };
+    let problem = Problem::causal(900, 16, Dtype::F32).with_heads(2, 1);
     let case = Case::new(problem, Attend::Dense);
     let qkv = case.inputs();
     let whole = run_with(&Cpu::default(), &case, &qkv);
     for (start, end) in [(0, 128), (128, 500), (384, 900), (512, 513)] {
         let chunk = Case {
-            problem: Problem {
-                q_len: end - start,
-                k_len: end,
-                ..problem
-            },
+            problem: problem.with_q_len(end - start).with_k_len(end),
             ..case.clone()
         };
         let inputs = Qkv {

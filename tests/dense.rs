@@ -12,11 +12,7 @@ const DTYPES: [(Dtype, Dtype); 5] = [
 ];
 
 fn problem(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) -> Problem {
-    Problem {
-        q_len,
-        k_len,
-        ..Problem::causal(1, head_dim, dtype)
-    }
+    Problem::causal(k_len, head_dim, dtype).with_q_len(q_len)
 }
 
 fn published_shapes(q_heads: usize, kv_heads: usize) {
@@ -25,11 +21,7 @@ fn published_shapes(q_heads: usize, kv_heads: usize) {
         [64, 128].map(|head_dim| {
             // All five combinations meet every head mapping; each shape meets two of them.
             let (dtype, output) = DTYPES[(index + head_dim / 64) % DTYPES.len()];
-            let problem = Problem {
-                q_heads,
-                kv_heads,
-                ..problem(q_len, k_len, head_dim, dtype)
-            };
+            let problem = problem(q_len, k_len, head_dim, dtype).with_heads(q_heads, kv_heads);
             Case {
                 output,
                 layout: Layout::ALL[index % Layout::ALL.len()],
@@ -64,10 +56,7 @@ fn lengths_around_a_tile_with_fewer_as_many_and_more_queries_than_keys() {
         for k_len in lengths {
             for causal in [true, false] {
                 let (dtype, output) = DTYPES[(index + k_len) % DTYPES.len()];
-                let problem = Problem {
-                    causal,
-                    ..problem(q_len, k_len, 16, dtype)
-                };
+                let problem = problem(q_len, k_len, 16, dtype).with_causal(causal);
                 let case = Case {
                     output,
                     ..Case::new(problem, Attend::Dense)
@@ -100,13 +89,10 @@ fn every_head_dim_up_to_256() {
 #[test]
 fn sequences_and_heads_do_not_mix() {
     for causal in [true, false] {
-        let problem = Problem {
-            batch: 3,
-            q_heads: 6,
-            kv_heads: 2,
-            causal,
-            ..problem(45, 140, 24, Dtype::F32)
-        };
+        let problem = problem(45, 140, 24, Dtype::F32)
+            .with_batch(3)
+            .with_heads(6, 2)
+            .with_causal(causal);
         for layout in Layout::ALL {
             let case = Case {
                 layout,
@@ -134,10 +120,7 @@ fn scores_of_any_spread_keep_their_precision() {
 #[test]
 fn any_finite_scale_is_taken_as_it_is() {
     for softmax_scale in [0.0, -0.125, 3.0, 1e-30] {
-        let problem = Problem {
-            softmax_scale,
-            ..problem(140, 140, 32, Dtype::F32)
-        };
+        let problem = problem(140, 140, 32, Dtype::F32).with_softmax_scale(softmax_scale);
         check(&Cpu::default(), &Case::new(problem, Attend::Dense));
     }
 }

@@ -6,19 +6,16 @@ use sample_attention::{
 use testkit::runner::{Attend, Case, Cpu, Data, Outcome, run_with};
 
 fn cases() -> Vec<Case> {
-    let problem = Problem {
-        batch: 2,
-        q_heads: 4,
-        kv_heads: 2,
-        q_len: 700,
-        ..Problem::causal(900, 32, Dtype::Bf16)
-    };
+    let problem = Problem::causal(900, 32, Dtype::Bf16)
+        .with_batch(2)
+        .with_heads(4, 2)
+        .with_q_len(700);
     let policies = [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| {
-        Attend::Policy(Policy {
-            budget,
-            fallback: Fallback::Never,
-            ..Policy::default()
-        })
+        Attend::Policy(
+            Policy::default()
+                .with_budget(budget)
+                .with_fallback(Fallback::Never),
+        )
     });
     policies
         .into_iter()
@@ -66,15 +63,10 @@ fn thread_counts_and_workspace_contents_do_not_change_a_bit() {
 
 #[test]
 fn a_hundred_repeats_are_the_same_bits() {
-    let problem = Problem {
-        q_heads: 2,
-        ..Problem::causal(300, 16, Dtype::F32)
-    };
-    let policy = Policy {
-        fallback: Fallback::Never,
-        coverage: 0.8,
-        ..Policy::default()
-    };
+    let problem = Problem::causal(300, 16, Dtype::F32).with_heads(2, 1);
+    let policy = Policy::default()
+        .with_coverage(0.8)
+        .with_fallback(Fallback::Never);
     let case = Case::new(problem, Attend::Policy(policy));
     let qkv = case.inputs();
     let backend = Cpu {
@@ -94,10 +86,7 @@ fn a_hundred_repeats_are_the_same_bits() {
 #[test]
 fn permuted_heads_give_permuted_results() {
     for mut case in cases() {
-        case.problem = Problem {
-            kv_heads: 4,
-            ..case.problem
-        };
+        case.problem.kv_heads = 4;
         let qkv = case.inputs();
         let order = [2, 0, 3, 1];
         let mut permuted = qkv.clone();
@@ -149,17 +138,11 @@ fn one_call_gives_what_the_stages_give() {
         };
         let problem = case.problem;
         let qkv = Case {
-            problem: Problem {
-                dtype: Dtype::F32,
-                ..problem
-            },
+            problem: problem.with_dtype(Dtype::F32),
             ..case.clone()
         }
         .inputs();
-        let problem = Problem {
-            dtype: Dtype::F32,
-            ..problem
-        };
+        let problem = problem.with_dtype(Dtype::F32);
         let case = Case {
             problem,
             output: Dtype::F32,
@@ -170,16 +153,15 @@ fn one_call_gives_what_the_stages_give() {
         let mut o = vec![f32::NAN; qkv.q.values.len()];
         let mut lse = vec![f32::NAN; problem.lse_len()];
         let mut workspace = vec![0xff; plan.workspace_bytes()];
-        let inputs = Inputs {
-            q: TensorView::bhsd(&qkv.q.values, problem.q_shape()).unwrap(),
-            k: TensorView::bhsd(&qkv.k.values, problem.kv_shape()).unwrap(),
-            v: TensorView::bhsd(&qkv.v.values, problem.kv_shape()).unwrap(),
-        };
+        let inputs = Inputs::new(
+            TensorView::bhsd(&qkv.q.values, problem.q_shape()).unwrap(),
+            TensorView::bhsd(&qkv.k.values, problem.kv_shape()).unwrap(),
+            TensorView::bhsd(&qkv.v.values, problem.kv_shape()).unwrap(),
+        );
         for with_lse in [true, false] {
-            let outputs = Outputs {
-                o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
-                lse: with_lse.then_some(&mut lse),
-            };
+            let o_view = TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap();
+            let mut outputs = Outputs::new(o_view);
+            outputs.lse = with_lse.then_some(&mut lse);
             let report = plan.run(&inputs, outputs, &mut workspace).unwrap();
             assert_eq!(o, expected.o.values);
             assert_eq!(lse, expected.lse);

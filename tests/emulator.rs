@@ -2,7 +2,8 @@
 
 use sample_attention::pipeline::GpuPlan;
 use sample_attention::{
-    Budget, Dtype, Error, Fallback, HeadPath, Policy, Problem, Selection, Window,
+    Budget, Dtype, Error, Fallback, HeadPath, Inputs, Outputs, Policy, Problem, Selection,
+    TensorView, TensorViewMut, Window,
 };
 use testkit::random::Random;
 use testkit::runner::{
@@ -12,21 +13,15 @@ use testkit::runner::{
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
 fn policy(budget: Budget) -> Policy {
-    Policy {
-        budget,
-        coverage: 0.9,
-        window: Window::Tokens(100),
-        fallback: Fallback::Never,
-        ..Policy::default()
-    }
+    Policy::default()
+        .with_budget(budget)
+        .with_coverage(0.9)
+        .with_window(Window::Tokens(100))
+        .with_fallback(Fallback::Never)
 }
 
 fn problem(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) -> Problem {
-    Problem {
-        q_len,
-        k_len,
-        ..Problem::causal(1, head_dim, dtype)
-    }
+    Problem::causal(k_len, head_dim, dtype).with_q_len(q_len)
 }
 
 fn selecting(problem: Problem, policy: Policy, seed: u64) -> Case {
@@ -69,11 +64,9 @@ fn dense_agrees_with_the_oracle_on_the_published_shapes() {
     let shapes = PUBLISHED_SHAPES.into_iter().filter(short);
     for (index, (q_len, k_len)) in shapes.enumerate() {
         let (head_dim, dtype, layout) = varied(index);
-        let problem = Problem {
-            q_heads: 2,
-            causal: index % 3 != 2,
-            ..problem(q_len, k_len, head_dim, dtype)
-        };
+        let problem = problem(q_len, k_len, head_dim, dtype)
+            .with_heads(2, 1)
+            .with_causal(index % 3 != 2);
         let case = Case {
             layout,
             output: if index % 4 == 3 { Dtype::F32 } else { dtype },
@@ -141,12 +134,9 @@ fn sequences_and_grouped_heads_keep_apart() {
     for (index, budget) in BUDGETS.into_iter().enumerate() {
         let (head_dim, dtype, _) = varied(index);
         for (q_heads, kv_heads) in [(4, 2), (8, 1)] {
-            let problem = Problem {
-                batch: 2,
-                q_heads,
-                kv_heads,
-                ..problem(150, 300, head_dim, dtype)
-            };
+            let problem = problem(150, 300, head_dim, dtype)
+                .with_batch(2)
+                .with_heads(q_heads, kv_heads);
             let case = Case {
                 layout: Layout::Aligned,
                 ..selecting(problem, policy(budget), 5)
@@ -176,11 +166,9 @@ fn checked_mode_finds_nothing_and_changes_nothing() {
 #[test]
 fn waves_change_nothing() {
     for budget in BUDGETS {
-        let problem = Problem {
-            batch: 2,
-            q_heads: 2,
-            ..problem(200, 330, 64, Dtype::Bf16)
-        };
+        let problem = problem(200, 330, 64, Dtype::Bf16)
+            .with_batch(2)
+            .with_heads(2, 1);
         let case = selecting(problem, policy(budget), 2);
         let Attend::Policy(policy) = case.attend else {
             unreachable!()
@@ -228,11 +216,7 @@ fn the_selection_is_the_cpu_backends() {
     let (mut compared, mut close) = (0, 0);
     for (index, budget) in BUDGETS.into_iter().enumerate() {
         let (head_dim, dtype, _) = varied(index);
-        let problem = Problem {
-            q_heads: 4,
-            kv_heads: 2,
-            ..problem(700, 700, head_dim, dtype)
-        };
+        let problem = problem(700, 700, head_dim, dtype).with_heads(4, 2);
         let case = selecting(problem, policy(budget), 21);
         let qkv = case.inputs();
         let cpu = try_run(&Cpu::default(), &case, &qkv).unwrap();
@@ -288,11 +272,9 @@ fn later_segments_are_sampled_at_wider_strides_up_to_64() {
     .enumerate()
     {
         let (_, dtype, layout) = varied(index);
-        let policy = Policy {
-            row_stride,
-            stride_doubles_from,
-            ..policy(Budget::Blocks)
-        };
+        let policy = policy(Budget::Blocks)
+            .with_row_stride(row_stride)
+            .with_stride_doubles_from(stride_doubles_from);
         let case = Case {
             layout,
             row_step: 37,
@@ -306,11 +288,11 @@ fn later_segments_are_sampled_at_wider_strides_up_to_64() {
 
 #[test]
 fn fallback_is_decided_on_the_device_as_on_the_cpu() {
-    let auto = |coverage| Policy {
-        coverage,
-        row_stride: 64,
-        fallback: Fallback::Auto,
-        ..policy(Budget::Blocks)
+    let auto = |coverage| {
+        policy(Budget::Blocks)
+            .with_coverage(coverage)
+            .with_row_stride(64)
+            .with_fallback(Fallback::Auto)
     };
     // Below the break-even length nothing is selected.
     let short = selecting(problem(130, 4095, 64, Dtype::F16), auto(0.9), 1);
@@ -339,11 +321,9 @@ fn the_callers_own_lists_are_the_mask() {
     let mut random = Random::new(7);
     for (index, causal) in [(0, true), (1, false)] {
         let (head_dim, dtype, layout) = varied(index);
-        let problem = Problem {
-            q_heads: 2,
-            causal,
-            ..problem(300, 420, head_dim, dtype)
-        };
+        let problem = problem(300, 420, head_dim, dtype)
+            .with_heads(2, 1)
+            .with_causal(causal);
         let mut selection = Selection::new(&problem).unwrap();
         selection.set_sinks(9);
         let stripes: Vec<u32> = (0..420).filter(|_| random.chance(0.1)).collect();
@@ -368,12 +348,9 @@ fn what_has_no_kernel_is_refused_with_the_remedy() {
         (problem(9, 9, 64, Dtype::F32), "convert q, k and v"),
         (problem(9, 9, 32, Dtype::F16), "only 64 and 128"),
         (
-            Problem {
-                batch: 300,
-                q_heads: 300,
-                kv_heads: 300,
-                ..problem(1, 1, 64, Dtype::F16)
-            },
+            problem(1, 1, 64, Dtype::F16)
+                .with_batch(300)
+                .with_heads(300, 300),
             "split the batch",
         ),
     ] {
@@ -391,4 +368,23 @@ fn what_has_no_kernel_is_refused_with_the_remedy() {
     let case = Case::new(f32_problem, Attend::Dense);
     // The runner checks that nothing was written.
     assert!(try_run(&Emulator::default(), &case, &case.inputs()).is_err());
+}
+
+#[test]
+fn a_plan_for_lists_does_not_run_without_them() {
+    let problem = problem(200, 200, 64, Dtype::Bf16);
+    let data = vec![half::bf16::ONE; 200 * 64];
+    let view = TensorView::bhsd(&data, problem.q_shape()).unwrap();
+    let mut o = vec![half::bf16::ZERO; data.len()];
+    let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
+    let plan = GpuPlan::given(problem, 0).unwrap();
+    let emulator = sample_attention::emulator::Emulator::FAST;
+    let result = emulator.run(&plan, &Inputs::new(view, view, view), outputs);
+    testkit::refused!(
+        result,
+        Error::ListsMissing,
+        "Emulator::attend",
+        "GpuPlan::new"
+    );
+    assert!(o.iter().all(|&x| x == half::bf16::ZERO));
 }

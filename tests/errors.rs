@@ -7,11 +7,7 @@ use sample_attention::{
 use testkit::refused;
 
 fn problem() -> Problem {
-    Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(100, 16, Dtype::F32)
-    }
+    Problem::causal(100, 16, Dtype::F32).with_heads(4, 2)
 }
 
 fn problem_with(change: impl Fn(&mut Problem)) -> Problem {
@@ -76,10 +72,13 @@ fn head_dims_without_a_kernel() {
 }
 
 #[test]
-fn scales_that_are_not_finite() {
-    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+fn scales_that_are_not_finite_in_the_log2_domain() {
+    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -2.4e38] {
         let plan = Plan::dense(problem_with(|p| p.softmax_scale = scale));
-        refused!(plan, Error::Scale { .. }, "finite", "1/sqrt");
+        refused!(plan, Error::Scale { .. }, "finite", "2.3e38", "1/sqrt");
+    }
+    for scale in [2.3e38, -2.3e38, 0.0, 1e-45] {
+        Plan::dense(problem_with(|p| p.softmax_scale = scale)).unwrap();
     }
 }
 
@@ -111,6 +110,16 @@ fn sizes_beyond_the_indices() {
 fn selecting_without_causality() {
     let plan = Plan::new(problem_with(|p| p.causal = false), Policy::default());
     refused!(plan, Error::SparseNeedsCausal, "Plan::dense", "Selection");
+}
+
+#[test]
+fn an_automatic_plan_is_dense_where_selection_is_not_defined() {
+    let policy = Policy::default().with_fallback(Fallback::Never);
+    let dense = problem_with(|p| p.causal = false);
+    assert_eq!(Plan::auto(dense, policy), Plan::dense(dense));
+    assert_eq!(Plan::auto(problem(), policy), Plan::new(problem(), policy));
+    let empty = policy.with_coverage(0.0);
+    refused!(Plan::auto(dense, empty), Error::Coverage { .. }, "above 0");
 }
 
 #[test]
@@ -151,10 +160,7 @@ fn policies_at_the_limits_are_fine() {
         policy_with(|p| (p.row_stride, p.stride_doubles_from) = (usize::MAX, 1)),
         policy_with(|p| (p.window, p.sinks) = (Window::Tokens(usize::MAX), usize::MAX)),
     ] {
-        let policy = Policy {
-            fallback: Fallback::Never,
-            ..policy
-        };
+        let policy = policy.with_fallback(Fallback::Never);
         Plan::new(problem(), policy).unwrap();
     }
 }
@@ -231,11 +237,7 @@ fn selections_of_another_problem() {
     let problem = problem();
     let data = vec![0f32; 4 * 100 * 16];
     let kv = TensorView::bhsd(&data, problem.kv_shape()).unwrap();
-    let inputs = Inputs {
-        q: TensorView::bhsd(&data, problem.q_shape()).unwrap(),
-        k: kv,
-        v: kv,
-    };
+    let inputs = Inputs::new(TensorView::bhsd(&data, problem.q_shape()).unwrap(), kv, kv);
     let plan = Plan::dense(problem).unwrap();
     let mut workspace = vec![0; plan.workspace_bytes()];
     for other in [
@@ -246,10 +248,7 @@ fn selections_of_another_problem() {
         problem_with(|p| p.causal = false),
     ] {
         let mut o = vec![7f32; 4 * 100 * 16];
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
-            lse: None,
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
         let selection = Selection::new(&other).unwrap();
         let result = plan.attend(&inputs, &selection, outputs, &mut workspace);
         refused!(

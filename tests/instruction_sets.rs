@@ -14,19 +14,16 @@ fn the_whole_pipeline_is_right_on_every_instruction_set() {
             ..Cpu::default()
         };
         for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
-            let problem = Problem {
-                q_heads: 4,
-                kv_heads: 2,
-                q_len: 333,
-                ..Problem::causal(523, 64, dtype)
-            };
+            let problem = Problem::causal(523, 64, dtype)
+                .with_heads(4, 2)
+                .with_q_len(333);
             let policies = [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| {
-                Attend::Policy(Policy {
-                    budget,
-                    coverage: 0.8,
-                    fallback: Fallback::Never,
-                    ..Policy::default()
-                })
+                Attend::Policy(
+                    Policy::default()
+                        .with_budget(budget)
+                        .with_coverage(0.8)
+                        .with_fallback(Fallback::Never),
+                )
             });
             for attend in policies.into_iter().chain([Attend::Dense]) {
                 let case = Case {

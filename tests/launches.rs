@@ -125,11 +125,7 @@ impl pipeline::Device for Keeper {
 }
 
 fn problem() -> Problem {
-    Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(2048, 64, Dtype::F16)
-    }
+    Problem::causal(2048, 64, Dtype::F16).with_heads(4, 2)
 }
 
 const CHUNK: &str =
@@ -175,17 +171,7 @@ fn operands(plan: &GpuPlan, target: Target) -> (Operands, Value) {
         "lse": memory(lse),
         "workspace": memory(workspace),
     }});
-    (
-        Operands {
-            q,
-            k,
-            v,
-            o,
-            lse,
-            workspace,
-        },
-        request,
-    )
+    (Operands::new(q, k, v, o, lse, workspace), request)
 }
 
 /// Bytes of a parameter up to the first that is padding are the same in every copy: here, sizes and the first addresses.
@@ -200,19 +186,9 @@ fn first_bytes(launch: &Launch) -> String {
 /// The fewer of a chunk's rows are sampled, the less workspace it takes.
 #[test]
 fn row_strides_and_where_they_double_are_the_librarys() {
-    let chunk = Problem {
-        q_len: 4096,
-        k_len: 20_000,
-        ..problem()
-    };
-    let doubling = Policy {
-        stride_doubles_from: 8192,
-        ..Policy::default()
-    };
-    let wide = Policy {
-        row_stride: 20,
-        ..Policy::default()
-    };
+    let chunk = problem().with_q_len(4096).with_k_len(20_000);
+    let doubling = Policy::default().with_stride_doubles_from(8192);
+    let wide = Policy::default().with_row_stride(20);
     let mut example = Running::new();
     let mut bytes_before = u64::MAX;
     for (asked, policy) in [

@@ -1,14 +1,68 @@
 //! Strides: any order of the outer dimensions, gaps, broadcasts and addresses beyond 2^31 elements.
 
+use std::mem::MaybeUninit;
+
 use half::bf16;
 use half::slice::HalfBitsSliceExt;
 use sample_attention::{
-    Budget, Dtype, Element, Fallback, Inputs, Outputs, Plan, Policy, Problem, Selection,
-    TensorView, TensorViewMut,
+    Budget, Dtype, Element, Fallback, Inputs, OutputElement, Outputs, Plan, Policy, Problem,
+    Selection, TensorView, TensorViewMut,
 };
 use testkit::random::Random;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, run_with};
 use testkit::tensor::Tensor;
+
+/// Runs into memory that holds nothing, with gaps after the rows, and reads what a run promises to have written.
+fn into_uninitialised<T: Element>(problem: Problem, policy: Policy, data: &[T]) -> Vec<T>
+where
+    MaybeUninit<T>: OutputElement,
+{
+    let plan = Plan::auto(problem, policy).unwrap();
+    let [q, kv] =
+        [problem.q_shape(), problem.kv_shape()].map(|shape| TensorView::bhsd(data, shape).unwrap());
+    let [_, heads, len, dim] = problem.q_shape();
+    let stride = dim + 3;
+    let mut memory = Vec::<T>::with_capacity(heads * len * stride);
+    let strides = [heads * len * stride, len * stride, stride, 1];
+    let o = TensorViewMut::new(memory.spare_capacity_mut(), problem.q_shape(), strides).unwrap();
+    let mut workspace = vec![0xff; plan.workspace_bytes()];
+    plan.run(&Inputs::new(q, kv, kv), Outputs::new(o), &mut workspace)
+        .unwrap();
+    let rows = memory.spare_capacity_mut().chunks(stride);
+    // SAFETY: the run has written every element of the view.
+    rows.flat_map(|row| row[..dim].iter().map(|x| unsafe { x.assume_init() }))
+        .collect()
+}
+
+#[test]
+fn outputs_need_not_hold_values() {
+    let mut random = Random::new(5);
+    let normal: Vec<f32> = (0..4 * 300 * 16).map(|_| random.normal() as f32).collect();
+    let bits: Vec<bf16> = normal.iter().map(|&x| bf16::from_f32(x)).collect();
+    let policy = Policy::default().with_fallback(Fallback::Never);
+    // Rows that see no key are written too.
+    for (q_len, k_len, causal) in [(300, 300, true), (300, 100, true), (100, 300, false)] {
+        let problem = Problem::causal(k_len, 16, Dtype::F32)
+            .with_heads(4, 2)
+            .with_q_len(q_len)
+            .with_causal(causal);
+        let plan = Plan::auto(problem, policy).unwrap();
+        let [q, kv] = [problem.q_shape(), problem.kv_shape()]
+            .map(|shape| TensorView::bhsd(&normal, shape).unwrap());
+        let mut o = vec![f32::NAN; 4 * q_len * 16];
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
+        let mut workspace = vec![0xff; plan.workspace_bytes()];
+        plan.run(&Inputs::new(q, kv, kv), outputs, &mut workspace)
+            .unwrap();
+        assert_eq!(into_uninitialised(problem, policy, &normal), o);
+        let halves = into_uninitialised(problem.with_dtype(Dtype::Bf16), policy, &bits);
+        assert!(halves.iter().all(|x| x.is_finite()));
+    }
+    // Bytes of a buffer that holds nothing are zeros.
+    let mut memory = Vec::<f32>::with_capacity(64);
+    let mut view = TensorViewMut::bhsd(memory.spare_capacity_mut(), [1, 1, 8, 8]).unwrap();
+    assert!(view.as_bytes_mut().iter().all(|&byte| byte == 0));
+}
 
 #[test]
 fn every_layout_gives_the_bits_of_the_contiguous_one() {
@@ -17,20 +71,17 @@ fn every_layout_gives_the_bits_of_the_contiguous_one() {
         (Dtype::F16, Dtype::F32),
         (Dtype::Bf16, Dtype::Bf16),
     ] {
-        let problem = Problem {
-            batch: 2,
-            q_heads: 4,
-            kv_heads: 2,
-            q_len: 270,
-            ..Problem::causal(389, 40, dtype)
-        };
+        let problem = Problem::causal(389, 40, dtype)
+            .with_batch(2)
+            .with_heads(4, 2)
+            .with_q_len(270);
         let policy = |budget| {
-            Attend::Policy(Policy {
-                budget,
-                fallback: Fallback::Never,
-                coverage: 0.8,
-                ..Policy::default()
-            })
+            Attend::Policy(
+                Policy::default()
+                    .with_budget(budget)
+                    .with_coverage(0.8)
+                    .with_fallback(Fallback::Never),
+            )
         };
         let mut selection = Selection::new(&problem).unwrap();
         selection.set_stripes(1, 2, &[3, 50, 100, 200]).unwrap();
@@ -69,15 +120,8 @@ fn dense<'a>(problem: Problem, inputs: &Inputs<'_>, o: TensorViewMut<'a>) -> Vec
     let plan = Plan::dense(problem).unwrap();
     let mut lse = vec![f32::NAN; problem.lse_len()];
     let mut workspace = vec![0xff; plan.workspace_bytes()];
-    plan.run(
-        inputs,
-        Outputs {
-            o,
-            lse: Some(&mut lse),
-        },
-        &mut workspace,
-    )
-    .unwrap();
+    plan.run(inputs, Outputs::new(o).with_lse(&mut lse), &mut workspace)
+        .unwrap();
     lse
 }
 
@@ -89,23 +133,20 @@ fn random<T: Element>(len: usize, seed: u64, from: impl Fn(f32) -> T) -> Vec<T> 
 #[test]
 fn one_packed_buffer_may_hold_q_k_and_v() {
     // [batch, length, q_heads + 2 · kv_heads, head_dim], as a fused projection leaves it.
-    let problem = Problem {
-        batch: 2,
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(150, 16, Dtype::F32)
-    };
+    let problem = Problem::causal(150, 16, Dtype::F32)
+        .with_batch(2)
+        .with_heads(4, 2);
     let (len, heads, dim) = (150, 8, 16);
     let packed = random(2 * len * heads * dim, 3, |x| x);
     let strides = [len * heads * dim, dim, heads * dim, 1];
     let view = |first_head: usize, shape| {
         TensorView::new(&packed[first_head * dim..], shape, strides).unwrap()
     };
-    let inputs = Inputs {
-        q: view(0, problem.q_shape()),
-        k: view(4, problem.kv_shape()),
-        v: view(6, problem.kv_shape()),
-    };
+    let inputs = Inputs::new(
+        view(0, problem.q_shape()),
+        view(4, problem.kv_shape()),
+        view(6, problem.kv_shape()),
+    );
     let unpack = |first_head: usize, [batch, heads_of_it, len, dim]: [usize; 4]| {
         let mut tensor = Tensor::filled([batch, heads_of_it, len, dim], 0.0);
         for b in 0..batch {
@@ -125,11 +166,11 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
         unpack(4, problem.kv_shape()),
         unpack(6, problem.kv_shape()),
     ];
-    let separate = Inputs {
-        q: TensorView::bhsd(&q.values, q.shape).unwrap(),
-        k: TensorView::bhsd(&k.values, k.shape).unwrap(),
-        v: TensorView::bhsd(&v.values, v.shape).unwrap(),
-    };
+    let separate = Inputs::new(
+        TensorView::bhsd(&q.values, q.shape).unwrap(),
+        TensorView::bhsd(&k.values, k.shape).unwrap(),
+        TensorView::bhsd(&v.values, v.shape).unwrap(),
+    );
     let mut outputs = [vec![0f32; q.values.len()], vec![0f32; q.values.len()]];
     let lse = [inputs, separate]
         .iter()
@@ -148,19 +189,12 @@ fn one_packed_buffer_may_hold_q_k_and_v() {
 
 #[test]
 fn inputs_may_be_broadcast_with_stride_zero() {
-    let problem = Problem {
-        batch: 3,
-        q_heads: 2,
-        kv_heads: 2,
-        ..Problem::causal(140, 8, Dtype::F32)
-    };
+    let problem = Problem::causal(140, 8, Dtype::F32)
+        .with_batch(3)
+        .with_heads(2, 2);
     let data = random(140 * 8, 9, |x| x);
     let broadcast = TensorView::new(&data, [3, 2, 140, 8], [0, 0, 8, 1]).unwrap();
-    let inputs = Inputs {
-        q: broadcast,
-        k: broadcast,
-        v: broadcast,
-    };
+    let inputs = Inputs::new(broadcast, broadcast, broadcast);
     let mut o = vec![0f32; 6 * 140 * 8];
     let lse = dense(
         problem,
@@ -175,11 +209,7 @@ fn inputs_may_be_broadcast_with_stride_zero() {
 fn addresses_beyond_two_to_the_31_elements_are_reached() {
     // Zeroed pages cost nothing until they are touched: 9 GiB of addresses, a few hundred pages of memory.
     let (len, dim) = (70, 8);
-    let problem = Problem {
-        q_heads: 2,
-        kv_heads: 2,
-        ..Problem::causal(len, dim, Dtype::Bf16)
-    };
+    let problem = Problem::causal(len, dim, Dtype::Bf16).with_heads(2, 2);
     let shape = problem.q_shape();
     // Tokens lie so far apart that the last one's offset exceeds 2^31; heads lie between them.
     let token = (1usize << 31) / (len - 1) + 4 * dim;
@@ -197,11 +227,7 @@ fn addresses_beyond_two_to_the_31_elements_are_reached() {
     }
     let data: &[bf16] = input_bits.reinterpret_cast();
     let view = |tensor: usize| TensorView::new(&data[2 * tensor * dim..], shape, strides).unwrap();
-    let inputs = Inputs {
-        q: view(0),
-        k: view(1),
-        v: view(2),
-    };
+    let inputs = Inputs::new(view(0), view(1), view(2));
     let far_o: &mut [bf16] = output_bits.reinterpret_cast_mut();
     let far_lse = dense(
         problem,
@@ -211,11 +237,11 @@ fn addresses_beyond_two_to_the_31_elements_are_reached() {
 
     let [q, k, v] =
         [0, 1, 2].map(|tensor| &values[tensor * 2 * len * dim..(tensor + 1) * 2 * len * dim]);
-    let inputs = Inputs {
-        q: TensorView::bhsd(q, shape).unwrap(),
-        k: TensorView::bhsd(k, shape).unwrap(),
-        v: TensorView::bhsd(v, shape).unwrap(),
-    };
+    let inputs = Inputs::new(
+        TensorView::bhsd(q, shape).unwrap(),
+        TensorView::bhsd(k, shape).unwrap(),
+        TensorView::bhsd(v, shape).unwrap(),
+    );
     let mut o = vec![bf16::ZERO; 2 * len * dim];
     let lse = dense(
         problem,

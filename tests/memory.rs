@@ -35,10 +35,10 @@ static ALLOCATOR: Counting = Counting;
 const MIB: usize = 1 << 20;
 
 fn policies() -> [Policy; 3] {
-    [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| Policy {
-        budget,
-        fallback: Fallback::Never,
-        ..Policy::default()
+    [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| {
+        Policy::default()
+            .with_budget(budget)
+            .with_fallback(Fallback::Never)
     })
 }
 
@@ -46,11 +46,7 @@ fn policies() -> [Policy; 3] {
 fn a_thread_needs_less_than_64_mib_at_128k_tokens() {
     for policy in policies() {
         for threads in [1, 2, 16] {
-            let problem = Problem {
-                q_heads: 32,
-                kv_heads: 8,
-                ..Problem::causal(131_072, 128, Dtype::Bf16)
-            };
+            let problem = Problem::causal(131_072, 128, Dtype::Bf16).with_heads(32, 8);
             let plan = Plan::new(problem, policy).unwrap();
             let plan = plan.with_threads(threads).unwrap();
             let bytes = plan.workspace_bytes();
@@ -65,28 +61,23 @@ fn a_thread_needs_less_than_64_mib_at_128k_tokens() {
 
 #[test]
 fn a_run_allocates_next_to_nothing_beside_its_workspace() {
-    let problem = Problem {
-        q_heads: 2,
-        ..Problem::causal(16_384, 64, Dtype::F32)
-    };
+    let problem = Problem::causal(16_384, 64, Dtype::F32).with_heads(2, 1);
     let q = vec![0.5f32; 2 * 16_384 * 64];
     let kv = vec![0.25f32; 16_384 * 64];
     let mut o = vec![0f32; q.len()];
     let mut lse = vec![0f32; problem.lse_len()];
-    let inputs = Inputs {
-        q: TensorView::bhsd(&q, problem.q_shape()).unwrap(),
-        k: TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
-        v: TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
-    };
+    let inputs = Inputs::new(
+        TensorView::bhsd(&q, problem.q_shape()).unwrap(),
+        TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
+        TensorView::bhsd(&kv, problem.kv_shape()).unwrap(),
+    );
     for policy in policies() {
         let plan = Plan::new(problem, policy).unwrap();
         let mut workspace = vec![0; plan.workspace_bytes()];
         let before = LIVE.load(Relaxed);
         PEAK.store(before, Relaxed);
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
-            lse: Some(&mut lse),
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap())
+            .with_lse(&mut lse);
         plan.run(&inputs, outputs, &mut workspace).unwrap();
         let beside = PEAK.load(Relaxed) - before;
         assert!(beside < MIB, "{:?}: {beside} bytes", policy.budget);

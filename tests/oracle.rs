@@ -7,12 +7,9 @@ use testkit::oracle::{
 use testkit::tensor::{Qkv, Tensor, round, rounding_error};
 
 fn problem(q_len: usize, k_len: usize) -> Problem {
-    Problem {
-        q_len,
-        k_len,
-        softmax_scale: 1.0,
-        ..Problem::causal(1, 8, Dtype::F32)
-    }
+    Problem::causal(k_len, 8, Dtype::F32)
+        .with_q_len(q_len)
+        .with_softmax_scale(1.0)
 }
 
 fn zeros(problem: &Problem) -> Qkv {
@@ -71,10 +68,7 @@ fn a_key_is_kept_for_its_block_its_stripe_or_as_a_sink() {
     assert_eq!(mask.kept_keys(&problem, 0, 0), expected);
     assert_eq!(mask.kept_keys(&problem, 0, 1), expected);
     assert_eq!(mask.density(&problem, 0), 264.0 / 799.0);
-    let shorter = Problem {
-        k_len: 399,
-        ..problem
-    };
+    let shorter = problem.with_k_len(399);
     // Now the first row stands at 397 and does not see the last stripe.
     assert!(!mask.kept_keys(&shorter, 0, 0).contains(&398));
 }
@@ -82,10 +76,7 @@ fn a_key_is_kept_for_its_block_its_stripe_or_as_a_sink() {
 #[test]
 fn sampled_rows_are_multiples_by_position_and_the_last() {
     let sampled = |problem, row_stride| {
-        let policy = Policy {
-            row_stride,
-            ..Policy::default()
-        };
+        let policy = Policy::default().with_row_stride(row_stride);
         sampled_rows(&problem, &policy)
     };
     assert_eq!(sampled(problem(5, 40), 7), [4]);
@@ -98,12 +89,10 @@ fn sampled_rows_are_multiples_by_position_and_the_last() {
 fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
     let problem = problem(100, 16_384 + 50);
     let sampled = |row_stride, stride_doubles_from, budget| {
-        let policy = Policy {
-            budget,
-            row_stride,
-            stride_doubles_from,
-            ..Policy::default()
-        };
+        let policy = Policy::default()
+            .with_budget(budget)
+            .with_row_stride(row_stride)
+            .with_stride_doubles_from(stride_doubles_from);
         sampled_rows(&problem, &policy)
     };
     // Row 50 stands at position 16384, a segment's first. Positions 16339, 16359 and 16379 are multiples of 20, less one.
@@ -128,13 +117,11 @@ fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
 #[test]
 fn masses_of_indifferent_rows_are_counts_of_keys() {
     let problem = problem(512, 512);
-    let policy = Policy {
-        coverage: 0.75,
-        row_stride: 128,
-        window: Window::Tokens(1),
-        sinks: 0,
-        ..Policy::default()
-    };
+    let policy = Policy::default()
+        .with_coverage(0.75)
+        .with_row_stride(128)
+        .with_window(Window::Tokens(1))
+        .with_sinks(0);
     let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
     // One sampled row a query block b, the last: it gives each of its 128 · (b + 1) keys the same.
     let covered = 1.0 + 1.0 / 2.0 + 1.0 / 3.0 + 1.0 / 4.0;
@@ -147,7 +134,7 @@ fn masses_of_indifferent_rows_are_counts_of_keys() {
     assert_eq!((blocks.mass[0], blocks.mass[15]), (0.0, 0.0));
 
     let budget = Budget::Residual;
-    let residual = &units(&problem, &Policy { budget, ..policy }, &zeros(&problem))[0];
+    let residual = &units(&problem, &policy.with_budget(budget), &zeros(&problem))[0];
     close(residual.need, 3.0 - covered);
     close(
         residual.mass[0],
@@ -157,14 +144,14 @@ fn masses_of_indifferent_rows_are_counts_of_keys() {
     assert_eq!(residual.mass[400], 0.0);
 
     let budget = Budget::Paper;
-    let paper = &units(&problem, &Policy { budget, ..policy }, &zeros(&problem))[0];
+    let paper = &units(&problem, &policy.with_budget(budget), &zeros(&problem))[0];
     close(paper.need, 3.0);
     close(paper.mass[0], covered / 128.0);
     close(paper.mass[511], 1.0 / 4.0 / 128.0);
     close(paper.beyond[0], residual.mass[0]);
 
     // Sinks take the first two keys of every row away from the candidates.
-    let with_sinks = &units(&problem, &Policy { sinks: 2, ..policy }, &zeros(&problem))[0];
+    let with_sinks = &units(&problem, &policy.with_sinks(2), &zeros(&problem))[0];
     close(with_sinks.mass[4], 0.5 * 126.0 / 128.0);
     close(
         with_sinks.covered,

@@ -11,12 +11,9 @@ use testkit::runner::{
 const POISONS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
 fn problem(q_len: usize, k_len: usize, dtype: Dtype) -> Problem {
-    Problem {
-        q_heads: 2,
-        q_len,
-        k_len,
-        ..Problem::causal(1, 16, dtype)
-    }
+    Problem::causal(k_len, 16, dtype)
+        .with_heads(2, 1)
+        .with_q_len(q_len)
 }
 
 #[test]
@@ -60,10 +57,7 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
     let mut random = Random::new(7);
     for causal in [true, false] {
         for (q_len, k_len) in [(300, 300), (260, 290)] {
-            let problem = Problem {
-                causal,
-                ..problem(q_len, k_len, Dtype::F32)
-            };
+            let problem = problem(q_len, k_len, Dtype::F32).with_causal(causal);
             let (case, keys) = loose_lists(problem, &mut random);
             assert_poison_stays_where_it_is_seen(&Cpu::default(), &case, &keys, f32::NAN);
         }
@@ -127,12 +121,10 @@ fn masses_of_poisoned_rows_count_as_nothing() {
     // A NaN key makes every sampled row that sees it NaN: the rows before it are all that is known.
     let problem = problem(1000, 1000, Dtype::F32);
     for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
-        let policy = Policy {
-            budget,
-            fallback: Fallback::Never,
-            coverage: 0.9,
-            ..Policy::default()
-        };
+        let policy = Policy::default()
+            .with_budget(budget)
+            .with_coverage(0.9)
+            .with_fallback(Fallback::Never);
         let case = Case {
             data: Data::Structured,
             ..Case::new(problem, Attend::Policy(policy))

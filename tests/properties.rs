@@ -17,16 +17,12 @@ fn problems() -> impl Strategy<Value = Problem> {
         1usize..9,
         dtype,
     )
-        .prop_map(
-            |(batch, kv_heads, group, q_len, k_len, dim, dtype)| Problem {
-                batch,
-                q_heads: kv_heads * group,
-                kv_heads,
-                q_len,
-                k_len,
-                ..Problem::causal(1, 8 * dim, dtype)
-            },
-        )
+        .prop_map(|(batch, kv_heads, group, q_len, k_len, dim, dtype)| {
+            Problem::causal(k_len, 8 * dim, dtype)
+                .with_batch(batch)
+                .with_heads(kv_heads * group, kv_heads)
+                .with_q_len(q_len)
+        })
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -40,15 +36,14 @@ fn policies() -> impl Strategy<Value = Policy> {
         (0.001f32..1.0).prop_map(Window::Ratio)
     ];
     (budget, 0.01f32..=1.0, 1usize..200, window, 0usize..300).prop_map(
-        |(budget, coverage, row_stride, window, sinks)| Policy {
-            budget,
-            coverage,
-            row_stride,
-            // These problems are no longer than a segment.
-            stride_doubles_from: usize::MAX,
-            window,
-            sinks,
-            fallback: Fallback::Never,
+        |(budget, coverage, row_stride, window, sinks)| {
+            Policy::default()
+                .with_budget(budget)
+                .with_coverage(coverage)
+                .with_row_stride(row_stride)
+                .with_window(window)
+                .with_sinks(sinks)
+                .with_fallback(Fallback::Never)
         },
     )
 }
@@ -92,7 +87,7 @@ proptest! {
         causal in any::<bool>(),
         circumstances in circumstances(),
     ) {
-        check(&Cpu::default(), &case(Problem { causal, ..problem }, Attend::Dense, circumstances));
+        check(&Cpu::default(), &case(problem.with_causal(causal), Attend::Dense, circumstances));
     }
 
     #[test]
@@ -111,7 +106,7 @@ proptest! {
         shares in (0.0..0.5, 0.0..0.2, 0usize..300),
         circumstances in circumstances(),
     ) {
-        let problem = Problem { causal, ..problem };
+        let problem = problem.with_causal(causal);
         let (block_share, stripe_share, sinks) = shares;
         let mut random = Random::new(circumstances.3);
         let mut selection = Selection::new(&problem).unwrap();

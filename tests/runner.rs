@@ -103,7 +103,10 @@ impl Backend for Wrong {
             panic!("cases of this test select")
         };
         self.instead(&mut problem, &mut policy);
-        let Outputs { o, lse: Some(lse) } = outputs else {
+        let Outputs {
+            o, lse: Some(lse), ..
+        } = outputs
+        else {
             panic!("LSE is wanted")
         };
         let unwritten = lse[0];
@@ -113,27 +116,22 @@ impl Backend for Wrong {
                 [problem.q_shape(), problem.kv_shape()].map(|shape| shape.iter().product());
             assert_eq!((q, k), (900 * 16, 900 * 16), "one head");
             let mut scratch = vec![0f32; q];
-            let outputs = Outputs {
-                o: sample_attention::TensorViewMut::bhsd(&mut scratch, problem.q_shape())?,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(sample_attention::TensorViewMut::bhsd(
+                &mut scratch,
+                problem.q_shape(),
+            )?)
+            .with_lse(&mut *lse);
             let found = cpu.run(&problem, &Attend::Policy(policy), inputs, outputs)?;
             let selection = found.selection.as_ref().expect("it selects");
             let changed = match self.0 {
                 Fault::ExtraKey => with_one_key_more(selection),
                 _ => with_one_block_less(selection),
             };
-            let outputs = Outputs {
-                o,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(o).with_lse(&mut *lse);
             cpu.run(&problem, &Attend::Own(changed), inputs, outputs)?;
             found
         } else {
-            let outputs = Outputs {
-                o,
-                lse: Some(&mut *lse),
-            };
+            let outputs = Outputs::new(o).with_lse(&mut *lse);
             cpu.run(&problem, &Attend::Policy(policy), inputs, outputs)?
         };
         let report = found.report.as_mut().expect("the CPU reports");
@@ -160,12 +158,10 @@ fn complaint_of(
     fault: Fault,
     budget: Budget,
 ) -> Option<String> {
-    let policy = Policy {
-        budget,
-        coverage: 0.9,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default()
+        .with_budget(budget)
+        .with_coverage(0.9)
+        .with_fallback(Fallback::Never);
     let problem = Problem::causal(900, 16, Dtype::F32);
     let case = Case {
         data: Data::Structured,

@@ -8,20 +8,22 @@ const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
 /// Short problems go through the selection too.
 fn never(budget: Budget) -> Policy {
-    Policy {
-        budget,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    }
+    Policy::default()
+        .with_budget(budget)
+        .with_fallback(Fallback::Never)
 }
 
 fn problem(q_len: usize, k_len: usize) -> Problem {
-    Problem {
-        q_len,
-        k_len,
-        q_heads: 2,
-        ..Problem::causal(1, 16, Dtype::F32)
-    }
+    Problem::causal(k_len, 16, Dtype::F32)
+        .with_heads(2, 1)
+        .with_q_len(q_len)
+}
+
+/// One narrow head, for long sequences.
+fn narrow(q_len: usize, k_len: usize) -> Problem {
+    let mut problem = problem(q_len, k_len).with_heads(1, 1);
+    problem.head_dim = 8;
+    problem
 }
 
 fn structured(problem: Problem, policy: Policy) -> Case {
@@ -73,19 +75,12 @@ fn published_shapes_are_selected_from_with_every_element_type() {
         let dtype = [Dtype::F32, Dtype::F16, Dtype::Bf16][index % 3];
         for budget in BUDGETS {
             for (head_dim, q_heads, kv_heads) in [(64, 2, 2), (128, 3, 1), (64, 8, 1)] {
-                let problem = Problem {
-                    q_heads,
-                    kv_heads,
-                    softmax_scale: 1.0 / (head_dim as f32).sqrt(),
-                    head_dim,
-                    dtype,
-                    ..problem(q_len, k_len)
-                };
-                let policy = Policy {
-                    window: Window::Tokens(100),
-                    coverage: 0.9,
-                    ..never(budget)
-                };
+                let problem = Problem::causal(k_len, head_dim, dtype)
+                    .with_heads(q_heads, kv_heads)
+                    .with_q_len(q_len);
+                let policy = never(budget)
+                    .with_coverage(0.9)
+                    .with_window(Window::Tokens(100));
                 let case = Case {
                     output: dtype,
                     layout: Layout::ALL[index % 4],
@@ -103,11 +98,9 @@ fn lengths_around_a_tile_and_few_or_many_queries() {
     for budget in BUDGETS {
         for k_len in [1, 127, 128, 129, 257, 513] {
             for q_len in [1, 40, k_len, k_len + 130] {
-                let policy = Policy {
-                    window: Window::Tokens(1),
-                    coverage: 0.8,
-                    ..never(budget)
-                };
+                let policy = never(budget)
+                    .with_coverage(0.8)
+                    .with_window(Window::Tokens(1));
                 check(&backend(), &structured(problem(q_len, k_len), policy));
             }
         }
@@ -118,10 +111,7 @@ fn lengths_around_a_tile_and_few_or_many_queries() {
 fn any_row_stride_samples_its_multiples_and_the_last_row() {
     for budget in BUDGETS {
         for row_stride in [1, 7, 20, 128, 300, 100_000] {
-            let policy = Policy {
-                row_stride,
-                ..never(budget)
-            };
+            let policy = never(budget).with_row_stride(row_stride);
             check(&backend(), &structured(problem(500, 777), policy));
         }
     }
@@ -133,10 +123,7 @@ fn any_window_is_kept_in_whole_blocks() {
     let ratios = [0.001, 0.08, 0.5, 1.0].map(Window::Ratio);
     for budget in BUDGETS {
         for window in tokens.into_iter().chain(ratios) {
-            let policy = Policy {
-                window,
-                ..never(budget)
-            };
+            let policy = never(budget).with_window(window);
             let outcome = check(&backend(), &structured(problem(600, 600), policy));
             if let Window::Tokens(tokens) = window {
                 for row in 0..600usize {
@@ -152,11 +139,9 @@ fn any_window_is_kept_in_whole_blocks() {
 #[test]
 fn a_window_ratio_means_what_it_says_in_decimals() {
     // 0.1 is a little more than 0.1 as an f32; still, a tenth of 1290 tokens are 129, which is one block besides the own.
-    let policy = Policy {
-        window: Window::Ratio(0.1),
-        coverage: 1e-3,
-        ..never(Budget::Residual)
-    };
+    let policy = never(Budget::Residual)
+        .with_coverage(1e-3)
+        .with_window(Window::Ratio(0.1));
     let outcome = check(&Cpu::default(), &structured(problem(1290, 1290), policy));
     assert_eq!(selected(&outcome, 0), (0, 1 + 2 * 10));
 }
@@ -165,10 +150,7 @@ fn a_window_ratio_means_what_it_says_in_decimals() {
 fn any_number_of_sinks_is_kept() {
     for budget in BUDGETS {
         for sinks in [0, 1, 127, 128, 129, 300, 599, 600, 10_000] {
-            let policy = Policy {
-                sinks,
-                ..never(budget)
-            };
+            let policy = never(budget).with_sinks(sinks);
             check(&backend(), &structured(problem(550, 600), policy));
         }
     }
@@ -178,13 +160,11 @@ fn any_number_of_sinks_is_kept() {
 fn equal_masses_go_to_the_lower_index() {
     for budget in BUDGETS {
         for coverage in [0.3, 0.5, 0.9, 1.0] {
-            let policy = Policy {
-                coverage,
-                row_stride: 128,
-                sinks: 0,
-                window: Window::Tokens(1),
-                ..never(budget)
-            };
+            let policy = never(budget)
+                .with_coverage(coverage)
+                .with_row_stride(128)
+                .with_window(Window::Tokens(1))
+                .with_sinks(0);
             let case = Case {
                 data: Data::Flat,
                 ..Case::new(problem(1024, 1024), Attend::Policy(policy))
@@ -197,10 +177,7 @@ fn equal_masses_go_to_the_lower_index() {
 #[test]
 fn a_need_that_window_and_sinks_meet_selects_nothing() {
     for budget in [Budget::Blocks, Budget::Residual] {
-        let policy = Policy {
-            coverage: 1e-3,
-            ..never(budget)
-        };
+        let policy = never(budget).with_coverage(1e-3);
         let outcome = check(&backend(), &structured(problem(900, 900), policy));
         // 8 query blocks of 128: the window of 256 tokens lists each one's own block and two before.
         assert_eq!(selected(&outcome, 0), (0, 1 + 2 + 6 * 3));
@@ -209,18 +186,9 @@ fn a_need_that_window_and_sinks_meet_selects_nothing() {
 
 #[test]
 fn the_papers_budget_counts_the_window_a_second_time() {
-    let policy = Policy {
-        coverage: 0.5,
-        ..never(Budget::Paper)
-    };
+    let policy = never(Budget::Paper).with_coverage(0.5);
     let case = structured(problem(900, 900), policy);
-    let residual = structured(
-        problem(900, 900),
-        Policy {
-            budget: Budget::Residual,
-            ..policy
-        },
-    );
+    let residual = structured(problem(900, 900), policy.with_budget(Budget::Residual));
     let (paper, _) = selected(&check(&backend(), &case), 0);
     let (residual, _) = selected(&check(&backend(), &residual), 0);
     assert!(paper > residual, "{paper} {residual}");
@@ -229,10 +197,7 @@ fn the_papers_budget_counts_the_window_a_second_time() {
 #[test]
 fn full_coverage_leaves_nothing_that_weighs() {
     for budget in BUDGETS {
-        let policy = Policy {
-            coverage: 1.0,
-            ..never(budget)
-        };
+        let policy = never(budget).with_coverage(1.0);
         let outcome = check(&backend(), &structured(problem(700, 700), policy));
         let report = outcome.found.report.expect("the CPU reports");
         for head in report.heads {
@@ -247,16 +212,8 @@ fn segments_spend_their_mass_by_themselves() {
     // Three segments, the last one short, and as a chunk that begins in the second.
     for (q_len, k_len) in [(17_000, 17_000), (6_000, 17_000)] {
         for budget in BUDGETS {
-            let problem = Problem {
-                q_heads: 1,
-                head_dim: 8,
-                ..problem(q_len, k_len)
-            };
-            let policy = Policy {
-                row_stride: 64,
-                coverage: 0.9,
-                ..never(budget)
-            };
+            let problem = narrow(q_len, k_len);
+            let policy = never(budget).with_coverage(0.9).with_row_stride(64);
             let case = Case {
                 row_step: 500,
                 ..structured(problem, policy)
@@ -281,17 +238,11 @@ fn later_segments_are_sampled_at_wider_strides_up_to_64() {
         (7001, 100, 1, [0, 34, 37]),
         (1, 16, 8192, [0, 0, 1]),
     ] {
-        let problem = Problem {
-            q_heads: 1,
-            head_dim: 8,
-            ..problem(q_len, 19_999)
-        };
-        let policy = Policy {
-            row_stride,
-            stride_doubles_from,
-            coverage: 0.9,
-            ..never(Budget::Blocks)
-        };
+        let problem = narrow(q_len, 19_999);
+        let policy = never(Budget::Blocks)
+            .with_coverage(0.9)
+            .with_row_stride(row_stride)
+            .with_stride_doubles_from(stride_doubles_from);
         let case = Case {
             row_step: 500,
             ..structured(problem, policy)
@@ -306,16 +257,10 @@ fn later_segments_are_sampled_at_wider_strides_up_to_64() {
 fn budgets_of_single_keys_sample_all_rows_alike() {
     for budget in [Budget::Residual, Budget::Paper] {
         let [even, doubling] = [usize::MAX, 1].map(|stride_doubles_from| {
-            let problem = Problem {
-                q_heads: 1,
-                head_dim: 8,
-                ..problem(9000, 9000)
-            };
-            let policy = Policy {
-                row_stride: 32,
-                stride_doubles_from,
-                ..never(budget)
-            };
+            let problem = narrow(9000, 9000);
+            let policy = never(budget)
+                .with_row_stride(32)
+                .with_stride_doubles_from(stride_doubles_from);
             let case = Case {
                 row_step: 500,
                 ..structured(problem, policy)
@@ -330,27 +275,15 @@ fn budgets_of_single_keys_sample_all_rows_alike() {
 #[test]
 fn heads_that_gain_nothing_fall_back_to_dense_and_others_do_not() {
     let problem = problem(2048, 2048);
-    let policy = Policy {
-        window: Window::Tokens(200),
-        ..Policy::default()
-    };
-    let mut case = structured(
-        problem,
-        Policy {
-            coverage: 0.9,
-            ..policy
-        },
-    );
+    let policy = Policy::default().with_window(Window::Tokens(200));
+    let mut case = structured(problem, policy.with_coverage(0.9));
     case.row_step = 40;
     // The second head looks at nothing in particular, so nearly every block is needed.
     let mut qkv = case.inputs();
     for row in 0..2048 {
         qkv.q.row_mut(0, 1, row).fill(0.0);
     }
-    case.attend = Attend::Policy(Policy {
-        coverage: 1.0,
-        ..policy
-    });
+    case.attend = Attend::Policy(policy.with_coverage(1.0));
     for row in 0..2048 {
         qkv.q.row_mut(0, 0, row).iter_mut().for_each(|x| *x *= 5.0);
     }
@@ -363,10 +296,7 @@ fn heads_that_gain_nothing_fall_back_to_dense_and_others_do_not() {
 
 #[test]
 fn short_problems_are_dense_outright_unless_told_never() {
-    let policy = Policy {
-        fallback: Fallback::Auto,
-        ..never(Budget::Blocks)
-    };
+    let policy = never(Budget::Blocks).with_fallback(Fallback::Auto);
     let below = BREAK_EVEN_TOKENS - 1;
     let outcome = check(&backend(), &structured(problem(below, below), policy));
     assert_eq!(outcome.mask, Mask::Dense);

@@ -5,13 +5,10 @@ use testkit::lists::{query_blocks, random_selection};
 use testkit::runner::{Attend, Case, Cpu, Layout, check, run_with};
 
 fn problem(q_len: usize, k_len: usize, causal: bool) -> Problem {
-    Problem {
-        q_heads: 2,
-        q_len,
-        k_len,
-        causal,
-        ..Problem::causal(1, 32, Dtype::F32)
-    }
+    Problem::causal(k_len, 32, Dtype::F32)
+        .with_heads(2, 1)
+        .with_q_len(q_len)
+        .with_causal(causal)
 }
 
 fn own(problem: Problem, selection: Selection) -> Case {
@@ -36,13 +33,10 @@ fn random_lists_of_every_head_are_the_mask() {
                 (Dtype::F16, Dtype::F16),
                 (Dtype::Bf16, Dtype::F32),
             ] {
-                let problem = Problem {
-                    batch: 2,
-                    q_heads: 4,
-                    kv_heads: 2,
-                    dtype,
-                    ..problem(q_len, k_len, causal)
-                };
+                let problem = problem(q_len, k_len, causal)
+                    .with_batch(2)
+                    .with_heads(4, 2)
+                    .with_dtype(dtype);
                 let case = Case {
                     output,
                     layout: Layout::ALL[seed % 4],

@@ -9,19 +9,12 @@ use sample_attention::{
 use testkit::refused;
 
 fn problem() -> Problem {
-    Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(100, 16, Dtype::F32)
-    }
+    Problem::causal(100, 16, Dtype::F32).with_heads(4, 2)
 }
 
 /// A dense plan and one that selects.
 fn plans() -> [Plan; 2] {
-    let policy = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_fallback(Fallback::Never);
     [
         Plan::dense(problem()).unwrap(),
         Plan::new(problem(), policy).unwrap(),
@@ -30,11 +23,7 @@ fn plans() -> [Plan; 2] {
 
 fn inputs(data: &[f32]) -> Inputs<'_> {
     let kv = TensorView::bhsd(data, problem().kv_shape()).unwrap();
-    Inputs {
-        q: TensorView::bhsd(data, problem().q_shape()).unwrap(),
-        k: kv,
-        v: kv,
-    }
+    Inputs::new(TensorView::bhsd(data, problem().q_shape()).unwrap(), kv, kv)
 }
 
 /// What a call brings besides its inputs.
@@ -58,10 +47,7 @@ impl Rest {
         let mut o = vec![7f32; self.o_shape.iter().product()];
         let mut lse = vec![7f32; self.lse_len];
         let mut workspace = vec![0; self.workspace_bytes];
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, self.o_shape)?,
-            lse: Some(&mut lse),
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, self.o_shape)?).with_lse(&mut lse);
         let result = plan.run(inputs, outputs, &mut workspace).map(|_| ());
         let untouched = o.iter().chain(&lse).all(|&x| x == 7.0);
         assert_eq!(
@@ -145,6 +131,10 @@ fn outputs_that_overlap_themselves() {
         let view = TensorViewMut::new(&mut out, [2, 2, 10, 8], strides);
         refused!(view, Error::OverlappingOutput { .. }, "own address");
     }
+    // Without elements nothing overlaps, whatever the strides.
+    for shape in [[0, 3, 3, 8], [3, 3, 0, 8]] {
+        assert!(TensorViewMut::new(&mut out, shape, [usize::MAX, usize::MAX / 2, 8, 1]).is_ok());
+    }
     // The stride of a dimension of one element is never taken.
     assert!(TensorViewMut::new(&mut out, [1, 2, 10, 8], [0, 80, 8, 1]).is_ok());
     assert!(TensorViewMut::new(&mut out, [2, 2, 10, 8], [8, 16, 32, 1]).is_ok());
@@ -163,34 +153,28 @@ fn inputs_of_another_shape_or_type() {
         let run = |inputs| Rest::of(&plan).run(&plan, &inputs);
         run(right).unwrap();
         refused!(
-            run(Inputs { q, ..right }),
+            run(Inputs::new(q, right.k, right.v)),
             Error::Shape { .. },
             "q has shape",
             "101",
             "100"
         );
         refused!(
-            run(Inputs { k: kv, ..right }),
+            run(Inputs::new(right.q, kv, right.v)),
             Error::Shape { .. },
             "k has shape",
             "needs"
         );
         refused!(
-            run(Inputs { v: kv, ..right }),
+            run(Inputs::new(right.q, right.k, kv)),
             Error::Shape { .. },
             "v has shape",
             "needs"
         );
         let of_halves = [
-            Inputs { q: half_q, ..right },
-            Inputs {
-                k: half_kv,
-                ..right
-            },
-            Inputs {
-                v: half_kv,
-                ..right
-            },
+            Inputs::new(half_q, right.k, right.v),
+            Inputs::new(right.q, half_kv, right.v),
+            Inputs::new(right.q, right.k, half_kv),
         ];
         for (inputs, name) in of_halves
             .into_iter()
@@ -199,6 +183,41 @@ fn inputs_of_another_shape_or_type() {
             refused!(run(inputs), Error::Dtype { .. }, name, "f32", "convert");
         }
     }
+}
+
+#[test]
+fn shapes_in_another_memory_order_are_named() {
+    let data = vec![0f32; 4 * 100 * 16];
+    let right = inputs(&data);
+    let q = TensorView::bshd(&data, problem().q_shape()).unwrap();
+    let plan = Plan::dense(problem()).unwrap();
+    let result = Rest::of(&plan).run(&plan, &Inputs::new(q, right.k, right.v));
+    refused!(
+        result,
+        Error::Shape { .. },
+        "q has shape [1, 100, 4, 16]",
+        "q_shape_bshd"
+    );
+    let q = TensorView::bshd(&data, problem().q_shape_bshd()).unwrap();
+    let k = TensorView::bshd(&data, problem().kv_shape_bshd()).unwrap();
+    let result = Rest::of(&plan).run(&plan, &Inputs::new(q, k, right.v));
+    result.unwrap();
+}
+
+#[test]
+fn views_are_printed_without_their_elements() {
+    let data = vec![0f32; 4 * 100 * 16];
+    let text = format!("{:?}", inputs(&data));
+    assert!(
+        text.len() < 500 && text.contains("shape: [1, 4, 100, 16]"),
+        "{text}"
+    );
+    let plan = Plan::dense(problem()).unwrap();
+    let (mut o, mut workspace) = (data.clone(), vec![0; plan.workspace_bytes()]);
+    let stages = plan.stages(&inputs(&data), &mut workspace).unwrap();
+    assert!(format!("{stages:?}").len() < 2000);
+    let o = TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap();
+    assert!(format!("{:?}", Outputs::new(o)).contains("dtype: F32"));
 }
 
 #[test]
@@ -244,10 +263,7 @@ fn outputs_in_a_type_that_nobody_asked_for() {
     let data = vec![0f32; 4 * 100 * 16];
     let mut o = vec![bf16::ONE; 4 * 100 * 16];
     for plan in plans() {
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap(),
-            lse: None,
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap());
         let mut workspace = vec![0; plan.workspace_bytes()];
         let result = plan.run(&inputs(&data), outputs, &mut workspace);
         refused!(result, Error::Dtype { tensor: "o", .. }, "o is bf16", "f32");
@@ -284,10 +300,7 @@ fn workspaces_that_are_too_small_for_own_lists_and_coverage() {
     let selection = Selection::new(&problem()).unwrap();
     for plan in plans() {
         let mut o = vec![7f32; 4 * 100 * 16];
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap(),
-            lse: None,
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap());
         let result = plan.attend(&inputs(&data), &selection, outputs, &mut [0; 8]);
         refused!(
             result,
@@ -316,10 +329,7 @@ fn a_byte_less_is_too_little_wherever_the_workspace_starts() {
     let mut o = vec![0f32; 4 * 100 * 16];
     for start in 0..64 {
         for (len, is_enough) in [(needed - 1, false), (needed, true)] {
-            let outputs = Outputs {
-                o: TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap(),
-                lse: None,
-            };
+            let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem().q_shape()).unwrap());
             let workspace = &mut memory[start..start + len];
             let attended = plan.attend(&inputs(&data), &selection, outputs, workspace);
             assert_eq!(attended.is_ok(), is_enough, "attend, start {start}");

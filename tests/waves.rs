@@ -11,13 +11,11 @@ use testkit::runner::{Attend, Case, Cpu, Data, run_with};
 /// Cases whose selection takes several waves of one thread, with one unit or two in the last.
 fn large() -> [Case; 2] {
     let case = |problem, budget| {
-        let policy = Policy {
-            budget,
-            row_stride: 1,
-            coverage: 0.7,
-            fallback: Fallback::Never,
-            ..Policy::default()
-        };
+        let policy = Policy::default()
+            .with_budget(budget)
+            .with_coverage(0.7)
+            .with_row_stride(1)
+            .with_fallback(Fallback::Never);
         Case {
             data: Data::Structured,
             ..Case::new(problem, Attend::Policy(policy))
@@ -25,17 +23,11 @@ fn large() -> [Case; 2] {
     };
     [
         case(
-            Problem {
-                q_heads: 4,
-                ..Problem::causal(8192 + 200, 8, Dtype::F32)
-            },
+            Problem::causal(8192 + 200, 8, Dtype::F32).with_heads(4, 1),
             Budget::Blocks,
         ),
         case(
-            Problem {
-                q_heads: 9,
-                ..Problem::causal(2000, 256, Dtype::F32)
-            },
+            Problem::causal(2000, 256, Dtype::F32).with_heads(9, 1),
             Budget::Paper,
         ),
     ]
@@ -54,11 +46,11 @@ fn the_number_of_waves_does_not_change_a_bit() {
         let qkv = case.inputs();
         let view = |tensor: &testkit::tensor::Tensor| -> Vec<f32> { tensor.values.clone() };
         let (q, k, v) = (view(&qkv.q), view(&qkv.k), view(&qkv.v));
-        let inputs = Inputs {
-            q: TensorView::bhsd(&q, case.problem.q_shape()).unwrap(),
-            k: TensorView::bhsd(&k, case.problem.kv_shape()).unwrap(),
-            v: TensorView::bhsd(&v, case.problem.kv_shape()).unwrap(),
-        };
+        let inputs = Inputs::new(
+            TensorView::bhsd(&q, case.problem.q_shape()).unwrap(),
+            TensorView::bhsd(&k, case.problem.kv_shape()).unwrap(),
+            TensorView::bhsd(&v, case.problem.kv_shape()).unwrap(),
+        );
         let waves = [1, 5].map(|threads| {
             let plan = bytes(threads);
             let mut workspace = vec![0; plan.workspace_bytes()];
@@ -102,18 +94,15 @@ fn a_watcher_sees_every_stage_go_from_the_first_piece_to_the_last() {
         };
         let problem = case.problem;
         let qkv = case.inputs();
-        let inputs = Inputs {
-            q: TensorView::bhsd(&qkv.q.values, problem.q_shape()).unwrap(),
-            k: TensorView::bhsd(&qkv.k.values, problem.kv_shape()).unwrap(),
-            v: TensorView::bhsd(&qkv.v.values, problem.kv_shape()).unwrap(),
-        };
+        let inputs = Inputs::new(
+            TensorView::bhsd(&qkv.q.values, problem.q_shape()).unwrap(),
+            TensorView::bhsd(&qkv.k.values, problem.kv_shape()).unwrap(),
+            TensorView::bhsd(&qkv.v.values, problem.kv_shape()).unwrap(),
+        );
         let plan = Plan::new(problem, policy).unwrap().with_threads(1).unwrap();
         let mut workspace = vec![0; plan.workspace_bytes()];
         let mut o = vec![0f32; qkv.q.values.len()];
-        let outputs = Outputs {
-            o: TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap(),
-            lse: None,
-        };
+        let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape()).unwrap());
         let seen = Seen::default();
         plan.stages_watched(&inputs, &mut workspace, &seen)
             .unwrap()

@@ -23,10 +23,7 @@ pub fn dense(criterion: &mut Criterion) {
         (8192, Dtype::F16),
         (32768, Dtype::Bf16),
     ] {
-        let problem = Problem {
-            q_heads: 2,
-            ..Problem::causal(len, 128, dtype)
-        };
+        let problem = Problem::causal(len, 128, dtype).with_heads(2, 1);
         let capture = Synthetic {
             problem,
             structure: Structure::EASY,
@@ -43,7 +40,7 @@ pub fn dense(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new(dtype.to_string(), len), |bencher| {
             bencher.iter(|| {
                 let o = TensorViewMut::bhsd(&mut o, problem.q_shape()).expect("the shape of q");
-                plan.run(&inputs, Outputs { o, lse: None }, &mut workspace)
+                plan.run(&inputs, Outputs::new(o), &mut workspace)
                     .expect("everything fits");
             });
         });

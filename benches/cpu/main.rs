@@ -22,10 +22,7 @@ const LENGTHS: [usize; 2] = [8192, 32768];
 /// The input that a length is measured on.
 fn input(len: usize, structure: Structure) -> Capture {
     Synthetic {
-        problem: Problem {
-            q_heads: 2,
-            ..Problem::causal(len, 128, Dtype::Bf16)
-        },
+        problem: Problem::causal(len, 128, Dtype::Bf16).with_heads(2, 1),
         structure,
         seed: 1,
     }
@@ -35,10 +32,7 @@ fn input(len: usize, structure: Structure) -> Capture {
 
 /// A plan that selects whatever it costs.
 fn sparse_plan(problem: Problem) -> Plan {
-    let policy = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_fallback(Fallback::Never);
     Plan::new(problem, policy).expect("the policy is valid")
 }
 

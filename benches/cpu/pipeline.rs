@@ -26,7 +26,7 @@ pub fn pipeline(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, len), |bencher| {
                 bencher.iter(|| {
                     let o = TensorViewMut::bhsd(&mut o, problem.q_shape()).expect("the shape of q");
-                    plan.run(&inputs, Outputs { o, lse: None }, &mut workspace)
+                    plan.run(&inputs, Outputs::new(o), &mut workspace)
                         .expect("everything fits")
                 });
             });

@@ -41,11 +41,9 @@ fn selection_stage(criterion: &mut Criterion, name: &str, stage: SelectionStage)
         let capture = input(len, Structure::EASY);
         group.throughput(Throughput::Elements((len * capture.problem.q_heads) as u64));
         for (budget_name, budget) in BUDGETS {
-            let policy = Policy {
-                budget,
-                fallback: Fallback::Never,
-                ..Policy::default()
-            };
+            let policy = Policy::default()
+                .with_budget(budget)
+                .with_fallback(Fallback::Never);
             let plan = Plan::new(capture.problem, policy).expect("the policy is valid");
             let inputs = capture.inputs().expect("the capture is whole");
             let mut workspace = vec![0; plan.workspace_bytes()];
@@ -113,7 +111,7 @@ fn bench_attend(
     group.bench_function(BenchmarkId::new(name, problem.k_len), |bencher| {
         bencher.iter(|| {
             let o = TensorViewMut::bhsd(&mut o, problem.q_shape()).expect("o has the shape of q");
-            plan.attend(&inputs, selection, Outputs { o, lse: None }, &mut workspace)
+            plan.attend(&inputs, selection, Outputs::new(o), &mut workspace)
                 .expect("the selection fits");
         });
     });

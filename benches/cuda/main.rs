@@ -25,11 +25,7 @@ use sample_attention::{Dtype, Problem};
 const LENGTHS: [usize; 6] = [4096, 8192, 16_384, 32_768, 65_536, 131_072];
 
 fn problem(len: usize, head_dim: usize) -> Problem {
-    Problem {
-        q_heads: 32,
-        kv_heads: 8,
-        ..Problem::causal(len, head_dim, Dtype::Bf16)
-    }
+    Problem::causal(len, head_dim, Dtype::Bf16).with_heads(32, 8)
 }
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {

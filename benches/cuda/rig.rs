@@ -50,14 +50,14 @@ impl Tensors {
             DeviceTensor::bhsd(buffer, dtype, shape).expect("the buffer is as long as the shape")
         };
         let (q_shape, kv_shape) = (self.problem.q_shape(), self.problem.kv_shape());
-        Operands {
-            q: tensor(&self.q, q_shape),
-            k: tensor(&self.k, kv_shape),
-            v: tensor(&self.v, kv_shape),
-            o: tensor(&self.o, q_shape),
-            lse: self.lse.memory(),
-            workspace: workspace.memory(),
-        }
+        Operands::new(
+            tensor(&self.q, q_shape),
+            tensor(&self.k, kv_shape),
+            tensor(&self.v, kv_shape),
+            tensor(&self.o, q_shape),
+            self.lse.memory(),
+            workspace.memory(),
+        )
     }
 }
 

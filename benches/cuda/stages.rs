@@ -40,11 +40,9 @@ fn selection_stage(criterion: &mut Criterion, stage: Stage) {
             if budget != Budget::Blocks && len != ALL_BUDGETS_AT {
                 continue;
             }
-            let policy = Policy {
-                budget,
-                fallback: Fallback::Never,
-                ..Policy::default()
-            };
+            let policy = Policy::default()
+                .with_budget(budget)
+                .with_fallback(Fallback::Never);
             let plan = GpuPlan::new(problem, policy).expect("the policy is valid");
             let rig = Rig::new(plan, &tensors, None);
             group.bench_function(BenchmarkId::new(name, len), |bencher| {

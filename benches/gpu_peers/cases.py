@@ -6,6 +6,12 @@ LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 SPARSE_LENGTHS = (16384, 65536, 131072)
 PIPELINE_LENGTHS = (8192, 32768, 65536, 131072)
 QUICK_LENGTHS = (16384, 65536)
+# Batch, queries, keys.
+DECODE_SHAPES = (
+    *((1, queries, keys) for keys in (32768, 131072) for queries in (1, 16, 64, 512)),
+    (8, 1, 32768),
+    (32, 1, 8192),
+)
 DENSITIES = (0.05, 0.1, 0.2, 0.4)
 WINDOW_BLOCKS = 3  # what 256 tokens need
 
@@ -20,10 +26,13 @@ class Case:
     dtype: str
     input: str = "uniform"
     density: float = 1.0
+    batch: int = 1
+    q_len: int = 0  # 0: as many as keys
 
     def __str__(self):
         density = f" {100 * self.density:.0f} %" if self.mode == "sparse" else ""
-        return f"{self.mode} {self.input} {self.n} x {self.d} {self.dtype}{density}"
+        queries = f" {self.batch} x {self.q_len} over" if self.q_len else ""
+        return f"{self.mode} {self.input}{queries} {self.n} x {self.d} {self.dtype}{density}"
 
 
 def cases(options):
@@ -47,11 +56,21 @@ def cases(options):
     if "pipeline" in options.modes:
         lengths = options.lengths or (QUICK_LENGTHS[-1:] if options.quick else PIPELINE_LENGTHS)
         found += [
-            Case("pipeline", n, d, dtype, name)
+            Case("pipeline", n, d, dtype, name, q_len=q_len)
             for d in options.head_dims or (128,)
             for dtype in options.dtypes or ("bf16",)
             for n in lengths
             for name in ("uniform", "local")
+            for q_len in options.chunks or (0,)
         ]
-        found += [Case("pipeline", 0, 0, "", file) for file in options.files]
+        found += [Case("pipeline", 0, 0, "", file, q_len=q_len) for file in options.files for q_len in options.chunks or (0,)]
+    if "decode" in options.modes:
+        shapes = DECODE_SHAPES[4:6] if options.quick else DECODE_SHAPES
+        found += [
+            Case("decode", keys, d, dtype, batch=batch, q_len=queries)
+            for d in options.head_dims or (128,)
+            for dtype in options.dtypes or ("bf16",)
+            for batch, queries, keys in shapes
+            if not options.lengths or keys in options.lengths
+        ]
     return found

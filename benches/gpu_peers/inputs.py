@@ -17,36 +17,46 @@ LOCAL_REACH = 32.0
 
 
 class Inputs:
-    """q [1, q_heads, n, d], k and v [1, kv_heads, n, d], contiguous."""
+    """q [batch, q_heads, q_len, d], k and v [batch, kv_heads, n, d], contiguous; the last query sees the last key."""
 
     def __init__(self, name, q, k, v):
         self.name, self.q, self.k, self.v = name, q, k, v
-        self.q_heads, self.n, self.d = q.shape[1:]
-        self.kv_heads = k.shape[1]
+        self.batch, self.q_heads, self.q_len, self.d = q.shape
+        self.kv_heads, self.n = k.shape[1:3]
         self.dtype = {dtype: name for name, dtype in DTYPES.items()}[q.dtype]
 
     def problem(self):
         return {
+            "batch": self.batch,
             "q_heads": self.q_heads,
             "kv_heads": self.kv_heads,
-            "q_len": self.n,
+            "q_len": self.q_len,
             "k_len": self.n,
             "head_dim": self.d,
             "dtype": self.dtype,
         }
 
     def visible_pairs(self):
-        return self.q_heads * self.n * (self.n + 1) // 2
+        before = self.n - self.q_len
+        return self.batch * self.q_heads * (self.q_len * before + self.q_len * (self.q_len + 1) // 2)
+
+    def kv_bytes(self):
+        return 2 * self.k.numel() * self.k.element_size()
+
+    def last(self, q_len):
+        """The last queries over all keys: a chunk of the prompt."""
+        q = self.q[:, :, -q_len:].contiguous()
+        return Inputs(f"{self.name}, last {q_len}", q, self.k, self.v)
 
 
-def uniform(n, d, q_heads, kv_heads, dtype, seed):
+def uniform(n, d, q_heads, kv_heads, dtype, seed, q_len=None, batch=1):
     """Standard normal: attention is spread over all keys, and nothing can be left out."""
     generator = torch.Generator(DEVICE).manual_seed(seed)
 
-    def normal(heads):
-        return torch.randn(1, heads, n, d, device=DEVICE, dtype=DTYPES[dtype], generator=generator)
+    def normal(heads, tokens):
+        return torch.randn(batch, heads, tokens, d, device=DEVICE, dtype=DTYPES[dtype], generator=generator)
 
-    return Inputs("uniform", normal(q_heads), normal(kv_heads), normal(kv_heads))
+    return Inputs("uniform", normal(q_heads, q_len or n), normal(kv_heads, n), normal(kv_heads, n))
 
 
 def local(n, d, q_heads, kv_heads, dtype, seed):

@@ -8,6 +8,8 @@ from gpu_peers.launches import Launches
 
 DTYPE_NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 TORCH_DTYPES = {4: torch.int32, 8: torch.int64}
+# What earlier builds, which `--baseline` may name, call a region.
+EARLIER_NAMES = {"kv_indices": "lists", "kv_num_blocks": "list_counts", "num_keys": "stripe_counts"}
 
 
 class Gpu:
@@ -43,7 +45,7 @@ class Ours:
         self.inputs, self.lists = inputs, lists
         self.plan = gpu.launches.plan(inputs.problem(), work)
         self.o = torch.empty_like(inputs.q)
-        self.lse = torch.empty(1, inputs.q_heads, inputs.n, dtype=torch.float32, device=inputs.q.device)
+        self.lse = torch.empty(inputs.batch, inputs.q_heads, inputs.q_len, dtype=torch.float32, device=inputs.q.device)
         bytes_needed = max(self.plan["workspace_bytes"], 256)
         self.workspace = torch.empty(bytes_needed, dtype=torch.uint8, device=inputs.q.device)
         operands = {name: operand(tensor) for name, tensor in
@@ -61,14 +63,15 @@ class Ours:
         self.workspace.fill_(0xFF)
         if self.lists is not None:
             lists, counts = self.lists
-            self.region("lists").copy_(lists.flatten())
-            self.region("list_counts").copy_(counts.flatten())
-            self.region("stripe_counts").zero_()
+            self.region("kv_indices").copy_(lists.flatten())
+            self.region("kv_num_blocks").copy_(counts.flatten())
+            self.region("num_keys").zero_()
             self.region("dense").zero_()
 
     def region(self, name):
         """A region of the workspace, as signed integers of its elements' size."""
-        region = self.plan["regions"][name]
+        regions = self.plan["regions"]
+        region = regions.get(name) or regions[EARLIER_NAMES[name]]
         start, size = region["offset_bytes"], region["element_bytes"]
         return self.workspace[start : start + region["len"] * size].view(TORCH_DTYPES[size])
 
@@ -89,16 +92,28 @@ class Ours:
     def selected(self):
         """What the last run selected: kept blocks [heads, query blocks, key blocks], sinks, dense flags or None."""
         blocks = -(-self.inputs.n // 128)
-        lists = self.region("lists").view(self.inputs.q_heads, blocks, blocks)
-        counts = self.region("list_counts").view(self.inputs.q_heads, blocks)
+        lists = self.region("kv_indices").view(self.inputs.q_heads, blocks, blocks)
+        counts = self.region("kv_num_blocks").view(self.inputs.q_heads, blocks)
         dense = self.region("dense") if self.plan["regions"]["dense"]["len"] else None
         return kept_blocks(lists, counts), self.plan["units"]["sinks"], dense
 
-    def sampled_coverage(self):
-        """Share of the sampled mass that each head's selection keeps."""
+    def is_dense(self):
+        """Whether nothing is selected."""
+        return self.plan["units"] is None
+
+    def keeps_all_lists(self):
+        """Whether the lists of the whole call lie in the workspace after a run, square and of one sequence."""
+        blocks = -(-self.inputs.n // 128)
+        region = self.plan["regions"].get("kv_indices") or self.plan["regions"]["lists"]
+        return self.inputs.q_len == self.inputs.n and region["len"] == self.inputs.q_heads * blocks * blocks
+
+    def least_sampled_coverage(self):
+        """The least share of the sampled mass that a head's selection keeps, where the plan says how it is laid out."""
         units = self.plan["units"]
+        if "rows_per_head" not in units:
+            return None
         kept = self.region("kept").view(self.inputs.q_heads, units["per_head"]).double().sum(-1)
-        return kept / (units["rows_per_head"] * units["mass_one"])
+        return (kept / (units["rows_per_head"] * units["mass_one"])).min().item()
 
 
 def recorded():

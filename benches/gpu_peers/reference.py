@@ -11,27 +11,31 @@ LSE_TOLERANCE = 1e-4
 
 
 class Rows:
-    """Some rows of some heads. `keeps(head, rows)` is None for dense, or booleans [rows, keys] within the causal area."""
+    """Some rows of some heads. `keeps(head, positions)` is None for dense, or booleans [rows, keys] within the causal area."""
 
     def __init__(self, inputs, keeps=None, seed=7):
         self.inputs = inputs
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randint(0, inputs.n, (ROWS_PER_HEAD - 4,), generator=generator).tolist()
-        edges = [0, min(BLOCK, inputs.n) - 1, max(inputs.n - BLOCK, 0), inputs.n - 1]
+        length = inputs.q_len
+        drawn = torch.randint(0, length, (ROWS_PER_HEAD - 4,), generator=generator).tolist()
+        edges = [0, min(BLOCK, length) - 1, max(length - BLOCK, 0), length - 1]
         rows = torch.tensor(sorted({*drawn, *edges}), device=inputs.q.device)
         heads = sorted({0, inputs.q_heads // 2, inputs.q_heads - 1})
-        self.rows = {head: self._row_set(head, rows, keeps) for head in heads}
+        # The first and the last sequence.
+        of_batch = sorted({0, inputs.batch - 1})
+        self.rows = {(batch, head): self._row_set(batch, head, rows, keeps) for batch in of_batch for head in heads}
 
-    def _row_set(self, head, rows, keeps):
+    def _row_set(self, batch, head, rows, keeps):
         q, k, v = self.inputs.q, self.inputs.k, self.inputs.v
         kv_head = head // (self.inputs.q_heads // self.inputs.kv_heads)
-        keys, values = k[0, kv_head].double(), v[0, kv_head].double()
-        scores = q[0, head, rows].double() @ keys.T / math.sqrt(self.inputs.d)
-        visible = torch.arange(self.inputs.n, device=rows.device) <= rows[:, None]
+        keys, values = k[batch, kv_head].double(), v[batch, kv_head].double()
+        scores = q[batch, head, rows].double() @ keys.T / math.sqrt(self.inputs.d)
+        before = self.inputs.n - self.inputs.q_len
+        visible = torch.arange(self.inputs.n, device=rows.device) <= rows[:, None] + before
         scores.masked_fill_(~visible, -math.inf)
         coverage = None
         if keeps is not None:
-            mask = keeps(head, rows)[:, : self.inputs.n]
+            mask = keeps(head, rows + before)[:, : self.inputs.n]
             coverage = (scores.softmax(-1) * mask).sum(-1)
             scores.masked_fill_(~mask, -math.inf)
         lse = scores.logsumexp(-1)
@@ -55,16 +59,16 @@ class Rows:
         """Words on how o and lse [1, heads, n(, d)] differ from the reference; they begin with `WRONG` where that is too much."""
         worst = (0.0, "")
         wrong = []
-        for head, row_set in self.rows.items():
-            error = (o[0, head, row_set["rows"]].double() - row_set["o"]).abs().amax(-1)
+        for (batch, head), row_set in self.rows.items():
+            error = (o[batch, head, row_set["rows"]].double() - row_set["o"]).abs().amax(-1)
             ratio = error / row_set["allowed"]
             at = int(ratio.nan_to_num(nan=math.inf).argmax())
-            place = f"head {head}, row {int(row_set['rows'][at])}"
+            place = f"sequence {batch}, head {head}, row {int(row_set['rows'][at])}"
             if not ratio[at] <= 1:
                 wrong.append(f"o differs by {error[at]:.2e} at {place}, {row_set['allowed']:.2e} is allowed")
             worst = max(worst, (float(ratio[at]), place))
             if lse is not None:
-                lse_error = (lse[0, head, row_set["rows"]].double() - row_set["lse"]).abs().max()
+                lse_error = (lse[batch, head, row_set["rows"]].double() - row_set["lse"]).abs().max()
                 if not lse_error <= LSE_TOLERANCE:
                     wrong.append(f"lse differs by {lse_error:.2e} in head {head}")
         return "WRONG: " + "; ".join(wrong) if wrong else f"{worst[0]:.2f} of the error allowed"

@@ -9,6 +9,7 @@
 //! `j <= p(i)`; rows with `p(i) < 0` see nothing and belong to no query block. In a problem that is
 //! not causal every row sees every key, and `p(i) = i`.
 
+use crate::abi::Sequences;
 use crate::gpu::Global;
 
 /// Tokens of a query block and of a key block.
@@ -43,6 +44,12 @@ impl ProblemSizes {
     #[inline(always)]
     pub const fn is_causal(&self) -> bool {
         self.causal != 0
+    }
+
+    /// The batch of equal lengths.
+    #[inline(always)]
+    pub const fn sequences(&self) -> Sequences {
+        Sequences::uniform(self.batch, self.q_len, self.k_len, self.is_causal())
     }
 
     /// Pairs of sequence and query head.

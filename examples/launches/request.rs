@@ -85,21 +85,17 @@ fn problem_of(fields: &Fields<'_>) -> Result<Problem, String> {
         "dtype",
     ])?;
     let head_dim = fields.integer("head_dim")?;
-    let defaults = Problem::causal(1, head_dim.max(1), fields.dtype()?);
-    Ok(Problem {
-        batch: fields.integer_or("batch", 1)?,
-        q_heads: fields.integer("q_heads")?,
-        kv_heads: fields.integer("kv_heads")?,
-        q_len: fields.integer("q_len")?,
-        k_len: fields.integer("k_len")?,
-        head_dim,
-        softmax_scale: fields.number_or("softmax_scale", defaults.softmax_scale)?,
-        causal: match fields.find("causal") {
-            None => true,
-            Some(causal) => causal.as_bool().ok_or("causal is true or false")?,
-        },
-        ..defaults
-    })
+    let mut problem = Problem::causal(fields.integer("k_len")?, head_dim.max(1), fields.dtype()?);
+    problem.head_dim = head_dim;
+    problem.batch = fields.integer_or("batch", 1)?;
+    problem.q_heads = fields.integer("q_heads")?;
+    problem.kv_heads = fields.integer("kv_heads")?;
+    problem.q_len = fields.integer("q_len")?;
+    problem.softmax_scale = fields.number_or("softmax_scale", problem.softmax_scale)?;
+    if let Some(causal) = fields.find("causal") {
+        problem.causal = causal.as_bool().ok_or("causal is true or false")?;
+    }
+    Ok(problem)
 }
 
 fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
@@ -115,10 +111,7 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
     ])?;
     let defaults = match fields.word_or("budget", "blocks")? {
         "blocks" => Policy::default(),
-        "residual" => Policy {
-            budget: Budget::Residual,
-            ..Policy::default()
-        },
+        "residual" => Policy::default().with_budget(Budget::Residual),
         "paper" => Policy::paper(),
         other => {
             return Err(format!(
@@ -132,20 +125,19 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
         (None, Some(_)) => Window::Ratio(fields.number_or("window_ratio", 0.0)?),
         (Some(_), Some(_)) => return Err("window or window_ratio, not both".into()),
     };
-    Ok(Policy {
-        coverage: fields.number_or("coverage", defaults.coverage)?,
-        row_stride: fields.integer_or("row_stride", defaults.row_stride)?,
-        stride_doubles_from: fields
-            .integer_or("stride_doubles_from", defaults.stride_doubles_from)?,
-        window,
-        sinks: fields.integer_or("sinks", defaults.sinks)?,
-        fallback: match fields.word_or("fallback", "auto")? {
+    Ok(defaults
+        .with_coverage(fields.number_or("coverage", defaults.coverage)?)
+        .with_row_stride(fields.integer_or("row_stride", defaults.row_stride)?)
+        .with_stride_doubles_from(
+            fields.integer_or("stride_doubles_from", defaults.stride_doubles_from)?,
+        )
+        .with_window(window)
+        .with_sinks(fields.integer_or("sinks", defaults.sinks)?)
+        .with_fallback(match fields.word_or("fallback", "auto")? {
             "auto" => Fallback::Auto,
             "never" => Fallback::Never,
             other => return Err(format!("there is no fallback {other}: auto or never")),
-        },
-        ..defaults
-    })
+        }))
 }
 
 fn target_of(value: &Value) -> Result<Target, String> {
@@ -176,14 +168,14 @@ fn launches_of(fields: &Fields<'_>) -> Result<Request, String> {
             .integer("multiprocessors")?
             .try_into()
             .map_err(|_| "there is no GPU of so many multiprocessors")?,
-        operands: Box::new(Operands {
-            q: tensor("q")?,
-            k: tensor("k")?,
-            v: tensor("v")?,
-            o: tensor("o")?,
-            lse: memory("lse")?,
-            workspace: memory("workspace")?,
-        }),
+        operands: Box::new(Operands::new(
+            tensor("q")?,
+            tensor("k")?,
+            tensor("v")?,
+            tensor("o")?,
+            memory("lse")?,
+            memory("workspace")?,
+        )),
     })
 }
 

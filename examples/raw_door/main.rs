@@ -21,7 +21,7 @@ use sample_attention::pipeline::{Device, DeviceTensor, GpuPlan, Operands};
 use sample_attention::{
     Dtype, Inputs, Outputs, Plan, Policy, Problem, Selection, StageTimes, TensorViewMut,
 };
-use testkit::capture::{self, Capture};
+use testkit::capture::Capture;
 use testkit::tensor::relative_error;
 
 fn main() -> ExitCode {
@@ -49,7 +49,7 @@ struct Computed {
 }
 
 fn run(mut gpu: Gpu) -> Result<(), Box<dyn Error>> {
-    let capture = Capture::read(capture::carried())?;
+    let capture = Capture::carried();
     let (problem, policy) = (capture.problem, Policy::default());
     let inputs = capture.inputs()?;
     let plan = GpuPlan::new(problem, policy)?;
@@ -104,14 +104,14 @@ fn on_gpu(gpu: &mut Gpu, plan: &GpuPlan, inputs: &Inputs<'_>) -> Result<Computed
     let workspace = gpu.poisoned(plan.workspace_bytes())?;
 
     let input = |slice, shape| DeviceTensor::bhsd(gpu.memory(slice), problem.dtype, shape);
-    let operands = Operands {
-        q: input(&q, problem.q_shape())?,
-        k: input(&k, problem.kv_shape())?,
-        v: input(&v, problem.kv_shape())?,
-        o: DeviceTensor::bhsd(gpu.memory(&o_memory), Dtype::F32, problem.q_shape())?,
-        lse: gpu.memory(&lse_memory),
-        workspace: gpu.memory(&workspace),
-    };
+    let operands = Operands::new(
+        input(&q, problem.q_shape())?,
+        input(&k, problem.kv_shape())?,
+        input(&v, problem.kv_shape())?,
+        DeviceTensor::bhsd(gpu.memory(&o_memory), Dtype::F32, problem.q_shape())?,
+        gpu.memory(&lse_memory),
+        gpu.memory(&workspace),
+    );
     let arguments = plan.arguments(&operands)?;
     plan.run(gpu, &arguments)?;
 
@@ -136,10 +136,7 @@ fn on_cpu(plan: &Plan, inputs: &Inputs<'_>) -> Result<Computed, Box<dyn Error>> 
     let mut workspace = vec![0; plan.workspace_bytes()];
     let mut o = vec![0f32; problem.q_shape().iter().product()];
     let mut lse = vec![0f32; problem.lse_len()];
-    let outputs = Outputs {
-        o: TensorViewMut::bhsd(&mut o, problem.q_shape())?,
-        lse: Some(&mut lse),
-    };
+    let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape())?).with_lse(&mut lse);
     let mut stages = plan.stages(inputs, &mut workspace)?;
     stages.run(outputs)?;
     let selection = stages.selection();

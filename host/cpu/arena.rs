@@ -4,7 +4,7 @@ use bytemuck::AnyBitPattern;
 use bytemuck::NoUninit;
 
 /// Every buffer starts at a multiple of this: a cache line, and the alignment of the widest vectors.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// Bytes that are handed out front to back.
 pub(super) struct Arena<'a>(&'a mut [u8]);
@@ -25,15 +25,46 @@ impl<'a> Arena<'a> {
 }
 
 /// Counts the bytes that the same calls on an [`Arena`] need, wherever its bytes start.
-#[derive(Default)]
-pub(super) struct Footprint(usize);
+pub(super) struct Footprint {
+    /// `None` once they are more than the address space has.
+    end: Option<usize>,
+}
 
 impl Footprint {
-    pub(super) fn take<T>(&mut self, len: usize) {
-        self.0 = self.0.next_multiple_of(ALIGNMENT) + len * size_of::<T>();
+    pub(super) fn new() -> Self {
+        Footprint { end: Some(0) }
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.0 + ALIGNMENT - 1
+    /// Room for `count` times `len` elements in one piece.
+    pub(super) fn take<T>(&mut self, len: usize, count: usize) {
+        let bytes = len
+            .checked_mul(count)
+            .and_then(|len| len.checked_mul(size_of::<T>()));
+        self.append(bytes);
+    }
+
+    /// Room for what `one` counted, `count` times, at least once.
+    pub(super) fn repeat(&mut self, one: &Footprint, count: usize) {
+        let rest = one.end.and_then(|end| {
+            end.checked_next_multiple_of(ALIGNMENT)?
+                .checked_mul(count - 1)
+        });
+        self.append(rest);
+        self.append(one.end);
+    }
+
+    fn append(&mut self, bytes: Option<usize>) {
+        let start = self
+            .end
+            .and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
+        self.end = start
+            .zip(bytes)
+            .and_then(|(start, bytes)| start.checked_add(bytes));
+    }
+
+    /// Bytes in any alignment; `None` where no allocation has so many.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        let bytes = self.end?.checked_add(ALIGNMENT - 1)?;
+        (bytes <= isize::MAX as usize).then_some(bytes)
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn true_coverage(
             scratch.instruction_set.run(DenseLse {
                 geometry,
                 head_dim: problem.head_dim,
-                scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+                scale_log2: problem.scale_log2(),
                 q: HeadRows::new(&inputs.q, batch, head),
                 k: HeadRows::new(&inputs.k, batch, head / problem.group_size()),
                 first_row,
@@ -50,21 +50,39 @@ pub(super) fn true_coverage(
         .chunks_mut(q_len)
         .enumerate()
         .map(|(head, shares)| {
-            let seeing = geometry.first_row_at(0)..q_len;
             Coverage::of_rows(
                 head / problem.q_heads,
                 head % problem.q_heads,
-                &mut shares[seeing],
+                &mut shares[geometry.seeing_rows()],
             )
         })
         .collect()
 }
 
+/// exp(kept - dense), at most 1; NaN where that is not known to [`SHARE_PRECISION`].
+fn known_share(kept: f32, dense: f64) -> f64 {
+    let kept = f64::from(kept);
+    // Half a unit in the last place of an f32.
+    let rounding = kept.abs() * f64::from(f32::EPSILON) / 2.0;
+    let nothing_kept = kept == f64::NEG_INFINITY && dense.is_finite();
+    if nothing_kept || rounding <= SHARE_PRECISION {
+        // The roundings of a row that keeps everything may bring it a little above 1, and `min` would lose NaN.
+        let share = (kept - dense).exp();
+        if share > 1.0 { 1.0 } else { share }
+    } else {
+        f64::NAN
+    }
+}
+
+/// How exactly a share is known, relative: the given log-sum-exps are f32, whose roundings alone decide where logits are large.
+/// They stay below this up to 16384.
+const SHARE_PRECISION: f64 = 1.0 / 1024.0;
+
 /// Rows `first_row..first_row + shares.len()` of one head, at most [`BLOCK`].
 struct DenseLse<'a, 's> {
     geometry: Geometry,
     head_dim: usize,
-    scale_log2: f32,
+    scale_log2: f64,
     q: HeadRows<'a>,
     k: HeadRows<'a>,
     first_row: usize,
@@ -110,12 +128,9 @@ impl Kernel for DenseLse<'_, '_> {
                 tile::online_softmax::<S, false>(simd, scores, stats);
             }
         }
-        let dense = stats.iter().flat_map(|stats| tile::log2_sum_exp(stats).0);
+        let dense = stats.iter().flat_map(tile::lse);
         for ((share, &kept), dense) in self.shares.iter_mut().zip(self.kept_lse).zip(dense) {
-            let kept_log2 = f64::from(kept) * std::f64::consts::LOG2_E;
-            // Rounding of both sides may bring a fully covered row a little above 1; NaN stays NaN.
-            let exact = (kept_log2 - f64::from(dense)).exp2();
-            *share = if exact > 1.0 { 1.0 } else { exact };
+            *share = known_share(kept, dense);
         }
     }
 }

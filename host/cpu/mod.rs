@@ -4,8 +4,10 @@
 //! `sparse_flash`) → `tile`, the arithmetic of up to 128 keys against 32 queries → `simd`, the instruction sets.
 //! `rows` converts between the caller's buffers and tiles, `units` cuts the selection up, `workers` hands out tasks.
 
+mod accumulator;
 mod arena;
 mod coverage;
+mod query_block;
 mod reduction;
 mod rows;
 mod sampling;
@@ -21,6 +23,7 @@ mod workspace;
 
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
+pub(crate) use simd::PANEL;
 pub use stages::{SampledRow, Stages, UnitMass};
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;

@@ -1,17 +1,20 @@
 //! Reduction: the sampled attention mass of every candidate, and what window and sinks already cover.
 //!
 //! Blocks need no second look at the keys: the mass of (query block, key block) is Σ over the query block's sampled rows of
-//! sum·2^(maximum - lse), from the statistics that sampling kept. Single keys take a second pass over QKᵀ, one task a key
-//! block, which adds up 2^(score - lse) over all panels.
+//! 2^(block's maximum - row's maximum) · block's sum / row's sum, from the statistics that sampling kept. Single keys take a second
+//! pass over QKᵀ, one task a key block, which adds up 2^(score - maximum) / sum over all panels. Rows whose softmax is not finite
+//! have no mass.
 //!
 //! A row's whole mass is 1. Sums are fixed-point integers in units of 1 / [`MASS_ONE`], each converted from a sum in a fixed
 //! order, so the bits do not depend on who computed what when.
+
+use std::ops::Range;
 
 use super::rows::HeadRows;
 use super::sampling::{BlockStats, PanelRows};
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
-use super::tile;
+use super::tile::{self, Stats};
 use super::units::{Unit, Units};
 use super::workers::{for_each_task, take};
 use crate::geometry::{BLOCK, SampledRows};
@@ -32,7 +35,7 @@ fn fixed_point(mass: f64, rows: usize) -> u64 {
 #[derive(Clone, Copy)]
 pub(super) struct Sampled<'a> {
     pub(super) queries: &'a [Lanes],
-    pub(super) row_lse: &'a [Lanes],
+    pub(super) row_stats: &'a [Stats],
     pub(super) blocks: &'a [BlockStats],
     pub(super) sinks: &'a [BlockStats],
 }
@@ -150,14 +153,18 @@ impl Kernel for ReduceBlocks<'_> {
             let lanes = ranks.start.max(first) - first..(ranks.end - first).min(PANEL);
             (slot * units.panels + panel, lanes)
         });
+        // 128 rows take four panels, and one more where the first of them begins within a panel.
+        let mut normalisers = [Normaliser::NONE; BLOCK / PANEL + 1];
+        for (normaliser, (panel, _)) in normalisers.iter_mut().zip(panels.clone()) {
+            *normaliser = Normaliser::new(simd, &self.sampled.row_stats[panel]);
+        }
+        let panels = || panels.clone().zip(&normalisers);
         let first_window_block = (query_block + 1).saturating_sub(units.window_blocks);
         for (block, mass) in mass.iter_mut().enumerate().take(query_block + 1) {
-            let sum: f64 = panels
-                .clone()
-                .map(|(panel, lanes)| {
+            let sum: f64 = panels()
+                .map(|((panel, lanes), normaliser)| {
                     let stats = &self.sampled.blocks[panel * blocks + block];
-                    let weights = share(simd, stats, &self.sampled.row_lse[panel]);
-                    weights.0[lanes].iter().map(|&x| f64::from(x)).sum::<f64>()
+                    normaliser.sum_of_shares(simd, stats, lanes)
                 })
                 .sum();
             let sum = fixed_point(sum, ranks.len());
@@ -167,30 +174,92 @@ impl Kernel for ReduceBlocks<'_> {
                 *covered += sum;
             }
         }
-        let in_sinks: f64 = panels
-            .map(|(panel, lanes)| {
-                let weights = share(
-                    simd,
-                    &self.sampled.sinks[panel],
-                    &self.sampled.row_lse[panel],
-                );
-                weights.0[lanes].iter().map(|&x| f64::from(x)).sum::<f64>()
+        let in_sinks: f64 = panels()
+            .map(|((panel, lanes), normaliser)| {
+                normaliser.sum_of_shares(simd, &self.sampled.sinks[panel], lanes)
             })
             .sum();
         *covered += fixed_point(in_sinks, ranks.len());
     }
 }
 
-/// The share of each row's mass that `stats` holds: sum·2^(maximum - lse).
-#[inline(always)]
-fn share<S: Simd>(simd: S, stats: &BlockStats, lse: &Lanes) -> Lanes {
-    let mut shares = Lanes::ZERO;
-    for at in (0..PANEL).step_by(S::LANES) {
-        let lse = tile::finite_or_zero(simd, simd.load(lse, at));
-        let factor = simd.exp2(simd.sub(simd.load(&stats.max, at), lse));
-        simd.store(&mut shares, at, simd.mul(simd.load(&stats.sum, at), factor));
+/// What turns scores of a panel's rows into shares of each row's mass.
+#[derive(Clone, Copy)]
+pub(super) struct Normaliser {
+    max: Lanes,
+    /// 0 where the row has no finite softmax, and so no mass.
+    inverse: Lanes,
+}
+
+impl Normaliser {
+    pub(super) const NONE: Normaliser = Normaliser {
+        max: Lanes::ZERO,
+        inverse: Lanes::ZERO,
+    };
+
+    #[inline(always)]
+    pub(super) fn new<S: Simd>(simd: S, row: &Stats) -> Self {
+        let inverse = tile::inverse_sums(row);
+        let mut max = row.max;
+        for at in (0..PANEL).step_by(S::LANES) {
+            let reference = tile::finite_or_zero(simd, simd.load(&max, at));
+            simd.store(&mut max, at, reference);
+        }
+        Normaliser { max, inverse }
     }
-    shares
+
+    /// Whether the row of this lane has a finite softmax.
+    pub(super) fn has_mass(&self, lane: usize) -> bool {
+        self.inverse.0[lane] > 0.0
+    }
+
+    /// The share of each row's mass that `stats` holds.
+    #[inline(always)]
+    pub(super) fn shares<S: Simd>(&self, simd: S, stats: &BlockStats) -> Lanes {
+        let mut shares = Lanes::ZERO;
+        let zero = simd.splat(0.0);
+        for at in (0..PANEL).step_by(S::LANES) {
+            let max = simd.load(&self.max, at);
+            let inverse = simd.load(&self.inverse, at);
+            let factor = simd.exp2(simd.sub(simd.load(&stats.max, at), max));
+            let share = simd.mul(simd.mul(simd.load(&stats.sum, at), factor), inverse);
+            simd.store(&mut shares, at, simd.select_lt(zero, inverse, share, zero));
+        }
+        shares
+    }
+
+    #[inline(always)]
+    fn sum_of_shares<S: Simd>(&self, simd: S, stats: &BlockStats, lanes: Range<usize>) -> f64 {
+        let shares = self.shares(simd, stats);
+        shares.0[lanes].iter().map(|&x| f64::from(x)).sum()
+    }
+
+    /// `sums[n][key] += 2^(score[key] - maximum) · weights[n]`, lane by lane, where `weights` holds 1 / sum, or 0 for nothing.
+    #[inline(always)]
+    fn add_shares<S: Simd>(
+        &self,
+        simd: S,
+        scores: &[Lanes],
+        weights: [&Lanes; 2],
+        sums: [&mut [Lanes]; 2],
+    ) {
+        let [all, beyond] = sums;
+        let zero = simd.splat(0.0);
+        for at in (0..PANEL).step_by(S::LANES) {
+            let max = simd.load(&self.max, at);
+            let inverse = simd.load(&self.inverse, at);
+            let weights = weights.map(|weight| simd.load(weight, at));
+            for ((score, all), beyond) in scores.iter().zip(all.iter_mut()).zip(beyond.iter_mut()) {
+                let share = simd.exp2(simd.sub(simd.load(score, at), max));
+                // NaN of a row without mass would pass a weight of 0.
+                let share = simd.select_lt(zero, inverse, share, zero);
+                let sum = simd.mul_add(share, weights[0], simd.load(all, at));
+                simd.store(all, at, sum);
+                let sum = simd.mul_add(share, weights[1], simd.load(beyond, at));
+                simd.store(beyond, at, sum);
+            }
+        }
+    }
 }
 
 /// The mass that all rows of a unit give each key of one key block.
@@ -233,18 +302,19 @@ impl Kernel for ReduceKeys<'_, '_> {
             let span = (tokens.start, tokens.len());
             let scores = &mut *self.scratch.scores;
             let keys = panel.masked_scores(simd, queries, k, span, scores);
-            let weight_of_lane = Lanes(std::array::from_fn(|lane| {
-                f32::from(u8::from(lane < panel.len))
-            }));
+            let normaliser = Normaliser::new(simd, &self.sampled.row_stats[at]);
             let outside_window = Lanes(std::array::from_fn(|lane| {
                 let reaches = block + units.window_blocks > panel.query_block(lane);
-                f32::from(u8::from(lane < panel.len && !reaches))
+                if reaches {
+                    0.0
+                } else {
+                    normaliser.inverse.0[lane]
+                }
             }));
-            add_shares(
+            normaliser.add_shares(
                 simd,
                 &scores[..keys],
-                &self.sampled.row_lse[at],
-                [&weight_of_lane, &outside_window],
+                [&normaliser.inverse, &outside_window],
                 [all, beyond],
             );
         }
@@ -270,29 +340,6 @@ impl Kernel for ReduceKeys<'_, '_> {
                 }
                 Budget::Residual | Budget::Blocks => mass[key] = beyond,
             }
-        }
-    }
-}
-
-/// `sums[n][key] += weights[n] · 2^(score[key] - lse)`, lane by lane.
-#[inline(always)]
-fn add_shares<S: Simd>(
-    simd: S,
-    scores: &[Lanes],
-    lse: &Lanes,
-    weights: [&Lanes; 2],
-    sums: [&mut [Lanes]; 2],
-) {
-    let [all, beyond] = sums;
-    for at in (0..PANEL).step_by(S::LANES) {
-        let lse = tile::finite_or_zero(simd, simd.load(lse, at));
-        let weights = weights.map(|weight| simd.load(weight, at));
-        for ((score, all), beyond) in scores.iter().zip(all.iter_mut()).zip(beyond.iter_mut()) {
-            let share = simd.exp2(simd.sub(simd.load(score, at), lse));
-            let sum = simd.mul_add(share, weights[0], simd.load(all, at));
-            simd.store(all, at, sum);
-            let sum = simd.mul_add(share, weights[1], simd.load(beyond, at));
-            simd.store(beyond, at, sum);
         }
     }
 }

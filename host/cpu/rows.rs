@@ -7,6 +7,7 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use super::simd::{Lanes, PANEL};
 use super::tile::{KEY_GROUP, Rows};
+use crate::problem::MAX_HEAD_DIM;
 use crate::tensor::{Layout, Slice, SliceMut, TensorView, TensorViewMut};
 
 /// The rows of one head of an input.
@@ -95,7 +96,7 @@ impl<'a> HeadRows<'a> {
     pub(super) fn queries(
         &self,
         rows: impl ExactSizeIterator<Item = usize>,
-        scale: f32,
+        scale: f64,
         row: &mut [f32],
         panel: &mut [Lanes],
     ) {
@@ -104,7 +105,8 @@ impl<'a> HeadRows<'a> {
         for (lane, token) in rows.enumerate() {
             self.read(token, row);
             for (lanes, &x) in panel.iter_mut().zip(row.iter()) {
-                lanes.0[lane] = x * scale;
+                // Rounded once, and right for scales that an f32 hardly holds once log2(e) is in them.
+                lanes.0[lane] = (f64::from(x) * scale) as f32;
             }
         }
     }
@@ -140,9 +142,9 @@ impl<'a> OutputRows<'a> {
         OutputRows {
             layout: *layout,
             pointer: match data {
-                SliceMut::F32(data) => Pointer::F32(data.as_mut_ptr()),
-                SliceMut::F16(data) => Pointer::F16(data.as_mut_ptr()),
-                SliceMut::Bf16(data) => Pointer::Bf16(data.as_mut_ptr()),
+                SliceMut::F32(data) => Pointer::F32(data.as_mut_ptr().cast()),
+                SliceMut::F16(data) => Pointer::F16(data.as_mut_ptr().cast()),
+                SliceMut::Bf16(data) => Pointer::Bf16(data.as_mut_ptr().cast()),
             },
             lse: lse.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr),
             owner: PhantomData,
@@ -166,9 +168,17 @@ impl<'a> OutputRows<'a> {
         // borrowed for 'a, and the caller gives this row to this thread alone.
         unsafe {
             match self.pointer {
-                Pointer::F32(o) => slice(o, offset, head_dim).copy_from_slice(row),
-                Pointer::F16(o) => slice(o, offset, head_dim).convert_from_f32_slice(row),
-                Pointer::Bf16(o) => slice(o, offset, head_dim).convert_from_f32_slice(row),
+                Pointer::F32(o) => write_row(o.add(offset), row),
+                Pointer::F16(o) => {
+                    let mut half = [f16::ZERO; MAX_HEAD_DIM];
+                    half[..head_dim].convert_from_f32_slice(row);
+                    write_row(o.add(offset), &half[..head_dim]);
+                }
+                Pointer::Bf16(o) => {
+                    let mut half = [bf16::ZERO; MAX_HEAD_DIM];
+                    half[..head_dim].convert_from_f32_slice(row);
+                    write_row(o.add(offset), &half[..head_dim]);
+                }
             }
             if !self.lse.is_null() {
                 *self.lse.add((batch * heads + head) * len + token) = lse;
@@ -177,9 +187,11 @@ impl<'a> OutputRows<'a> {
     }
 }
 
+/// Writes a row to memory that may hold no values yet, and so has no slice.
+///
 /// # Safety
-/// As `std::slice::from_raw_parts_mut`, for `len` elements from `offset` on.
-unsafe fn slice<'a, T>(data: *mut T, offset: usize, len: usize) -> &'a mut [T] {
-    // SAFETY: the caller's.
-    unsafe { std::slice::from_raw_parts_mut(data.add(offset), len) }
+/// `to` is valid for writes of the row, and nobody else uses that memory.
+unsafe fn write_row<T: Copy>(to: *mut T, row: &[T]) {
+    // SAFETY: the caller's; the row is borrowed, so the two do not overlap.
+    unsafe { to.copy_from_nonoverlapping(row.as_ptr(), row.len()) };
 }

@@ -8,7 +8,7 @@
 //!         for each panel: scores -> causal mask -> maximum and sum
 //!             blocks: kept for each key block, sinks apart
 //!             columns: folded into the row's running statistics
-//!     lse = maximum + log2(sum) over everything                  (log2 domain)
+//!     maximum and sum over everything                            (log2 domain)
 //! ```
 //!
 //! Scores never leave the tile.
@@ -34,8 +34,9 @@ const PANELS_PER_TASK: usize = 2;
 pub(super) struct SamplingBuffers<'a> {
     /// Qᵀ: [unit, panel, head_dim].
     pub(super) queries: &'a mut [Lanes],
-    /// [unit, panel]: log2 of each row's normaliser; -∞ in lanes without a row.
-    pub(super) row_lse: &'a mut [Lanes],
+    /// [unit, panel]: maximum and sum of each row over everything that it sees; empty in lanes without a row. They stay apart,
+    /// since their log-sum-exp in f32 is no more exact than the last bit of a large maximum.
+    pub(super) row_stats: &'a mut [Stats],
     /// [unit, panel, key block], or empty: statistics of each key block without the sinks.
     pub(super) blocks: &'a mut [BlockStats],
     /// [unit, panel]: statistics of the sinks.
@@ -59,13 +60,13 @@ pub(super) fn sampling(
 ) {
     let SamplingBuffers {
         mut queries,
-        mut row_lse,
+        mut row_stats,
         mut blocks,
         mut sinks,
     } = buffers;
     let tasks = wave.flat_map(|unit| {
         let mut queries = take(&mut queries, units.query_lanes());
-        let mut row_lse = take(&mut row_lse, units.panels);
+        let mut row_stats = take(&mut row_stats, units.panels);
         let mut blocks = take(&mut blocks, units.block_stats());
         let mut sinks = take(&mut sinks, units.panels);
         let of_unit: Vec<_> = (0..tasks_per_unit(units))
@@ -82,9 +83,9 @@ pub(super) fn sampling(
                         unit.head / problem.q_heads,
                         unit.head % problem.q_heads / problem.group_size(),
                     ),
-                    scale_log2: problem.softmax_scale * std::f32::consts::LOG2_E,
+                    scale_log2: problem.scale_log2(),
                     queries: take(&mut queries, panels * units.head_dim),
-                    row_lse: take(&mut row_lse, panels),
+                    row_stats: take(&mut row_stats, panels),
                     blocks: take(
                         &mut blocks,
                         panels * units.block_stats() / units.panels.max(1),
@@ -108,9 +109,9 @@ struct PanelGroup<'a> {
     first_panel: usize,
     q: HeadRows<'a>,
     k: HeadRows<'a>,
-    scale_log2: f32,
+    scale_log2: f64,
     queries: &'a mut [Lanes],
-    row_lse: &'a mut [Lanes],
+    row_stats: &'a mut [Stats],
     blocks: &'a mut [BlockStats],
     sinks: &'a mut [BlockStats],
 }
@@ -197,7 +198,7 @@ impl Kernel for Sample<'_, '_> {
             k,
             scale_log2,
             queries,
-            row_lse,
+            row_stats,
             blocks,
             sinks,
         } = self.group;
@@ -211,7 +212,7 @@ impl Kernel for Sample<'_, '_> {
             len: 0,
             visible: [0; PANEL],
         }; PANELS_PER_TASK];
-        let panels = &mut panels[..row_lse.len()];
+        let panels = &mut panels[..row_stats.len()];
         for (index, panel) in panels.iter_mut().enumerate() {
             *panel = PanelRows::new(geometry, &rows, first_panel + index);
             let ranks = panel.first_rank..panel.first_rank + panel.len;
@@ -254,8 +255,10 @@ impl Kernel for Sample<'_, '_> {
         }
         for (index, panel) in panels.iter().enumerate() {
             merge(simd, &mut running[index], &sinks[index]);
-            row_lse[index] = tile::log2_sum_exp(&running[index]);
-            row_lse[index].0[panel.len..].fill(f32::NEG_INFINITY);
+            let stats = &mut row_stats[index];
+            *stats = running[index];
+            stats.max.0[panel.len..].fill(f32::NEG_INFINITY);
+            stats.sum.0[panel.len..].fill(0.0);
         }
     }
 }

@@ -11,8 +11,12 @@ pub(super) struct Scratch<'a> {
     pub(super) instruction_set: InstructionSet,
     /// Qᵀ of a query block: head_dim lanes a panel.
     pub(super) queries: &'a mut [Lanes],
-    /// Oᵀ of a query block, or two sums for each key of a tile.
+    /// Oᵀ of a query block over the recent tiles, or two sums for each key of a tile.
     pub(super) output: &'a mut [Lanes],
+    /// Oᵀ of a query block over the tiles before.
+    pub(super) total: &'a mut [Lanes],
+    /// Rounding errors of `total`.
+    pub(super) carry: &'a mut [Lanes],
     /// Scores of one panel against one tile of keys, then weights.
     pub(super) scores: &'a mut [Lanes],
     /// Keys of a tile as f32, where they cannot be read in place.
@@ -53,6 +57,8 @@ impl<'a> Scratch<'a> {
             instruction_set,
             queries: arena.take(sizes.queries)?,
             output: arena.take(sizes.output)?,
+            total: arena.take(sizes.queries)?,
+            carry: arena.take(sizes.queries)?,
             scores: arena.take(BLOCK)?,
             keys: arena.take(sizes.tile)?,
             values: arena.take(sizes.tile)?,
@@ -63,12 +69,14 @@ impl<'a> Scratch<'a> {
 
     pub(super) fn measure(footprint: &mut Footprint, problem: &Problem) {
         let sizes = Sizes::new(problem);
-        footprint.take::<Lanes>(sizes.queries);
-        footprint.take::<Lanes>(sizes.output);
-        footprint.take::<Lanes>(BLOCK);
-        footprint.take::<f32>(sizes.tile);
-        footprint.take::<f32>(sizes.tile);
-        footprint.take::<f32>(problem.head_dim);
-        footprint.take::<u32>(problem.k_len);
+        footprint.take::<Lanes>(sizes.queries, 1);
+        footprint.take::<Lanes>(sizes.output, 1);
+        footprint.take::<Lanes>(sizes.queries, 1);
+        footprint.take::<Lanes>(sizes.queries, 1);
+        footprint.take::<Lanes>(BLOCK, 1);
+        footprint.take::<f32>(sizes.tile, 1);
+        footprint.take::<f32>(sizes.tile, 1);
+        footprint.take::<f32>(problem.head_dim, 1);
+        footprint.take::<u32>(problem.k_len, 1);
     }
 }

@@ -7,6 +7,7 @@ use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
 use super::sparse_flash::{Mask, sparse_flash};
+use super::tile;
 use super::top_k::{Masses, choose_dense_heads, select};
 use super::units::Units;
 use super::workspace::{HeadTotals, Selecting, Workspace};
@@ -15,7 +16,7 @@ use crate::geometry::Geometry;
 use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
-use crate::report::{Report, SelectedHead, Stage, StageTimes};
+use crate::report::{Report, RowCoverage, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
@@ -31,8 +32,8 @@ use crate::tensor::{Inputs, Outputs};
 /// # let problem = Problem::causal(512, 64, Dtype::F32);
 /// # let data = vec![0.5f32; 512 * 64];
 /// # let view = TensorView::bhsd(&data, problem.q_shape())?;
-/// # let inputs = Inputs { q: view, k: view, v: view };
-/// let policy = Policy { fallback: Fallback::Never, ..Policy::default() };
+/// # let inputs = Inputs::new(view, view, view);
+/// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
 /// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
@@ -50,10 +51,26 @@ pub struct Stages<'a> {
     workspace: Workspace<'a>,
     progress: &'a dyn Progress,
     times: StageTimes,
+    /// What the wave buffers hold: results of this wave up to this stage.
+    in_buffers: Option<(usize, Stage)>,
+    /// Waves whose selection is made.
+    selected: Vec<bool>,
+}
+
+/// The plan, the inputs and the times so far; not the workspace.
+impl std::fmt::Debug for Stages<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stages")
+            .field("plan", self.plan)
+            .field("inputs", &self.inputs)
+            .field("times", &self.times)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A row that sampling read.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct SampledRow {
     /// Sequence of the row.
     pub batch: usize,
@@ -67,6 +84,7 @@ pub struct SampledRow {
 
 /// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`], else of one head.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct UnitMass<'a> {
     /// Sequence of the unit.
     pub batch: usize,
@@ -74,7 +92,7 @@ pub struct UnitMass<'a> {
     pub q_head: usize,
     /// First query block of the unit.
     pub first_query_block: usize,
-    /// Sampled rows; each has a mass of [`MASS_ONE`].
+    /// Sampled rows whose softmax is finite; each has a mass of [`MASS_ONE`].
     pub rows: usize,
     /// Mass that window and sinks cover.
     pub covered: u64,
@@ -98,7 +116,7 @@ impl<'a> Stages<'a> {
         let mut workspace = super::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
-            selecting.totals.fill(HeadTotals::default());
+            selecting.totals.fill(HeadTotals::EMPTY);
         }
         Ok(Stages {
             plan,
@@ -106,7 +124,25 @@ impl<'a> Stages<'a> {
             workspace,
             progress,
             times: StageTimes::default(),
+            in_buffers: None,
+            selected: vec![false; plan.units().map_or(0, Units::waves)],
         })
+    }
+
+    /// Refuses what needs the results of a stage that the wave buffers do not hold: they may hold anything then.
+    fn check_order(&self, asked: &'static str, wave: usize, needed: Stage) -> Result<()> {
+        match self.in_buffers {
+            Some((held, stage)) if held == wave && stage >= needed => Ok(()),
+            _ if wave >= self.waves() => Err(Error::NoSuchWave {
+                wave,
+                waves: self.waves(),
+            }),
+            _ => Err(Error::StageOrder {
+                stage: asked,
+                wave,
+                needed: needed.name(),
+            }),
+        }
     }
 
     /// Waves of the selection; 0 where the plan runs dense.
@@ -120,6 +156,7 @@ impl<'a> Stages<'a> {
     /// [`Error::NoSuchWave`].
     pub fn sampling(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        self.in_buffers = Some((wave, Stage::Sampling));
         let count = Count::new(
             self.progress,
             Stage::Sampling,
@@ -134,7 +171,7 @@ impl<'a> Stages<'a> {
             (&self.inputs.q, &self.inputs.k),
             SamplingBuffers {
                 queries: selecting.queries,
-                row_lse: selecting.row_lse,
+                row_stats: selecting.row_stats,
                 blocks: selecting.blocks,
                 sinks: selecting.sinks,
             },
@@ -148,9 +185,11 @@ impl<'a> Stages<'a> {
     /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
     ///
     /// # Errors
-    /// [`Error::NoSuchWave`].
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where another wave has been sampled since, or none.
     pub fn reduction(&mut self, wave: usize) -> Result<()> {
+        self.check_order("reduction", wave, Stage::Sampling)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        self.in_buffers = Some((wave, Stage::Reduction));
         let count = Count::new(
             self.progress,
             Stage::Reduction,
@@ -166,7 +205,7 @@ impl<'a> Stages<'a> {
                 &self.inputs.k,
                 Sampled {
                     queries: selecting.queries,
-                    row_lse: selecting.row_lse,
+                    row_stats: selecting.row_stats,
                     blocks: selecting.blocks,
                     sinks: selecting.sinks,
                 },
@@ -186,8 +225,9 @@ impl<'a> Stages<'a> {
     /// Selects the smallest set of candidates of one wave, which must have been reduced, that reaches the coverage.
     ///
     /// # Errors
-    /// [`Error::NoSuchWave`].
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where the wave buffers do not hold the masses of this wave.
     pub fn top_k(&mut self, wave: usize) -> Result<()> {
+        self.check_order("top_k", wave, Stage::Reduction)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
@@ -197,16 +237,32 @@ impl<'a> Stages<'a> {
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
+            sampled: Sampled {
+                queries: selecting.queries,
+                row_stats: selecting.row_stats,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
+        };
+        let mut again = Vec::new();
+        let totals = if self.selected[wave] {
+            // The same rows once more: they count once.
+            again.resize(selecting.totals.len(), HeadTotals::EMPTY);
+            &mut again[..]
+        } else {
+            &mut *selecting.totals
         };
         select(
             &masses,
             wave,
             &mut selecting.selection,
-            selecting.totals,
+            totals,
             &mut self.workspace.scratches,
             || count.advance(),
         );
-        if wave + 1 == units.waves() && self.plan.fallback() == Some(Fallback::Auto) {
+        self.selected[wave] = true;
+        let all = self.selected.iter().all(|&selected| selected);
+        if all && self.plan.fallback() == Some(Fallback::Auto) {
             choose_dense_heads(units.geometry, &mut selecting.selection);
         }
         self.times.add(Stage::TopK, started.elapsed());
@@ -216,8 +272,15 @@ impl<'a> Stages<'a> {
     /// Attends to what the waves selected, or to everything where the plan runs dense.
     ///
     /// # Errors
-    /// Outputs that do not fit the problem.
+    /// Outputs that do not fit the problem, and [`Error::StageOrder`] where a wave has not been selected.
     pub fn sparse_flash(&mut self, outputs: Outputs<'_>) -> Result<()> {
+        if let Some(wave) = self.selected.iter().position(|&selected| !selected) {
+            return Err(Error::StageOrder {
+                stage: Stage::SparseFlash.name(),
+                wave,
+                needed: Stage::TopK.name(),
+            });
+        }
         let mask = match &self.workspace.selecting {
             Some(selecting) => Mask::Selection(selecting.selection.as_ref()),
             None => Mask::Dense,
@@ -257,32 +320,37 @@ impl<'a> Stages<'a> {
     }
 
     /// The rows of the wave that was sampled last.
-    pub fn sampled_rows(&self, wave: usize) -> Vec<SampledRow> {
+    ///
+    /// # Errors
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where another wave has been sampled since, or none.
+    pub fn sampled_rows(&self, wave: usize) -> Result<Vec<SampledRow>> {
+        self.check_order("sampled_rows", wave, Stage::Sampling)?;
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let q_heads = self.plan.problem().q_heads;
-        let lanes = selecting.row_lse.chunks(units.panels.max(1));
-        units
-            .of_wave(wave)
-            .zip(lanes)
-            .flat_map(|(unit, lse)| {
-                let rows = units.rows(unit.segment);
-                let lse = lse.iter().flat_map(|lanes| lanes.0);
-                (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
-                    batch: unit.head / q_heads,
-                    q_head: unit.head % q_heads,
-                    row: rows.row(rank),
-                    lse: f64::from(lse) * std::f64::consts::LN_2,
-                })
+        let panels = selecting.row_stats.chunks(units.panels.max(1));
+        let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
+            let rows = units.rows(unit.segment);
+            let lse = panels.iter().flat_map(tile::lse);
+            (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
+                batch: unit.head / q_heads,
+                q_head: unit.head % q_heads,
+                row: rows.row(rank),
+                lse,
             })
-            .collect()
+        });
+        Ok(rows.collect())
     }
 
     /// The masses of the wave that was reduced last.
-    pub fn masses(&self, wave: usize) -> Vec<UnitMass<'_>> {
+    ///
+    /// # Errors
+    /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where the wave buffers do not hold the masses of this wave.
+    pub fn masses(&self, wave: usize) -> Result<Vec<UnitMass<'_>>> {
+        self.check_order("masses", wave, Stage::Reduction)?;
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let q_heads = self.plan.problem().q_heads;
         let masses = Masses {
@@ -291,12 +359,17 @@ impl<'a> Stages<'a> {
             mass: selecting.mass,
             outside: selecting.outside,
             covered: selecting.covered,
+            sampled: Sampled {
+                queries: selecting.queries,
+                row_stats: selecting.row_stats,
+                blocks: selecting.blocks,
+                sinks: selecting.sinks,
+            },
         };
-        units
-            .of_wave(wave)
-            .enumerate()
+        let of_wave = units.of_wave(wave).enumerate();
+        Ok(of_wave
             .map(|(slot, unit)| {
-                let (rows, covered, need) = masses.need(slot, unit);
+                let (rows, covered, need) = masses.need(slot);
                 UnitMass {
                     batch: unit.head / q_heads,
                     q_head: unit.head % q_heads,
@@ -311,7 +384,7 @@ impl<'a> Stages<'a> {
                     mass: &selecting.mass[masses.range(slot)],
                 }
             })
-            .collect()
+            .collect())
     }
 
     /// What was selected so far, and how long each stage has taken.
@@ -323,6 +396,12 @@ impl<'a> Stages<'a> {
                 mask: selecting.selection.as_ref().head(head),
                 sampled_coverage: (totals.rows > 0)
                     .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
+                non_finite_rows: Some(totals.non_finite as usize),
+                least_covered_row: totals.least.is_finite().then_some(RowCoverage {
+                    row: totals.least_row as usize,
+                    coverage: totals.least,
+                }),
+                last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
             })
         })
     }

@@ -84,18 +84,23 @@ fn scores_in_groups<S: Simd, const ROWS: usize>(
     }
 }
 
-/// `output[d] += Σ values[key][d] · weights[key]`; `output` has a multiple of [`KEY_GROUP`] rows.
+/// Keys of a sum that is added up by itself, half a tile: one that went on from tile to tile would lose bits.
+const KEYS_PER_SUM: usize = 64;
+
+/// `output[d] = output[d] · factor + Σ values[key][d] · weights[key]`; `output` has a multiple of [`KEY_GROUP`] rows. Without keys
+/// `output` is left alone.
 #[inline(always)]
 pub(super) fn accumulate<S: Simd>(
     simd: S,
     weights: &[Lanes],
     values: Rows<'_>,
     output: &mut [Lanes],
+    factor: &Lanes,
 ) {
     if register_rows::<S>() == 8 {
-        accumulate_in_groups::<S, 8>(simd, weights, values, output);
+        accumulate_in_groups::<S, 8>(simd, weights, values, output, factor);
     } else {
-        accumulate_in_groups::<S, 4>(simd, weights, values, output);
+        accumulate_in_groups::<S, 4>(simd, weights, values, output, factor);
     }
 }
 
@@ -105,27 +110,33 @@ fn accumulate_in_groups<S: Simd, const ROWS: usize>(
     weights: &[Lanes],
     values: Rows<'_>,
     output: &mut [Lanes],
+    factor: &Lanes,
 ) {
     for at in (0..PANEL).step_by(2 * S::LANES) {
         for (group, output) in output.chunks_exact_mut(ROWS).enumerate() {
-            let mut sums: [[S::F32; 2]; ROWS] = std::array::from_fn(|row| {
-                [
-                    simd.load(&output[row], at),
-                    simd.load(&output[row], at + S::LANES),
-                ]
-            });
-            for (key, weight) in weights.iter().enumerate() {
-                let weight = [simd.load(weight, at), simd.load(weight, at + S::LANES)];
-                let value = &values.data[key * values.stride + group * ROWS..][..ROWS];
-                for (sums, value) in sums.iter_mut().zip(value) {
-                    let value = simd.splat(*value);
-                    sums[0] = simd.mul_add(value, weight[0], sums[0]);
-                    sums[1] = simd.mul_add(value, weight[1], sums[1]);
+            let mut factor = [simd.load(factor, at), simd.load(factor, at + S::LANES)];
+            for (part, weights) in weights.chunks(KEYS_PER_SUM).enumerate() {
+                let mut sums = [[simd.splat(0.0); 2]; ROWS];
+                for (key, weight) in weights.iter().enumerate() {
+                    let weight = [simd.load(weight, at), simd.load(weight, at + S::LANES)];
+                    let key = part * KEYS_PER_SUM + key;
+                    let value = &values.data[key * values.stride + group * ROWS..][..ROWS];
+                    for (sums, value) in sums.iter_mut().zip(value) {
+                        let value = simd.splat(*value);
+                        sums[0] = simd.mul_add(value, weight[0], sums[0]);
+                        sums[1] = simd.mul_add(value, weight[1], sums[1]);
+                    }
                 }
-            }
-            for (output, sums) in output.iter_mut().zip(sums) {
-                simd.store(output, at, sums[0]);
-                simd.store(output, at + S::LANES, sums[1]);
+                for (output, sums) in output.iter_mut().zip(sums) {
+                    for (at, (sum, factor)) in [at, at + S::LANES]
+                        .into_iter()
+                        .zip(sums.into_iter().zip(factor))
+                    {
+                        let old = simd.load(output, at);
+                        simd.store(output, at, simd.mul_add(old, factor, sum));
+                    }
+                }
+                factor = [simd.splat(1.0); 2];
             }
         }
     }
@@ -163,14 +174,18 @@ pub(super) fn online_softmax<S: Simd, const KEEP: bool>(
         }
         let reference = finite_or_zero(simd, max);
         let factor = simd.exp2(simd.sub(old_max, reference));
-        // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+        // Of the tile alone, and of half of it: thousands of small weights, added one by one to a large sum, would lose bits.
         let mut sum = simd.splat(0.0);
-        for score in scores.iter_mut() {
-            let weight = simd.exp2(simd.sub(simd.load(score, at), reference));
-            sum = simd.add(sum, weight);
-            if KEEP {
-                simd.store(score, at, weight);
+        for scores in scores.chunks_mut(KEYS_PER_SUM) {
+            let mut part = simd.splat(0.0);
+            for score in scores {
+                let weight = simd.exp2(simd.sub(simd.load(score, at), reference));
+                part = simd.add(part, weight);
+                if KEEP {
+                    simd.store(score, at, weight);
+                }
             }
+            sum = simd.add(sum, part);
         }
         simd.store(&mut stats.max, at, max);
         let sum = simd.mul_add(simd.load(&stats.sum, at), factor, sum);
@@ -197,11 +212,31 @@ pub(super) fn scale<S: Simd>(simd: S, output: &mut [Lanes], factor: &Lanes) {
     }
 }
 
-/// log2 of the softmax normaliser: maximum + log2(sum), -∞ where nothing was seen.
-pub(super) fn log2_sum_exp(stats: &Stats) -> Lanes {
+/// 1 / sum of each row whose softmax is finite; 0 for lanes without a row, and for rows whose scores are NaN, +∞ or all -∞.
+/// A finite row's sum is at least 1, its maximum's own weight.
+pub(super) fn inverse_sums(stats: &Stats) -> Lanes {
     Lanes(std::array::from_fn(|lane| {
-        stats.max.0[lane] + stats.sum.0[lane].log2()
+        let (max, sum) = (stats.max.0[lane], stats.sum.0[lane]);
+        if max.is_finite() && sum.is_finite() {
+            1.0 / sum
+        } else {
+            0.0
+        }
     }))
+}
+
+/// Rows whose softmax is finite.
+pub(super) fn finite_rows(stats: &[Stats]) -> usize {
+    let lanes = stats.iter().flat_map(|stats| inverse_sums(stats).0);
+    lanes.filter(|&inverse| inverse > 0.0).count()
+}
+
+/// Natural log of each row's softmax normaliser, -∞ where nothing was seen.
+pub(super) fn lse(stats: &Stats) -> [f64; PANEL] {
+    std::array::from_fn(|lane| {
+        let lse_log2 = f64::from(stats.max.0[lane]) + f64::from(stats.sum.0[lane]).log2();
+        lse_log2 * std::f64::consts::LN_2
+    })
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::reduction::MASS_ONE;
+use super::reduction::{MASS_ONE, Normaliser, Sampled};
 use super::scratch::Scratch;
+use super::simd::{Kernel, PANEL, Simd};
+use super::tile::{self, Stats};
 use super::units::{Unit, Units};
 use super::workers::for_each_task;
 use super::workspace::HeadTotals;
 use crate::geometry::{BLOCK, Geometry};
 use crate::policy::Budget;
-use crate::selection::{HeadSelection, SelectionMut};
+use crate::selection::{BlockRows, HeadSelection, SelectionMut};
 use crate::top_k;
 
 /// What reduction found for the units of a wave.
@@ -25,11 +27,18 @@ pub(super) struct Masses<'a> {
     pub(super) outside: &'a [u64],
     /// [unit, reduction task]
     pub(super) covered: &'a [u64],
+    /// Of the same units.
+    pub(super) sampled: Sampled<'a>,
 }
 
 impl<'a> Masses<'a> {
     pub(super) fn range(&self, slot: usize) -> Range<usize> {
         slot * self.units.candidates()..(slot + 1) * self.units.candidates()
+    }
+
+    fn row_stats(&self, slot: usize) -> &'a [Stats] {
+        let panels = self.units.panels;
+        &self.sampled.row_stats[slot * panels..(slot + 1) * panels]
     }
 
     /// What the unit's candidates are ranked by, and their mass outside window and sinks.
@@ -41,11 +50,11 @@ impl<'a> Masses<'a> {
         }
     }
 
-    /// The unit's sampled rows, the mass that window and sinks cover, and the mass that the selected set has to reach.
-    pub(super) fn need(&self, slot: usize, unit: Unit) -> (usize, u64, u64) {
+    /// The unit's sampled rows whose softmax is finite, the mass that window and sinks cover, and the mass that the selected set has to reach.
+    pub(super) fn need(&self, slot: usize) -> (usize, u64, u64) {
         let tasks = self.units.reductions();
         let covered = self.covered[slot * tasks..(slot + 1) * tasks].iter().sum();
-        let rows = self.units.rows(unit.segment).len();
+        let rows = tile::finite_rows(self.row_stats(slot));
         let goal = (f64::from(self.coverage) * rows as f64 * MASS_ONE as f64).ceil() as u64;
         let need = match self.units.budget {
             // The paper's rule does not count what the window covers.
@@ -68,11 +77,13 @@ pub(super) fn select(
     let units = masses.units;
     let totals = Mutex::new(totals);
     let ended = |slot: usize, unit: Unit, selected: u64| {
-        let (rows, covered, _) = masses.need(slot, unit);
+        let (rows, covered, _) = masses.need(slot);
         if let Ok(mut totals) = totals.lock() {
-            // Sums of integers: the same whoever comes first.
-            totals[unit.head].rows += rows as u64;
-            totals[unit.head].kept += covered + selected;
+            let totals = &mut totals[unit.head];
+            // Sums of integers: the same whoever comes first. Shares are rounded, so that their sum may exceed a row's whole mass.
+            totals.rows += rows as u64;
+            totals.kept += (covered + selected).min(rows as u64 * MASS_ONE);
+            totals.non_finite += (units.rows(unit.segment).len() - rows) as u64;
         }
         ended();
     };
@@ -83,12 +94,21 @@ pub(super) fn select(
             let rows = selection.block_rows(segments).skip(first);
             let blocks = units.geometry.blocks();
             let tasks = units.of_wave(wave).zip(rows).enumerate();
-            for_each_task(scratches, tasks, |_, (slot, (unit, mut rows))| {
+            for_each_task(scratches, tasks, |scratch, (slot, (unit, mut rows))| {
                 let (mass, _) = masses.of(slot);
-                let (.., need) = masses.need(slot, unit);
+                let (.., need) = masses.need(slot);
                 let selected = top_k::select(mass, need, |candidate| {
                     rows.keep(candidate / blocks, candidate % blocks);
                 });
+                let covered_rows = scratch.instruction_set.run(RowCoverages {
+                    masses,
+                    slot,
+                    unit,
+                    kept: &rows,
+                });
+                if let Ok(mut totals) = totals.lock() {
+                    totals[unit.head].add_rows(&covered_rows);
+                }
                 ended(slot, unit, selected);
             });
         }
@@ -97,7 +117,7 @@ pub(super) fn select(
             let tasks = units.of_wave(wave).zip(lists).enumerate();
             for_each_task(scratches, tasks, |_, (slot, (unit, mut stripes))| {
                 let (mass, outside) = masses.of(slot);
-                let (.., need) = masses.need(slot, unit);
+                let (.., need) = masses.need(slot);
                 let mut selected = 0;
                 top_k::select(mass, need, |key| {
                     stripes.push(key);
@@ -106,6 +126,56 @@ pub(super) fn select(
                 ended(slot, unit, selected);
             });
         }
+    }
+}
+
+/// How much of each sampled row the lists of its query block keep, of one unit of [`Budget::Blocks`]: read off the statistics that
+/// sampling left, so that it costs about as much as the reduction.
+struct RowCoverages<'a, 'r> {
+    masses: &'a Masses<'a>,
+    slot: usize,
+    unit: Unit,
+    kept: &'a BlockRows<'r>,
+}
+
+impl Kernel for RowCoverages<'_, '_> {
+    type Output = HeadTotals;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> HeadTotals {
+        let Masses { units, sampled, .. } = *self.masses;
+        let geometry = units.geometry;
+        let rows = units.rows(self.unit.segment);
+        let query_blocks = units.query_blocks(self.unit.segment);
+        let mut totals = HeadTotals::EMPTY;
+        for first_rank in (0..rows.len()).step_by(PANEL) {
+            let panel = self.slot * units.panels + first_rank / PANEL;
+            let normaliser = Normaliser::new(simd, &sampled.row_stats[panel]);
+            let in_sinks = normaliser.shares(simd, &sampled.sinks[panel]);
+            let end = rows.len().min(first_rank + PANEL);
+            let block_of = |rank: usize| rows.position(rank) / BLOCK;
+            for query_block in block_of(first_rank)..=block_of(end - 1) {
+                let ranks = rows.rank_at(query_block * BLOCK).max(first_rank)
+                    ..rows.rank_at((query_block + 1) * BLOCK).min(end);
+                let mut covered = in_sinks.0.map(f64::from);
+                for block in self.kept.blocks(query_block - query_blocks.start) {
+                    let stats = &sampled.blocks[panel * geometry.blocks() + block];
+                    let shares = normaliser.shares(simd, stats);
+                    for (covered, share) in covered.iter_mut().zip(shares.0) {
+                        *covered += f64::from(share);
+                    }
+                }
+                for rank in ranks {
+                    let lane = rank - first_rank;
+                    if normaliser.has_mass(lane) {
+                        let row = rows.row(rank);
+                        let is_last = row + 1 == geometry.q_len;
+                        totals.add_row(row, covered[lane].min(1.0), is_last);
+                    }
+                }
+            }
+        }
+        totals
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Units {
     pub(crate) panels: usize,
     /// Units of one wave.
     pub(crate) wave: usize,
+    /// Bytes that the buffers of a wave may take, if they hold one unit.
+    wave_budget_bytes: usize,
 }
 
 /// One unit: which head and, for [`Budget::Blocks`], which segment.
@@ -59,14 +61,28 @@ impl Units {
             },
             panels: 0,
             wave: 1,
+            wave_budget_bytes: 0,
         };
-        let most_rows = (0..units.per_head)
-            .map(|segment| units.rows(segment).len())
-            .max();
-        units.panels = most_rows.unwrap_or(0).div_ceil(PANEL);
-        let budget_bytes = WAVE_BYTES_PER_THREAD.saturating_mul(threads);
-        units.wave = (budget_bytes / units.wave_bytes()).clamp(1, units.count());
+        units.panels = units.most_rows().div_ceil(PANEL);
+        units.wave_budget_bytes = WAVE_BYTES_PER_THREAD.saturating_mul(threads);
+        units.wave = (units.wave_budget_bytes / units.unit_bytes()).clamp(1, units.count());
         units
+    }
+
+    /// A bound on the sampled rows of one unit that never falls when there are more queries or keys, so that the workspace does
+    /// not either: where a chunk of queries lies among the segments decides how many rows a unit really has.
+    fn most_rows(&self) -> usize {
+        let Geometry { q_len, k_len, .. } = self.geometry;
+        let stride = self.row_stride;
+        // Multiples of the stride in a range that begins anywhere and ends behind the last of them, and the last row.
+        let anywhere = (q_len.min(k_len) - 1).div_ceil(stride) + 1;
+        let segment = SEGMENT_BLOCKS * BLOCK;
+        let in_unit = match self.budget {
+            Budget::Blocks if segment.is_multiple_of(stride) => segment / stride,
+            Budget::Blocks => segment.div_ceil(stride) + 1,
+            Budget::Residual | Budget::Paper => usize::MAX,
+        };
+        anywhere.min(in_unit)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -147,10 +163,16 @@ impl Units {
         }
     }
 
-    /// Bytes of the buffers of one unit in a wave.
+    /// Bytes set aside for the buffers of a wave: enough for `wave` units, but no less for longer sequences, of which fewer fit.
     pub(crate) fn wave_bytes(&self) -> usize {
-        (self.query_lanes() + self.panels) * size_of::<Lanes>()
-            + (self.block_stats() + self.panels) * size_of::<BlockStats>()
+        let all = self.count().saturating_mul(self.unit_bytes());
+        all.min(self.wave_budget_bytes.max(self.unit_bytes()))
+    }
+
+    /// Bytes of the buffers of one unit in a wave.
+    fn unit_bytes(&self) -> usize {
+        self.query_lanes() * size_of::<Lanes>()
+            + (self.block_stats() + 2 * self.panels) * size_of::<BlockStats>()
             + (self.candidates() + self.outside_candidates() + self.reductions()) * size_of::<u64>()
     }
 }

@@ -1,9 +1,10 @@
 //! The buffers of a run, carved out of the caller's bytes.
 
-use super::arena::{Arena, Footprint};
+use super::arena::{ALIGNMENT, Arena, Footprint};
 use super::sampling::BlockStats;
 use super::scratch::Scratch;
 use super::simd::{InstructionSet, Lanes};
+use super::tile::Stats;
 use super::units::Units;
 use crate::policy::Budget;
 use crate::problem::Problem;
@@ -20,7 +21,7 @@ pub(super) struct Selecting<'a> {
     pub(super) selection: SelectionMut<'a>,
     pub(super) totals: &'a mut [HeadTotals],
     pub(super) queries: &'a mut [Lanes],
-    pub(super) row_lse: &'a mut [Lanes],
+    pub(super) row_stats: &'a mut [Stats],
     pub(super) blocks: &'a mut [BlockStats],
     pub(super) sinks: &'a mut [BlockStats],
     pub(super) mass: &'a mut [u64],
@@ -29,13 +30,57 @@ pub(super) struct Selecting<'a> {
 }
 
 /// What selection found of one head, over all its units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Zeroable, bytemuck::Pod)]
+#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C)]
 pub(super) struct HeadTotals {
-    /// Sampled rows, each of mass [`MASS_ONE`](super::MASS_ONE).
+    /// Sampled rows whose softmax is finite, each of mass [`MASS_ONE`](super::MASS_ONE).
     pub(super) rows: u64,
     /// Mass that the mask keeps of them.
     pub(super) kept: u64,
+    /// Sampled rows whose softmax is not finite.
+    pub(super) non_finite: u64,
+    /// Row and coverage of the sampled row of which the mask keeps the least; infinite where that is not known.
+    pub(super) least_row: u64,
+    pub(super) least: f64,
+    /// Coverage of the last row; NaN where that is not known.
+    pub(super) last: f64,
+}
+
+impl HeadTotals {
+    pub(super) const EMPTY: HeadTotals = HeadTotals {
+        rows: 0,
+        kept: 0,
+        non_finite: 0,
+        least_row: 0,
+        least: f64::INFINITY,
+        last: f64::NAN,
+    };
+
+    /// Counts a row's coverage; the order of the rows does not matter.
+    pub(super) fn add_row(&mut self, row: usize, coverage: f64, is_last: bool) {
+        if (coverage, row as u64) < (self.least, self.least_row) {
+            (self.least, self.least_row) = (coverage, row as u64);
+        }
+        if is_last {
+            self.last = coverage;
+        }
+    }
+}
+
+impl HeadTotals {
+    /// Counts the rows of other totals.
+    pub(super) fn add_rows(&mut self, other: &HeadTotals) {
+        self.add_row(other.least_row as usize, other.least, false);
+        if !other.last.is_nan() {
+            self.last = other.last;
+        }
+    }
+}
+
+/// Bytes of a wave's buffers, and what their alignment may take besides.
+fn wave_bytes(units: &Units) -> usize {
+    const BUFFERS: usize = 7;
+    units.wave_bytes() + BUFFERS * ALIGNMENT
 }
 
 fn stripe_capacity(units: &Units) -> usize {
@@ -71,6 +116,8 @@ impl<'a> Workspace<'a> {
 impl<'a> Selecting<'a> {
     fn carve(arena: &mut Arena<'a>, problem: &Problem, units: &Units) -> Option<Self> {
         let shape = SelectionShape::new(problem);
+        let wave_bytes = arena.take(wave_bytes(units))?;
+        let wave = &mut Arena::new(wave_bytes);
         Some(Selecting {
             selection: SelectionMut {
                 shape,
@@ -81,37 +128,31 @@ impl<'a> Selecting<'a> {
                 dense: arena.take(units.heads)?,
             },
             totals: arena.take(units.heads)?,
-            queries: arena.take(units.wave * units.query_lanes())?,
-            row_lse: arena.take(units.wave * units.panels)?,
-            blocks: arena.take(units.wave * units.block_stats())?,
-            sinks: arena.take(units.wave * units.panels)?,
-            mass: arena.take(units.wave * units.candidates())?,
-            outside: arena.take(units.wave * units.outside_candidates())?,
-            covered: arena.take(units.wave * units.reductions())?,
+            queries: wave.take(units.wave * units.query_lanes())?,
+            row_stats: wave.take(units.wave * units.panels)?,
+            blocks: wave.take(units.wave * units.block_stats())?,
+            sinks: wave.take(units.wave * units.panels)?,
+            mass: wave.take(units.wave * units.candidates())?,
+            outside: wave.take(units.wave * units.outside_candidates())?,
+            covered: wave.take(units.wave * units.reductions())?,
         })
     }
 }
 
-/// Bytes that [`Workspace::carve`] needs.
-pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) -> usize {
-    let mut footprint = Footprint::default();
-    for _ in 0..threads {
-        Scratch::measure(&mut footprint, problem);
-    }
+/// Bytes that [`Workspace::carve`] needs; `None` where they are more than any allocation has.
+pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) -> Option<usize> {
+    let mut footprint = Footprint::new();
+    let mut scratch = Footprint::new();
+    Scratch::measure(&mut scratch, problem);
+    footprint.repeat(&scratch, threads);
     if let Some(units) = units {
         let shape = SelectionShape::new(problem);
-        footprint.take::<u64>(shape.words());
-        footprint.take::<u32>(units.heads * stripe_capacity(units));
-        footprint.take::<StripeSpan>(units.heads);
-        footprint.take::<u8>(units.heads);
-        footprint.take::<HeadTotals>(units.heads);
-        footprint.take::<Lanes>(units.wave * units.query_lanes());
-        footprint.take::<Lanes>(units.wave * units.panels);
-        footprint.take::<BlockStats>(units.wave * units.block_stats());
-        footprint.take::<BlockStats>(units.wave * units.panels);
-        footprint.take::<u64>(units.wave * units.candidates());
-        footprint.take::<u64>(units.wave * units.outside_candidates());
-        footprint.take::<u64>(units.wave * units.reductions());
+        footprint.take::<u8>(wave_bytes(units), 1);
+        footprint.take::<u64>(shape.words(), 1);
+        footprint.take::<u32>(stripe_capacity(units), units.heads);
+        footprint.take::<StripeSpan>(units.heads, 1);
+        footprint.take::<u8>(units.heads, 1);
+        footprint.take::<HeadTotals>(units.heads, 1);
     }
     footprint.bytes()
 }
@@ -136,7 +177,7 @@ mod tests {
             };
             let units = Units::new(&problem, &policy, 2);
             for units in [None, Some(&units)] {
-                let needed = bytes(&problem, units, 2);
+                let needed = bytes(&problem, units, 2).unwrap();
                 let mut memory = vec![0u8; needed + 64];
                 for start in 0..64 {
                     let memory = &mut memory[start..start + needed];

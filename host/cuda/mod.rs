@@ -6,7 +6,7 @@
 //! use sample_attention::{Dtype, Policy, Problem, StageTimes};
 //! # fn main() -> Result<(), sample_attention::Error> {
 //! let device = Device::new(0)?;
-//! let problem = Problem { q_heads: 32, kv_heads: 8, ..Problem::causal(32_768, 128, Dtype::Bf16) };
+//! let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
 //! let plan = GpuPlan::new(problem, Policy::default())?;
 //!
 //! // Memory of any library that uses the driver will do: cust's `&DeviceSlice`, or an address and a length.
@@ -15,14 +15,14 @@
 //! let [k, v] = [device.alloc(bytes(problem.kv_shape()))?, device.alloc(bytes(problem.kv_shape()))?];
 //! let lse = device.alloc(4 * problem.lse_len() as u64)?;
 //! let workspace = device.alloc(plan.workspace_bytes())?;
-//! let operands = Operands {
-//!     q: DeviceTensor::bhsd(&q, Dtype::Bf16, problem.q_shape())?,
-//!     k: DeviceTensor::bhsd(&k, Dtype::Bf16, problem.kv_shape())?,
-//!     v: DeviceTensor::bhsd(&v, Dtype::Bf16, problem.kv_shape())?,
-//!     o: DeviceTensor::bhsd(&o, Dtype::Bf16, problem.q_shape())?,
-//!     lse: lse.memory(),
-//!     workspace: workspace.memory(),
-//! };
+//! let operands = Operands::new(
+//!     DeviceTensor::bhsd(&q, Dtype::Bf16, problem.q_shape())?,
+//!     DeviceTensor::bhsd(&k, Dtype::Bf16, problem.kv_shape())?,
+//!     DeviceTensor::bhsd(&v, Dtype::Bf16, problem.kv_shape())?,
+//!     DeviceTensor::bhsd(&o, Dtype::Bf16, problem.q_shape())?,
+//!     lse.memory(),
+//!     workspace.memory(),
+//! );
 //!
 //! let stream = device.stream()?; // or cust's `&Stream`, or a pointer: `StreamRef::from_raw`
 //! // SAFETY: the memory is this device's, and stays as it is until the stream has run everything.

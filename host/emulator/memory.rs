@@ -1,5 +1,7 @@
 //! The caller's tensors in the emulated device's memory, and back.
 
+use std::mem::MaybeUninit;
+
 use half::{bf16, f16};
 use sample_attention_device::gpu::emu::{Buffer, Gpu};
 use sample_attention_device::params::TensorArg;
@@ -149,13 +151,16 @@ impl OutputMemory {
         }
     }
 
-    fn copy_rows<T: Copy>(&self, from: &[T], to: &mut [T], layout: &Layout) {
+    fn copy_rows<T: Copy>(&self, from: &[T], to: &mut [MaybeUninit<T>], layout: &Layout) {
         let dim = layout.shape[3];
         for row in rows(layout.shape) {
             let [batch, head, token] = row;
             let to_row = layout.row(batch, head, token);
             let from_row = self.place.row(row);
-            to[to_row..to_row + dim].copy_from_slice(&from[from_row..from_row + dim]);
+            let from = &from[from_row..from_row + dim];
+            for (to, &from) in to[to_row..to_row + dim].iter_mut().zip(from) {
+                to.write(from);
+            }
         }
     }
 }

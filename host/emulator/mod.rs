@@ -10,12 +10,12 @@
 //! use sample_attention::{Dtype, Fallback, Inputs, Outputs, Policy, Problem, TensorView, TensorViewMut};
 //! # use half::bf16;
 //! let problem = Problem::causal(200, 64, Dtype::Bf16);
-//! let plan = GpuPlan::new(problem, Policy { fallback: Fallback::Never, ..Policy::default() })?;
+//! let plan = GpuPlan::new(problem, Policy::default().with_fallback(Fallback::Never))?;
 //! let data = vec![bf16::ONE; 200 * 64];
 //! let view = TensorView::bhsd(&data, problem.q_shape())?;
 //! let mut o = vec![bf16::ZERO; data.len()];
-//! let outputs = Outputs { o: TensorViewMut::bhsd(&mut o, problem.q_shape())?, lse: None };
-//! let run = Emulator::FAST.run(&plan, &Inputs { q: view, k: view, v: view }, outputs)?;
+//! let outputs = Outputs::new(TensorViewMut::bhsd(&mut o, problem.q_shape())?);
+//! let run = Emulator::FAST.run(&plan, &Inputs::new(view, view, view), outputs)?;
 //! assert_eq!(run.report.heads[0].blocks_kept, 3);
 //! assert!(o.iter().all(|&x| x == bf16::ONE));
 //! # Ok::<(), sample_attention::Error>(())
@@ -66,10 +66,11 @@ impl Emulator {
         Emulator { target, ..self }
     }
 
-    /// Selects and attends. A plan of [`GpuPlan::given`] has no lists here: see [`Emulator::attend`].
+    /// Selects and attends.
     ///
     /// # Errors
-    /// Tensors that do not fit the problem, and [`Error::KernelFault`]; nothing has been written then.
+    /// Tensors that do not fit the problem, [`Error::ListsMissing`] for a plan of [`GpuPlan::given`], whose lists
+    /// [`Emulator::attend`] takes, and [`Error::KernelFault`]; nothing has been written then.
     pub fn run(
         &self,
         plan: &GpuPlan,
@@ -90,6 +91,9 @@ impl Emulator {
         outputs: Outputs<'_>,
         watch: &mut dyn Watch,
     ) -> Result<Outcome> {
+        if plan.given_sinks().is_some() {
+            return Err(Error::ListsMissing);
+        }
         self.execute(plan, None, inputs, outputs, watch)
     }
 

@@ -8,9 +8,17 @@ pub use driver_code::DriverCode;
 
 use crate::cpu::InstructionSet;
 use crate::problem::{Dtype, MAX_HEAD_DIM};
+use crate::tensor::swap_middle;
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Whether a shape is the expected one with heads and length exchanged: that of another memory order.
+fn is_transposed(expected: [usize; 4], given: [usize; 4]) -> bool {
+    given == swap_middle(expected)
+}
+
+const BSHD_REMEDY: &str = ": heads and length are exchanged; bhsd takes Problem::q_shape and kv_shape, bshd takes Problem::q_shape_bshd and kv_shape_bshd";
 
 /// A call that cannot be carried out. Nothing has been written when one is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -42,8 +50,11 @@ pub enum Error {
         /// The given head_dim.
         head_dim: usize,
     },
-    /// The softmax scale is NaN or infinite.
-    #[error("softmax_scale is {scale}; it must be finite (usually 1/sqrt(head_dim))")]
+    /// The softmax scale is NaN, infinite, or too large.
+    #[error(
+        "softmax_scale is {scale}; it must be finite, at most {max:e} in magnitude (usually 1/sqrt(head_dim))",
+        max = crate::problem::MAX_SCALE
+    )]
     Scale {
         /// The given scale.
         scale: f32,
@@ -67,6 +78,28 @@ pub enum Error {
     SizeOverflow {
         /// Shape as [batch, heads, length, head_dim].
         shape: [usize; 4],
+    },
+    /// The lists of a selection do not fit the address space, or the memory that there is.
+    #[error(
+        "a selection of {heads} heads over {k_len} keys does not fit in memory; split the batch, the heads or the sequence"
+    )]
+    SelectionTooLarge {
+        /// Sequences times query heads.
+        heads: usize,
+        /// Keys of each.
+        k_len: usize,
+    },
+    /// What a plan works in does not fit the address space.
+    #[error(
+        "the workspace for {heads} heads over {k_len} keys on {threads} threads overflows the address space; use fewer threads, or split the batch or the heads"
+    )]
+    WorkspaceTooLarge {
+        /// Sequences times query heads.
+        heads: usize,
+        /// Keys of each.
+        k_len: usize,
+        /// Tasks at a time.
+        threads: usize,
     },
     /// Sparse selection of a problem that is not causal.
     #[error(
@@ -96,6 +129,16 @@ pub enum Error {
         /// The given ratio.
         ratio: f32,
     },
+    /// A stage before the one that it needs the results of.
+    #[error("{stage} of wave {wave} needs {needed} first; Plan::run calls the stages in order")]
+    StageOrder {
+        /// What was asked for.
+        stage: &'static str,
+        /// The wave that it was asked of.
+        wave: usize,
+        /// What has to be called before.
+        needed: &'static str,
+    },
     /// A plan for no threads.
     #[error("a plan needs at least 1 thread")]
     NoThreads,
@@ -109,7 +152,8 @@ pub enum Error {
     },
     /// A tensor does not have the shape that the problem says.
     #[error(
-        "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim)"
+        "{tensor} has shape {given:?}, but the problem needs {expected:?} (batch, heads, length, head_dim){}",
+        if is_transposed(*expected, *given) { BSHD_REMEDY } else { "" }
     )]
     Shape {
         /// Which tensor.
@@ -209,6 +253,11 @@ pub enum Error {
         /// Sinks of the selection.
         given: usize,
     },
+    /// A plan of [`GpuPlan::given`](crate::pipeline::GpuPlan::given) was run without the lists that it attends to.
+    #[error(
+        "this plan attends to the caller's lists, and none were given: use Emulator::attend, or GpuPlan::new or GpuPlan::dense for a plan without them"
+    )]
+    ListsMissing,
     /// Lists for a plan that takes none.
     #[error("this plan has no room for the caller's lists: make it with GpuPlan::given")]
     NoLists,

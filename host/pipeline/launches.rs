@@ -1,10 +1,13 @@
 //! The launches of a plan, with the kernels of a device.
 
+use sample_attention_device::abi::{KvTensor, LseTensor, SparseMask};
 use sample_attention_device::geometry::Units;
 use sample_attention_device::gpu::{Global, TensorMap};
 use sample_attention_device::reduction::{blocks as to_blocks, keys as to_keys};
 use sample_attention_device::sampling::{self, SamplingParams};
-use sample_attention_device::sparse_flash::hopper::schedule::{self, Schedule, ScheduleParams};
+use sample_attention_device::sparse_flash::hopper::schedule::{
+    self, Groups, Schedule, ScheduleParams,
+};
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, dense, keys};
@@ -67,7 +70,8 @@ impl GpuPlan {
             Target::Sm80 => None,
             Target::Sm90a => {
                 let mut map = |tensor, heads, tokens| {
-                    device.tensor_map(&hopper::map_layout(tensor, sizes, heads, tokens))
+                    let extents = [sizes.batch, heads, tokens];
+                    device.tensor_map(&hopper::map_layout(tensor, sizes.head_dim, extents))
                 };
                 Some(Hopper {
                     q_map: map(&arguments.q, sizes.q_heads, sizes.q_len)?,
@@ -107,7 +111,7 @@ impl GpuPlan {
         let attention = self.attention(arguments);
         match &machine.hopper {
             Some(hopper) => {
-                let schedule = self.schedule(arguments.workspace);
+                let schedule = self.schedule(&attention, arguments.workspace);
                 issue(Self::schedule_launch(attention, schedule))?;
                 issue(self.hopper_launch(hopper, attention, schedule))
             }
@@ -179,6 +183,7 @@ impl GpuPlan {
             Budget::Blocks => {
                 let reduction = to_blocks::ReductionBlocksParams {
                     units,
+                    scale_log2,
                     row_lse,
                     stats,
                     sink_stats,
@@ -258,40 +263,54 @@ impl GpuPlan {
         } = *arguments;
         let workspace = arguments.workspace;
         let regions = self.workspace();
-        let stripes = regions.stripes.at(workspace);
+        let sizes = self.sizes();
+        let sequences = sizes.sequences();
+        let key_indices = regions.stripes.at(workspace);
         SparseFlashParams {
-            sizes: *self.sizes(),
+            sequences,
+            q_heads: sizes.q_heads,
+            kv_heads: sizes.kv_heads,
+            head_dim: sizes.head_dim,
             scale_log2: self.scale_log2(),
-            sinks: match self.work() {
-                Work::Dense => 0,
-                Work::Given { sinks } => *sinks,
-                Work::Select { units, .. } => units.sinks,
-            },
             output_f32: u32::from(arguments.o_dtype == Dtype::F32),
             q,
-            k,
-            v,
+            k: KvTensor::strided(k),
+            v: KvTensor::strided(v),
             o,
-            lse,
-            lists: regions.lists.at(workspace),
-            list_count: regions.list_counts.at(workspace),
-            list_capacity: self.sizes().key_blocks(),
-            stripe_capacity: self.sizes().k_len,
-            stripes,
-            stripe_count: if stripes.is_null() {
-                Global::NULL
-            } else {
-                regions.stripe_counts.at(workspace)
+            lse: LseTensor {
+                address: lse,
+                stride_batch: u64::from(sizes.q_heads) * u64::from(sizes.q_len),
+                stride_head: u64::from(sizes.q_len),
             },
-            dense: regions.dense.at(workspace),
+            mask: SparseMask {
+                kv_num_blocks: regions.list_counts.at(workspace),
+                kv_indices: regions.lists.at(workspace),
+                num_keys: if key_indices.is_null() {
+                    Global::NULL
+                } else {
+                    regions.stripe_counts.at(workspace)
+                },
+                key_indices,
+                dense: regions.dense.at(workspace),
+                block_capacity: sizes.key_blocks(),
+                key_capacity: sizes.k_len,
+                keys_per_tile: 0,
+                sinks: match self.work() {
+                    Work::Dense => 0,
+                    Work::Given { sinks } => *sinks,
+                    Work::Select { units, .. } => units.sinks,
+                },
+                first_tile: 0,
+                tiles: sequences.query_tiles(),
+            },
         }
     }
 
-    fn schedule(&self, workspace: Global<u8>) -> Schedule {
+    fn schedule(&self, attention: &SparseFlashParams, workspace: Global<u8>) -> Schedule {
         Schedule {
             taken: self.workspace().taken.at(workspace),
             order: self.workspace().order.at(workspace),
-            group_heads: schedule::group_heads(self.sizes()),
+            groups: Groups::new(attention),
         }
     }
 
@@ -302,7 +321,7 @@ impl GpuPlan {
         };
         Launch {
             stage: Stage::SparseFlash,
-            shape: schedule::launch_shape(&attention.sizes, &schedule),
+            shape: schedule::launch_shape(&attention, &schedule),
             call: Call::SparseFlashSchedule(schedule::SCHEDULE, params),
         }
     }
@@ -329,7 +348,7 @@ impl GpuPlan {
         };
         Launch {
             stage: Stage::SparseFlash,
-            shape: hopper::launch_shape(self.sizes(), multiprocessors),
+            shape: hopper::launch_shape(&attention, multiprocessors),
             call: Call::SparseFlashHopper(self.kernels().hopper_sparse_flash, params),
         }
     }

@@ -1,7 +1,8 @@
 //! A selection as the kernels have it: lists, stripes and flags in arrays.
 
-use sample_attention_device::params::BLOCK;
+use sample_attention_device::params::{BLOCK, ProblemSizes};
 
+use super::plan::sizes;
 use super::{GpuPlan, Region, Workspace};
 use crate::error::{Error, Result};
 use crate::problem::Problem;
@@ -10,9 +11,9 @@ use crate::selection::Selection;
 /// The contents of the workspace's regions of the same names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lists {
-    /// \[batch · q_heads, query block, key blocks\]; what follows a list's end says nothing.
+    /// \[q_heads, query tiles of all sequences, key blocks\]; what follows a list's end says nothing.
     pub lists: Vec<u32>,
-    /// \[batch · q_heads, query block\].
+    /// \[q_heads, query tiles of all sequences\].
     pub list_counts: Vec<u32>,
     /// \[batch · q_heads, k_len\]; empty where no head has any.
     pub stripes: Vec<u32>,
@@ -37,9 +38,11 @@ impl Lists {
             });
         }
         let sizes = plan.sizes();
+        let key_blocks = sizes.key_blocks() as usize;
+        let rows = sizes.q_heads as usize * sizes.sequences().query_tiles() as usize;
         let mut lists = Lists {
-            lists: Vec::new(),
-            list_counts: Vec::new(),
+            lists: vec![u32::MAX; rows * key_blocks],
+            list_counts: vec![0; rows],
             stripes: Vec::new(),
             stripe_counts: Vec::new(),
             dense: Vec::new(),
@@ -47,14 +50,13 @@ impl Lists {
         for head in 0..sizes.heads() {
             let [batch, q_head] = [head / sizes.q_heads, head % sizes.q_heads].map(|i| i as usize);
             let mask = selection.head(batch, q_head);
-            for query_block in 0..sizes.query_blocks() {
-                let first = lists.lists.len();
-                let blocks = mask.blocks(query_block as usize);
-                lists.lists.extend(blocks.map(|block| block as u32));
-                lists.list_counts.push((lists.lists.len() - first) as u32);
-                lists
-                    .lists
-                    .resize(first + sizes.key_blocks() as usize, u32::MAX);
+            for (query_block, row) in rows_of(sizes, head) {
+                let mut count = 0;
+                for block in mask.blocks(query_block) {
+                    lists.lists[row * key_blocks + count] = block as u32;
+                    count += 1;
+                }
+                lists.list_counts[row] = count as u32;
             }
             let stripes = mask.stripes();
             lists.stripes.extend(stripes);
@@ -84,13 +86,12 @@ impl Lists {
     pub(crate) fn selection(&self, problem: &Problem, sinks: usize) -> Result<Selection> {
         let mut selection = Selection::new(problem)?;
         selection.set_sinks(sinks);
+        let sizes = sizes(problem)?;
         let heads = problem.batch * problem.q_heads;
-        let query_blocks = self.list_counts.len() / heads;
         let key_blocks = problem.k_len.div_ceil(BLOCK as usize);
         for head in 0..heads {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
-            for query_block in 0..query_blocks {
-                let row = head * query_blocks + query_block;
+            for (query_block, row) in rows_of(&sizes, head as u32) {
                 let count = in_list(self.list_counts[row], key_blocks)?;
                 let list = &self.lists[row * key_blocks..][..count];
                 let list: Vec<usize> = list.iter().map(|&block| block as usize).collect();
@@ -106,6 +107,19 @@ impl Lists {
         }
         Ok(selection)
     }
+}
+
+/// The query blocks of a head of all sequences' that hold a row which sees a key, and the rows of their lists.
+fn rows_of(sizes: &ProblemSizes, head: u32) -> impl Iterator<Item = (usize, usize)> {
+    let sequences = sizes.sequences();
+    let sequence = sequences.get(head / sizes.q_heads);
+    let of_head = (head % sizes.q_heads) as usize * sequences.query_tiles() as usize;
+    let first_tile = sequences.first_query_tile(&sequence);
+    let blocks = sequence.first_query_block()..sequence.end_query_block();
+    blocks.map(move |block| {
+        let tile = first_tile + sequence.place_of(block);
+        (block as usize, of_head + tile as usize)
+    })
 }
 
 /// A count that memory which no run wrote could hold too: an error where the list is not that long.

@@ -41,6 +41,7 @@ use crate::report::Stage;
 
 /// One launch of a kernel.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Launch {
     /// The stage that it belongs to.
     pub stage: Stage,

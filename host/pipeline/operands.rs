@@ -149,6 +149,7 @@ impl DeviceTensor {
 
 /// Everything that one run of a plan reads, writes and works in.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Operands {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: DeviceTensor,
@@ -163,6 +164,27 @@ pub struct Operands {
     pub lse: DeviceMemory,
     /// [`GpuPlan::workspace_bytes`] bytes or more, at a multiple of [`WORKSPACE_ALIGN_BYTES`], with any contents.
     pub workspace: DeviceMemory,
+}
+
+impl Operands {
+    /// The operands of a run, each of which the field of its name describes.
+    pub fn new(
+        q: DeviceTensor,
+        k: DeviceTensor,
+        v: DeviceTensor,
+        o: DeviceTensor,
+        lse: DeviceMemory,
+        workspace: DeviceMemory,
+    ) -> Self {
+        Operands {
+            q,
+            k,
+            v,
+            o,
+            lse,
+            workspace,
+        }
+    }
 }
 
 impl GpuPlan {

@@ -6,7 +6,9 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 
 use super::kernels::Kernels;
 use super::workspace::{Contents, Workspace};
+use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
+use crate::geometry::BLOCK;
 use crate::plan::{Path, Plan};
 use crate::policy::{Budget, Fallback, Policy};
 use crate::problem::{Dtype, Problem};
@@ -15,7 +17,8 @@ use crate::problem::{Dtype, Problem};
 /// what Hopper's has left beside its tiles.
 pub const MAX_KEYS: usize = 1 << 24;
 
-/// Sequences times query heads, at most: they are dimensions of a grid.
+/// Sequences times query heads, at most: they are dimensions of a grid. Fewer where sequences are so long that their blocks, over all
+/// heads, would be more than 2^31.
 pub const MAX_HEADS: usize = 65_535;
 
 /// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
@@ -32,7 +35,7 @@ pub const WAVE_BYTES: u64 = 1 << 30;
 /// ```
 /// use sample_attention::pipeline::GpuPlan;
 /// use sample_attention::{Dtype, Policy, Problem};
-/// let problem = Problem { q_heads: 32, kv_heads: 8, ..Problem::causal(32_768, 128, Dtype::Bf16) };
+/// let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
 /// let plan = GpuPlan::new(problem, Policy::default())?;
 /// println!("{} MiB of workspace, {} waves", plan.workspace().bytes >> 20, plan.waves());
 /// # assert_eq!(plan.waves(), 1);
@@ -50,6 +53,7 @@ pub struct GpuPlan {
 
 /// When the online softmax of the Hopper kernels multiplies what it has added up by the growth of a row's maximum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rescale {
     /// Whenever a maximum grows, as the textbook says. The largest error of O is about that of a 16-bit reference.
     #[default]
@@ -88,6 +92,7 @@ pub(super) enum Work {
 
 /// Where a run's tensors lie on the device: shapes and element types are the problem's.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Arguments {
     /// Queries [batch, q_heads, q_len, head_dim].
     pub q: TensorArg,
@@ -112,7 +117,11 @@ impl GpuPlan {
     /// Those of [`Plan::new`], and [`Error::KernelDtype`], [`Error::KernelHeadDim`], [`Error::KernelHeads`] and
     /// [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let plan = Plan::selecting(problem, policy, GPU_BREAK_EVEN_TOKENS)?;
+        let break_even = BreakEven {
+            tokens: GPU_BREAK_EVEN_TOKENS,
+            counts_queries: false,
+        };
+        let plan = Plan::selecting(problem, policy, break_even)?;
         let sizes = sizes(&problem)?;
         if plan.path() != Path::Select {
             return GpuPlan::with_work(plan, Work::Dense);
@@ -135,6 +144,18 @@ impl GpuPlan {
             policy,
         };
         GpuPlan::with_work(plan, work)
+    }
+
+    /// A plan that selects by `policy` where that is defined and pays, as [`Plan::auto`].
+    ///
+    /// # Errors
+    /// As [`GpuPlan::new`], but for [`Error::SparseNeedsCausal`].
+    pub fn auto(problem: Problem, policy: Policy) -> Result<Self> {
+        if problem.causal {
+            return GpuPlan::new(problem, policy);
+        }
+        policy.validate()?;
+        GpuPlan::dense(problem)
     }
 
     /// A plan that attends to everything.
@@ -278,13 +299,13 @@ fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
 }
 
 /// The sizes of a valid problem, if the kernels take them.
-fn sizes(problem: &Problem) -> Result<ProblemSizes> {
-    let heads = problem.batch * problem.q_heads;
-    if heads > MAX_HEADS {
-        return Err(Error::KernelHeads {
-            heads,
-            max: MAX_HEADS,
-        });
+pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {
+    let heads = problem.heads();
+    // Query blocks of all heads are one dimension of a grid, and so are their key blocks.
+    let blocks = problem.q_len.div_ceil(BLOCK) + problem.k_len.div_ceil(BLOCK) + 1;
+    let max = MAX_HEADS.min(i32::MAX as usize / blocks);
+    if heads > max {
+        return Err(Error::KernelHeads { heads, max });
     }
     if problem.k_len > MAX_KEYS {
         return Err(Error::TooLong {

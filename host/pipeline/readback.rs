@@ -6,6 +6,7 @@
 use bytemuck::Pod;
 use sample_attention_device::geometry::Units;
 use sample_attention_device::reduction::MASS_ONE;
+use sample_attention_device::tile::scale;
 use sample_attention_device::top_k;
 
 use super::{Call, GpuPlan, Launch, Lists, Region};
@@ -17,6 +18,7 @@ use crate::selection::Selection;
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Outcome {
     /// What each head kept.
     pub report: Report,
@@ -89,6 +91,9 @@ impl GpuPlan {
             Some(SelectedHead {
                 mask: selection.head(head / q_heads, head % q_heads),
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
+                non_finite_rows: None,
+                least_covered_row: None,
+                last_row_coverage: None,
             })
         });
         Ok(Outcome {
@@ -126,21 +131,28 @@ impl GpuPlan {
     ) -> Result<(), E> {
         let sizes = units.sizes;
         let row_lse = region(&self.workspace().row_lse, &mut read)?;
-        let of_unit = row_lse.chunks(units.row_capacity as usize);
+        let of_unit = row_lse.chunks(2 * units.row_capacity as usize);
+        // References are products with the sign of the scale; one of 0 has the magnitude 1.
+        let scale = f64::from(scale::magnitude(self.scale_log2()));
         let rows = (0..units.count)
             .zip(of_unit)
             .flat_map(|(slot, row_lse)| {
                 let unit = units.unit(units.first + slot);
                 let rows = units.rows(unit);
-                (0..rows.len()).zip(row_lse).map(move |(rank, &lse)| {
-                    let row = rows.position(rank) + sizes.q_len - sizes.k_len;
-                    SampledRow {
-                        batch: (unit.head / sizes.q_heads) as usize,
-                        q_head: (unit.head % sizes.q_heads) as usize,
-                        row: row as usize,
-                        lse: f64::from(lse) * std::f64::consts::LN_2,
-                    }
-                })
+                let of_rows = row_lse
+                    .chunks(2)
+                    .map(|parts| [parts[0], parts[1]].map(f64::from));
+                (0..rows.len())
+                    .zip(of_rows)
+                    .map(move |(rank, [reference, log2_sum])| {
+                        let row = rows.position(rank) + sizes.q_len - sizes.k_len;
+                        SampledRow {
+                            batch: (unit.head / sizes.q_heads) as usize,
+                            q_head: (unit.head % sizes.q_heads) as usize,
+                            row: row as usize,
+                            lse: (reference * scale + log2_sum) * std::f64::consts::LN_2,
+                        }
+                    })
             })
             .collect();
         watch.sampled(rows);

@@ -205,7 +205,7 @@ fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
             panic!("{launch:?}")
         };
         assert_eq!(kernel.name(), "sparse_flash_f16_d64");
-        assert!(params.lists.is_null() && params.stripes.is_null() && params.dense.is_null());
+        assert!(params.mask.is_dense());
 
         let target = Target::Sm90a;
         let Ok(launches) = plan.launches(&mut Paper { target }, &arguments());
@@ -245,9 +245,9 @@ fn budgets_of_keys_hand_the_stripes_from_kernel_to_kernel() {
                 written += params.units.count;
             }
             Call::SparseFlash(_, params) => {
-                assert_eq!(params.stripes.address(), stripes);
-                assert_eq!(params.stripe_capacity, 1 << 17);
-                assert!(params.dense.is_null());
+                assert_eq!(params.mask.key_indices.address(), stripes);
+                assert_eq!(params.mask.key_capacity, 1 << 17);
+                assert!(params.mask.dense.is_null());
             }
             _ => {}
         }

@@ -6,7 +6,6 @@ use sample_attention_device::geometry::Units;
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::ProblemSizes;
 use sample_attention_device::reduction::{blocks, keys};
-use sample_attention_device::sparse_flash::hopper::schedule;
 use sample_attention_device::{sampling, top_k};
 
 use crate::policy::Budget;
@@ -53,9 +52,9 @@ pub struct Workspace {
     pub covered: Region<u64>,
     /// Of every unit: mass that its selection keeps.
     pub kept: Region<u64>,
-    /// \[batch · q_heads, query block, key blocks\]: ascending key blocks.
+    /// \[q_heads, query tiles of all sequences, key blocks\]: ascending key blocks.
     pub lists: Region<u32>,
-    /// \[batch · q_heads, query block\]: how many are listed.
+    /// \[q_heads, query tiles of all sequences\]: how many are listed.
     pub list_counts: Region<u32>,
     /// \[batch · q_heads, k_len\]: ascending keys.
     pub stripes: Region<u32>,
@@ -63,9 +62,9 @@ pub struct Workspace {
     pub stripe_counts: Region<u32>,
     /// \[batch · q_heads\]: 1 where the head runs dense.
     pub dense: Region<u32>,
-    /// How many of the attention's tasks have been taken; one word.
+    /// How many of the attention's work tiles have been taken; one word.
     pub taken: Region<u32>,
-    /// The attention's tasks, longest first.
+    /// The attention's work tiles, longest first.
     pub order: Region<u32>,
     /// Bytes of all.
     pub bytes: u64,
@@ -90,7 +89,7 @@ impl Workspace {
     pub(super) fn new(sizes: &ProblemSizes, contents: Contents<'_>) -> Self {
         let mut end = End(0);
         let heads = u64::from(sizes.heads());
-        let list_count = heads * u64::from(sizes.query_blocks());
+        let list_count = u64::from(sizes.q_heads) * u64::from(sizes.sequences().query_tiles());
         let mut workspace = Workspace {
             row_lse: end.take(0),
             stats: end.take(0),
@@ -128,7 +127,7 @@ impl Workspace {
             workspace.stripes = end.take(heads * u64::from(sizes.k_len));
         }
         workspace.stripe_counts = end.take(heads);
-        workspace.order = end.take(schedule::tasks(sizes).into());
+        workspace.order = end.take(list_count);
         if has_dense {
             workspace.dense = end.take(heads);
         }

@@ -1,5 +1,6 @@
 //! The mask of one head, to be read.
 
+use super::storage::set_bits;
 use crate::geometry::{BLOCK, Geometry};
 
 /// The mask of one head of a [`Selection`](super::Selection).
@@ -20,23 +21,19 @@ impl<'a> HeadSelection<'a> {
     }
 
     /// Whether key block `key_block` is listed for query block `query_block`.
+    ///
+    /// # Panics
+    /// When the problem has no such blocks.
     pub fn keeps_block(&self, query_block: usize, key_block: usize) -> bool {
         self.row(query_block)[key_block / 64] >> (key_block % 64) & 1 == 1
     }
 
     /// The key blocks of a query block, ascending.
+    ///
+    /// # Panics
+    /// When the problem has no such query block.
     pub fn blocks(&self, query_block: usize) -> impl Iterator<Item = usize> + use<'a> {
-        self.row(query_block)
-            .iter()
-            .enumerate()
-            .flat_map(|(at, &word)| {
-                let mut left = word;
-                std::iter::from_fn(move || {
-                    let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-                    left &= left - 1;
-                    Some(at * 64 + bit)
-                })
-            })
+        set_bits(self.row(query_block))
     }
 
     /// The stripes of the head, ascending.
@@ -44,9 +41,9 @@ impl<'a> HeadSelection<'a> {
         self.stripes
     }
 
-    /// The mask itself: whether query `row` attends to key `key`.
+    /// The mask itself: whether query `row` attends to key `key`. `false` where the problem has no such query or key.
     pub fn keeps(&self, row: usize, key: usize) -> bool {
-        let visible = key < self.geometry.visible_keys(row);
+        let visible = row < self.geometry.q_len && key < self.geometry.visible_keys(row);
         visible
             && (self.dense
                 || self.keeps_block(self.geometry.query_block(row), key / BLOCK)

@@ -8,7 +8,7 @@ use crate::problem::Problem;
 
 pub use head::HeadSelection;
 use storage::set_bit;
-pub(crate) use storage::{SelectionMut, SelectionRef, SelectionShape, StripeSpan};
+pub(crate) use storage::{BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeSpan};
 
 /// The mask of every head, in the one form that all policies share:
 /// query `i` attends to key `j` iff `j` is visible to it and `j`'s block is listed for `i`'s block,
@@ -44,17 +44,17 @@ impl Selection {
     /// Nothing but each query block's own keys (for causal problems; otherwise nothing).
     ///
     /// # Errors
-    /// Those of an invalid problem.
+    /// Those of an invalid problem, and [`Error::SelectionTooLarge`].
     pub fn new(problem: &Problem) -> Result<Self> {
         problem.validate()?;
-        let shape = SelectionShape::new(problem);
+        let shape = SelectionShape::checked(problem)?;
         let mut selection = Selection {
             shape,
             sinks: 0,
-            kept_blocks: vec![0; shape.words()],
+            kept_blocks: zeroed(shape, shape.words())?,
             stripes: Vec::new(),
-            stripe_spans: vec![StripeSpan::default(); shape.heads()],
-            dense: vec![0; shape.heads()],
+            stripe_spans: zeroed(shape, shape.heads())?,
+            dense: zeroed(shape, shape.heads())?,
         };
         selection.as_mut().reset(1);
         Ok(selection)
@@ -63,7 +63,7 @@ impl Selection {
     /// Every visible key of every head.
     ///
     /// # Errors
-    /// Those of an invalid problem.
+    /// As [`Selection::new`].
     pub fn dense(problem: &Problem) -> Result<Self> {
         let mut selection = Self::new(problem)?;
         selection.dense.fill(1);
@@ -196,6 +196,16 @@ impl Selection {
         check_index("query head", q_head, self.shape.q_heads)?;
         Ok(batch * self.shape.q_heads + q_head)
     }
+}
+
+/// Zeros, or a refusal where the memory for them cannot be had.
+fn zeroed<T: Clone + Default>(shape: SelectionShape, len: usize) -> Result<Vec<T>> {
+    let mut zeros = Vec::new();
+    zeros
+        .try_reserve_exact(len)
+        .map_err(|_| shape.too_large())?;
+    zeros.resize(len, T::default());
+    Ok(zeros)
 }
 
 fn check_index(what: &'static str, index: usize, count: usize) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{HeadSelection, Selection};
+use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::problem::Problem;
 
@@ -34,6 +35,26 @@ impl SelectionShape {
 
     fn head_words(&self) -> usize {
         self.geometry.query_blocks().end * self.row_words()
+    }
+
+    /// The shape of a valid problem's selection, if its lists fit the address space.
+    pub(crate) fn checked(problem: &Problem) -> Result<Self> {
+        let shape = SelectionShape::new(problem);
+        // Lists of blocks and stripes alike; both have less than 2^41 words a head.
+        let of_head = (shape.head_words() * size_of::<u64>())
+            .max(shape.geometry.k_len * size_of::<u32>())
+            .max(size_of::<StripeSpan>());
+        match of_head.checked_mul(problem.heads()) {
+            Some(bytes) if bytes <= isize::MAX as usize => Ok(shape),
+            _ => Err(shape.too_large()),
+        }
+    }
+
+    pub(super) fn too_large(&self) -> Error {
+        Error::SelectionTooLarge {
+            heads: self.heads(),
+            k_len: self.geometry.k_len,
+        }
     }
 
     /// Words of the bit matrix of all heads.
@@ -209,6 +230,13 @@ impl BlockRows<'_> {
     }
 }
 
+impl BlockRows<'_> {
+    /// The key blocks listed for the segment's query block `query_block`, ascending.
+    pub(crate) fn blocks(&self, query_block: usize) -> impl Iterator<Item = usize> {
+        set_bits(&self.bits[query_block * self.row_words..][..self.row_words])
+    }
+}
+
 /// The stripes of one head.
 pub(crate) struct StripeList<'a> {
     stripes: &'a mut [u32],
@@ -221,6 +249,18 @@ impl StripeList<'_> {
         self.stripes[self.span.len as usize] = key as u32;
         self.span.len += 1;
     }
+}
+
+/// Indices of the bits that are set, ascending.
+pub(super) fn set_bits(row: &[u64]) -> impl Iterator<Item = usize> {
+    row.iter().enumerate().flat_map(|(at, &word)| {
+        let mut left = word;
+        std::iter::from_fn(move || {
+            let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(at * 64 + bit)
+        })
+    })
 }
 
 pub(super) fn set_bit(row: &mut [u64], index: usize) {

@@ -1,12 +1,12 @@
 //! What tests, benches, examples and chores share: captured and synthetic inputs, an independent f64 oracle, and one test
 //! runner that every backend answers to.
 
-pub mod capture;
 pub mod lists;
 pub mod oracle;
 pub mod product;
 pub mod random;
 pub mod refused;
 pub mod runner;
-pub mod synthetic;
 pub mod tensor;
+
+pub use sample_attention_inputs::{capture, synthetic};

@@ -146,15 +146,8 @@ pub fn try_run(backend: &dyn Backend, case: &Case, qkv: &Qkv) -> Result<Outcome>
         Layout::Bhsd,
         sample_attention::Dtype::F32,
     );
-    let inputs = Inputs {
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-    };
-    let outputs = Outputs {
-        o: o.view_mut(),
-        lse: Some(lse.elements_mut()),
-    };
+    let inputs = Inputs::new(q.view(), k.view(), v.view());
+    let outputs = Outputs::new(o.view_mut()).with_lse(lse.elements_mut());
     let found = backend.run(problem, &case.attend, &inputs, outputs);
     let context = || format!("{}\n{case:#?}", backend.name());
     o.assert_only_elements_written("o", found.is_ok(), context);

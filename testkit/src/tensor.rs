@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use sample_attention::{Dtype, Element, Problem};
+pub use sample_attention_inputs::relative_error;
 
 /// A tensor [batch, heads, length, head_dim], in that order.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +71,7 @@ pub fn round(dtype: Dtype, x: f64) -> f64 {
         Dtype::F32 => f64::from(x as f32),
         Dtype::F16 => f16::from_f64(x).to_f64(),
         Dtype::Bf16 => bf16::from_f64(x).to_f64(),
+        other => unimplemented!("{other:?}"),
     }
 }
 
@@ -80,6 +82,7 @@ pub fn rounding_error(dtype: Dtype, x: f64) -> f64 {
         Dtype::F32 => (23, -126),
         Dtype::F16 => (10, -14),
         Dtype::Bf16 => (7, -126),
+        other => unimplemented!("{other:?}"),
     };
     let exponent = if x == 0.0 {
         lowest_exponent
@@ -132,12 +135,3 @@ macro_rules! half_storage {
 }
 half_storage!(f16, 0x7dad);
 half_storage!(bf16, 0x7fad);
-
-/// ‖a − b‖ / ‖b‖; 0 where they are the same.
-pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
-    let (off, all) = a.iter().zip(b).fold((0.0, 0.0), |(off, all), (&a, &b)| {
-        let (a, b) = (f64::from(a), f64::from(b));
-        (off + (a - b).powi(2), all + b.powi(2))
-    });
-    if off == 0.0 { 0.0 } else { (off / all).sqrt() }
-}

@@ -1,11 +1,10 @@
 //! The same selection on every backend.
 
 use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
-use testkit::capture;
+use testkit::capture::Capture;
 use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_with};
-use testkit::tensor::Qkv;
 
-use crate::support::{every_target, skip};
+use crate::support::every_target;
 
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
@@ -15,19 +14,14 @@ fn the_selection_is_the_emulators() {
         for (index, budget) in BUDGETS.into_iter().enumerate() {
             let dtype = [Dtype::Bf16, Dtype::F16][index % 2];
             let head_dim = [64, 128][index % 2];
-            let problem = Problem {
-                q_heads: 4,
-                kv_heads: 2,
-                q_len: 600,
-                ..Problem::causal(700, head_dim, dtype)
-            };
-            let policy = Policy {
-                budget,
-                coverage: 0.9,
-                window: Window::Tokens(100),
-                fallback: Fallback::Never,
-                ..Policy::default()
-            };
+            let problem = Problem::causal(700, head_dim, dtype)
+                .with_heads(4, 2)
+                .with_q_len(600);
+            let policy = Policy::default()
+                .with_budget(budget)
+                .with_coverage(0.9)
+                .with_window(Window::Tokens(100))
+                .with_fallback(Fallback::Never);
             let case = Case {
                 data: Data::Structured,
                 seed: 21,
@@ -41,34 +35,19 @@ fn the_selection_is_the_emulators() {
     }
 }
 
-fn captured() -> Option<(Case, Qkv)> {
-    let path = capture::carried();
-    if !path.exists() {
-        skip(format_args!(
-            "no {}; start the test in the repository's root",
-            path.display()
-        ));
-        return None;
-    }
-    Some(Case::captured(&path))
-}
-
 #[test]
 fn a_captured_input_is_selected_from_as_on_the_cpu() {
     let devices = every_target();
-    let (false, Some((case, qkv))) = (devices.is_empty(), captured()) else {
+    if devices.is_empty() {
         return;
-    };
+    }
+    let (case, qkv) = Case::of_capture(&Capture::carried());
     for budget in BUDGETS {
-        let policy = Policy {
-            budget,
-            fallback: Fallback::Never,
-            ..if budget == Budget::Paper {
-                Policy::paper()
-            } else {
-                Policy::default()
-            }
+        let policy = match budget {
+            Budget::Paper => Policy::paper(),
+            budget => Policy::default().with_budget(budget),
         };
+        let policy = policy.with_fallback(Fallback::Never);
         let case = Case {
             attend: Attend::Policy(policy),
             ..case.clone()

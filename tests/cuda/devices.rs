@@ -9,16 +9,10 @@ use crate::support::run::{Bits, Run};
 use crate::support::{device, skip};
 
 fn case() -> Case {
-    let policy = Policy {
-        coverage: 0.9,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
-    let problem = Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        ..Problem::causal(1500, 128, Dtype::Bf16)
-    };
+    let policy = Policy::default()
+        .with_coverage(0.9)
+        .with_fallback(Fallback::Never);
+    let problem = Problem::causal(1500, 128, Dtype::Bf16).with_heads(4, 2);
     Case {
         data: Data::Structured,
         row_step: 53,

@@ -31,15 +31,11 @@ fn random_lists_of_every_head_are_the_mask() {
         ));
         for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
             for (at, (dtype, head_dim)) in kernels.into_iter().enumerate() {
-                let problem = Problem {
-                    batch: 1 + at % 2,
-                    q_heads: 4,
-                    kv_heads: [1, 2, 4][(index + at) % 3],
-                    q_len,
-                    k_len,
-                    causal: (index + at) % 3 != 2,
-                    ..Problem::causal(1, head_dim, dtype)
-                };
+                let problem = Problem::causal(k_len, head_dim, dtype)
+                    .with_batch(1 + at % 2)
+                    .with_heads(4, [1, 2, 4][(index + at) % 3])
+                    .with_q_len(q_len)
+                    .with_causal((index + at) % 3 != 2);
                 let selection = random_selection(&problem, (10 * index + at) as u64);
                 let case = Case {
                     layout: Layout::ALL[(index + at) % 5],
@@ -55,10 +51,7 @@ fn random_lists_of_every_head_are_the_mask() {
 #[test]
 fn every_block_is_dense_to_the_bit_and_every_stripe_is_dense() {
     for device in every_target() {
-        let problem = Problem {
-            q_heads: 2,
-            ..Problem::causal(600, 128, Dtype::Bf16)
-        };
+        let problem = Problem::causal(600, 128, Dtype::Bf16).with_heads(2, 1);
         let empty = Selection::new(&problem).unwrap();
         let [mut stripes, mut blocks, mut dense] = [empty.clone(), empty.clone(), empty];
         let every_key: Vec<u32> = (0..600).collect();

@@ -13,12 +13,10 @@ use crate::support::{every_target, skip, tell};
 const BEYOND: usize = 1 << 31;
 
 fn plan(problem: Problem, budget: Budget) -> GpuPlan {
-    let policy = Policy {
-        budget,
-        coverage: 0.9,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default()
+        .with_budget(budget)
+        .with_coverage(0.9)
+        .with_fallback(Fallback::Never);
     GpuPlan::new(problem, policy).unwrap()
 }
 
@@ -37,12 +35,9 @@ fn if_it_fits<T>(result: sample_attention::Result<T>) -> Option<T> {
 /// Each stride in turn takes the last sequence, head or token beyond 2^31 elements, in 4 GiB for all tensors together.
 #[test]
 fn strides_reach_beyond_31_bits() {
-    let problem = Problem {
-        batch: 2,
-        q_heads: 2,
-        kv_heads: 2,
-        ..Problem::causal(1100, 128, Dtype::Bf16)
-    };
+    let problem = Problem::causal(1100, 128, Dtype::Bf16)
+        .with_batch(2)
+        .with_heads(2, 2);
     let case = Case {
         data: Data::Structured,
         ..Case::new(problem, Attend::Dense)
@@ -94,16 +89,9 @@ fn strides_reach_beyond_31_bits() {
 fn queries_and_outputs_of_more_than_31_bits_repeat() {
     const PERIOD: usize = 64;
     const TOKENS: usize = 2048;
-    let one_period = Problem {
-        q_heads: PERIOD,
-        kv_heads: 1,
-        ..Problem::causal(TOKENS, 128, Dtype::Bf16)
-    };
+    let one_period = Problem::causal(TOKENS, 128, Dtype::Bf16).with_heads(PERIOD, 1);
     let periods = BEYOND / (PERIOD * TOKENS * 128) + 1;
-    let all = Problem {
-        q_heads: periods * PERIOD,
-        ..one_period
-    };
+    let all = one_period.with_heads(periods * PERIOD, 1);
     let qkv = Case {
         data: Data::Structured,
         ..Case::new(one_period, Attend::Dense)

@@ -8,18 +8,16 @@ use crate::support::{every_target, tell};
 
 /// Runs one shape dense and with each of the budgets, on every target.
 fn check_shape(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) {
-    let problem = Problem {
-        q_heads: 2,
-        q_len,
-        ..Problem::causal(k_len, head_dim, dtype)
-    };
+    let problem = Problem::causal(k_len, head_dim, dtype)
+        .with_heads(2, 1)
+        .with_q_len(q_len);
     let budget = |budget| {
-        Attend::Policy(Policy {
-            budget,
-            coverage: 0.9,
-            fallback: Fallback::Never,
-            ..Policy::default()
-        })
+        Attend::Policy(
+            Policy::default()
+                .with_budget(budget)
+                .with_coverage(0.9)
+                .with_fallback(Fallback::Never),
+        )
     };
     let case = |attend| Case {
         data: Data::Structured,

@@ -15,12 +15,9 @@ use crate::support::{every_target, tell};
 const KERNELS: [(Dtype, usize); 2] = [(Dtype::Bf16, 128), (Dtype::F16, 64)];
 
 fn problem(q_len: usize, k_len: usize, (dtype, head_dim): (Dtype, usize)) -> Problem {
-    Problem {
-        q_heads: 2,
-        q_len,
-        k_len,
-        ..Problem::causal(1, head_dim, dtype)
-    }
+    Problem::causal(k_len, head_dim, dtype)
+        .with_heads(2, 1)
+        .with_q_len(q_len)
 }
 
 #[test]
@@ -46,10 +43,7 @@ fn every_key_that_the_mask_drops_may_be_poisoned() {
         for causal in [true, false] {
             for (q_len, k_len) in [(300, 300), (260, 290)] {
                 let kernel = KERNELS[usize::from(causal)];
-                let problem = Problem {
-                    causal,
-                    ..problem(q_len, k_len, kernel)
-                };
+                let problem = problem(q_len, k_len, kernel).with_causal(causal);
                 let (case, keys) = loose_lists(problem, &mut random);
                 for poison in [f32::NAN, f32::INFINITY] {
                     let backend = Cuda::new(device);
@@ -81,17 +75,11 @@ fn what_lies_between_and_after_the_rows_is_not_read() {
         tell(format_args!("tensors with gaps, {:?}", device.target()));
         let stream = device.stream().unwrap();
         for (budget, kernel) in [Budget::Blocks, Budget::Paper].into_iter().zip(KERNELS) {
-            let problem = Problem {
-                batch: 2,
-                kv_heads: 2,
-                ..problem(700, 700, kernel)
-            };
-            let policy = Policy {
-                budget,
-                coverage: 0.9,
-                fallback: Fallback::Never,
-                ..Policy::default()
-            };
+            let problem = problem(700, 700, kernel).with_batch(2).with_heads(2, 2);
+            let policy = Policy::default()
+                .with_budget(budget)
+                .with_coverage(0.9)
+                .with_fallback(Fallback::Never);
             let plan = GpuPlan::new(problem, policy).unwrap();
             let case = Case {
                 data: Data::Structured,

@@ -13,11 +13,15 @@ fn problem() -> Problem {
 }
 
 fn plan() -> GpuPlan {
-    let policy = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_fallback(Fallback::Never);
     GpuPlan::new(problem(), policy).unwrap()
+}
+
+/// The run's operands, changed.
+fn with(run: &Run<'_>, change: impl FnOnce(&mut Operands)) -> Operands {
+    let mut operands = run.operands();
+    change(&mut operands);
+    operands
 }
 
 #[test]
@@ -37,47 +41,14 @@ fn host_memory_is_refused_by_name() {
         ..memory
     };
     for (operand, operands) in [
-        (
-            "q",
-            Operands {
-                q: tensor,
-                ..run.operands()
-            },
-        ),
-        (
-            "k",
-            Operands {
-                k: tensor,
-                ..run.operands()
-            },
-        ),
-        (
-            "v",
-            Operands {
-                v: tensor,
-                ..run.operands()
-            },
-        ),
-        (
-            "o",
-            Operands {
-                o: tensor,
-                ..run.operands()
-            },
-        ),
-        (
-            "lse",
-            Operands {
-                lse: memory,
-                ..run.operands()
-            },
-        ),
+        ("q", with(&run, |operands| operands.q = tensor)),
+        ("k", with(&run, |operands| operands.k = tensor)),
+        ("v", with(&run, |operands| operands.v = tensor)),
+        ("o", with(&run, |operands| operands.o = tensor)),
+        ("lse", with(&run, |operands| operands.lse = memory)),
         (
             "the workspace",
-            Operands {
-                workspace,
-                ..run.operands()
-            },
+            with(&run, |operands| operands.workspace = workspace),
         ),
     ] {
         // SAFETY: it is refused, as the test checks.
@@ -108,10 +79,7 @@ fn a_workspace_is_checked_at_every_door() {
     let selection = Selection::dense(&problem()).unwrap();
     let doors: [&dyn Fn(DeviceMemory) -> Result<()>; 3] = [
         &|workspace| {
-            let operands = Operands {
-                workspace,
-                ..run.operands()
-            };
+            let operands = with(&run, |operands| operands.workspace = workspace);
             // SAFETY: it is refused, as the test checks.
             unsafe { device.run(&stream, &run.plan, &operands) }
         },
@@ -177,10 +145,7 @@ fn memory_and_streams_of_another_gpu_are_refused() {
     let stream = device.stream().unwrap();
     let run = Run::new(device, plan());
     let there = Run::new(&other, plan());
-    let operands = Operands {
-        k: there.operands().k,
-        ..run.operands()
-    };
+    let operands = with(&run, |operands| operands.k = there.operands().k);
     // SAFETY: it is refused, as the test checks.
     let error = unsafe { device.run(&stream, &run.plan, &operands) }.unwrap_err();
     let is_foreign = matches!(

@@ -12,13 +12,11 @@ const HEADS: [(usize, usize); 4] = [(1, 1), (3, 3), (8, 1), (4, 2)];
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
 fn policy(budget: Budget) -> Policy {
-    Policy {
-        budget,
-        coverage: 0.9,
-        window: Window::Tokens(100),
-        fallback: Fallback::Never,
-        ..Policy::default()
-    }
+    Policy::default()
+        .with_budget(budget)
+        .with_coverage(0.9)
+        .with_window(Window::Tokens(100))
+        .with_fallback(Fallback::Never)
 }
 
 /// Every shape with both types and both head dimensions; heads and layouts alternate, so that all of them come up.
@@ -36,14 +34,10 @@ fn cases(attend: impl Fn(usize) -> Attend) -> impl Iterator<Item = Case> {
         .enumerate()
         .map(move |(index, ((q_len, k_len), (dtype, head_dim)))| {
             let (q_heads, kv_heads) = HEADS[(index + index / 4) % 4];
-            let problem = Problem {
-                batch: 1 + index % 2,
-                q_heads,
-                kv_heads,
-                q_len,
-                k_len,
-                ..Problem::causal(1, head_dim, dtype)
-            };
+            let problem = Problem::causal(k_len, head_dim, dtype)
+                .with_batch(1 + index % 2)
+                .with_heads(q_heads, kv_heads)
+                .with_q_len(q_len);
             Case {
                 data: Data::Structured,
                 layout: Layout::ALL[index % 5],
@@ -74,10 +68,7 @@ fn check_everywhere(what: &str, cases: Vec<Case>) {
 fn dense_agrees_with_the_oracle() {
     let dense = cases(|_| Attend::Dense).enumerate().map(|(index, case)| {
         let causal = index % 3 != 2;
-        let problem = Problem {
-            causal,
-            ..case.problem
-        };
+        let problem = case.problem.with_causal(causal);
         Case { problem, ..case }
     });
     check_everywhere("dense", dense.collect());

@@ -10,25 +10,20 @@ use crate::support::run::Run;
 use crate::support::{device, every_target};
 
 fn problem(budget: Budget) -> Problem {
-    Problem {
-        q_heads: 4,
-        kv_heads: 2,
-        q_len: 1500,
-        ..Problem::causal(
-            2000,
-            if budget == Budget::Paper { 64 } else { 128 },
-            Dtype::Bf16,
-        )
-    }
+    Problem::causal(
+        2000,
+        if budget == Budget::Paper { 64 } else { 128 },
+        Dtype::Bf16,
+    )
+    .with_heads(4, 2)
+    .with_q_len(1500)
 }
 
 fn policy(budget: Budget) -> Policy {
-    Policy {
-        budget,
-        coverage: 0.9,
-        fallback: Fallback::Never,
-        ..Policy::default()
-    }
+    Policy::default()
+        .with_budget(budget)
+        .with_coverage(0.9)
+        .with_fallback(Fallback::Never)
 }
 
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];

@@ -51,6 +51,12 @@ impl SparseMask {
         tiles: 0,
     };
 
+    /// Whether every head is dense, and there is nothing to read.
+    #[inline(always)]
+    pub const fn is_dense(&self) -> bool {
+        self.kv_indices.is_null()
+    }
+
     /// The row of the lists that belongs to a query tile.
     #[inline(always)]
     pub const fn row(&self, q_head: u32, tile: u32) -> u64 {

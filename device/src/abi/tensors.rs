@@ -11,7 +11,7 @@ use crate::params::TensorArg;
 ///
 /// Paged: [pages, kv_heads, page tokens, head_dim] at any strides, where `rows.stride_batch` leads from a page to the next. Token
 /// `j` of a sequence is token `j mod page` of page `table[j / page]`. Entries at or beyond the sequence's length are never read;
-/// entries in use must be below the number of pages, which no kernel can check.
+/// entries in use must be below the number of pages, which no kernel can check, and pages · page tokens below 2^32.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct KvTensor {
@@ -48,12 +48,24 @@ impl KvTensor {
     /// The page numbers of a sequence.
     #[inline(always)]
     pub fn pages(&self, sequence: &Sequence) -> Global<u32> {
+        self.pages_of(sequence.index)
+    }
+
+    /// The page numbers of a sequence by its number.
+    #[inline(always)]
+    pub fn pages_of(&self, sequence: u32) -> Global<u32> {
         let first = if self.table_starts.is_null() {
-            u64::from(sequence.index) * u64::from(self.table_stride)
+            u64::from(sequence) * u64::from(self.table_stride)
         } else {
-            gpu::ld_global_nc(self.table_starts.add(sequence.index.into())).into()
+            gpu::ld_global_nc(self.table_starts.add(sequence.into())).into()
         };
         self.block_table.add(first)
+    }
+
+    /// The last token of a page, which is also the mask of a token's place in its page.
+    #[inline(always)]
+    pub const fn last_in_page(&self) -> u32 {
+        (1 << self.page_log2) - 1
     }
 
     /// A token of one head.
@@ -65,7 +77,7 @@ impl KvTensor {
                 .token(sequence.batch, kv_head, sequence.k_start + token);
         }
         let page = self.pages(sequence).add((token >> self.page_log2).into());
-        let in_page = token & ((1 << self.page_log2) - 1);
+        let in_page = token & self.last_in_page();
         self.rows.token(gpu::ld_global_nc(page), kv_head, in_page)
     }
 }

@@ -145,8 +145,8 @@ fn reduce(p: &ReductionBlocksParams) {
     if slice.sinks > 0 {
         let mut row = gpu::tid_x();
         while row < rows {
-            let at = u64::from(first_row + row);
-            covered += share(gpu::ld_global_nc(p.statistics.sink_stats.add(at)), row, 0);
+            let statistic = p.statistics.sink_stats.add((first_row + row).into());
+            covered += share(gpu::ld_global_nc(statistic), row, 0);
             row += THREADS;
         }
     }

@@ -3,11 +3,11 @@
 //! ```text
 //! a CTA: the 128 keys of one key block of one unit, 32 a warp, against the sampled rows that see any of them
 //!
-//! the keys as fragments in registers
+//! the keys as fragments in registers, with the sign of softmax_scale
 //! near = far = 0
 //! for the rows whose window reaches the key block, in tiles of 64; then for the later ones:
 //!     scores = keys · rowsᵀ
-//!     share[key] = Σ over the tile's rows that see the key of 2^(score·softmax_scale·log2 e − row_lse)
+//!     share[key] = Σ over the tile's rows that see the key of 2^((score − reference)·scale − log2 sum), of row_lse's two parts
 //!     near or far += share[key] in fixed point
 //! whole = near + far; outside = far, or 0 for sinks; covered += whole − outside
 //! ```
@@ -28,10 +28,9 @@ use crate::abi::{KvTensor, Sequence, TileSlice};
 use crate::gpu::{self, Global, Shared};
 use crate::launch::{LaunchShape, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
 use crate::params::{BLOCK, TensorArg};
-use crate::sampling::finite_or_zero;
 use crate::tile::panel::{self, Panel, Scores};
 use crate::tile::sum::{sum_across, sum_in_block};
-use crate::tile::{Bf16, F16, Float16};
+use crate::tile::{Bf16, F16, Float16, WARP, exponent, scale};
 
 /// Sequences of sampled heads, each a unit that ranks its keys by itself.
 #[repr(C)]
@@ -108,9 +107,9 @@ pub const fn launch_shape(units: &WholeHeads, head_dim: u32) -> LaunchShape {
     )
 }
 
-/// The normalisers of a tile's rows.
-const LSE_BYTES: u32 = TILE * 4;
-const _: () = assert!(PANEL_THREADS == BLOCK);
+/// The log-sum-exps of a tile's rows: two numbers each, one for each thread to copy.
+const LSE_BYTES: u32 = TILE * 8;
+const _: () = assert!(2 * TILE == PANEL_THREADS && PANEL_THREADS == BLOCK);
 
 /// Where they lie in shared memory, stage after stage.
 const fn lse_offset(head_dim: u32) -> u32 {
@@ -173,7 +172,9 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         // Keys after the last repeat it: no row sees them.
         let key = (first_key + key).min(sequence.k_len - 1);
         p.k.token(&sequence, kv_head, key)
-    });
+    })
+    .times_sign_of(p.scale_log2);
+    let scale = scale::magnitude(p.scale_log2);
 
     let lse_tiles: Shared<f32> = shared.byte_add(lse_offset(CHUNKS as u32 * 8)).cast();
     let first_tile = slice.sequences.first_query_tile(&sequence);
@@ -181,7 +182,7 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         let query_block = rows.position(rank) / BLOCK;
         let tile = first_tile + sequence.place_of(query_block);
         let row = slice.first_row(slot, tile) + rank - rows.rank_at(query_block * BLOCK);
-        p.row_lse.add(row.into())
+        p.row_lse.add(2 * u64::from(row))
     };
     let warp_key = first_key + panel::warp() * WARP_ROWS;
     let key = |half: usize, pair: usize| warp_key + panel::row_in_warp(half as u32, pair as u32);
@@ -197,11 +198,10 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         },
         |step, stage| {
             let tile = row_tile(step);
-            if gpu::tid_x() < TILE {
-                let rank = (tile.first + gpu::tid_x()).min(tile.end - 1);
-                let to = lse_tiles.add(stage * TILE + gpu::tid_x());
-                gpu::cp_async_ca_4(to, lse(rank));
-            }
+            let (row, part) = (gpu::tid_x() / 2, gpu::tid_x() % 2);
+            let rank = (tile.first + row).min(tile.end - 1);
+            let to = lse_tiles.add(stage * 2 * TILE + gpu::tid_x());
+            gpu::cp_async_ca_4(to, lse(rank).add(part.into()));
         },
         |step| {
             let tile = row_tile(step);
@@ -209,7 +209,7 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         },
         |step, stage, mut scores| {
             let tile = row_tile(step);
-            to_shares(&mut scores, p.scale_log2, lse_tiles.add(stage * TILE));
+            to_shares(&mut scores, scale, lse_tiles.add(stage * 2 * TILE));
             let all_seen = tile.first + TILE <= tile.end
                 && rows.position(tile.first) + 1 >= warp_key + WARP_ROWS;
             if !all_seen {
@@ -260,16 +260,41 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
 /// Rows of a tile that one lane adds up.
 const LANE_ROWS: f32 = (TILE / 4) as f32;
 
-/// Each score as a share of its row's mass; 0 for what is NaN, so that it spoils no sum.
+/// Each score as a share of its row's mass, at most 1; 0 for what is NaN, so that it spoils no sum. The whole warp calls it.
 #[inline(always)]
-fn to_shares(scores: &mut Scores, scale_log2: f32, lse: Shared<f32>) {
-    let lse = lse.add(panel::first_column());
-    for tile in 0..8 {
-        let lse = gpu::ld_shared_v2(lse.add(8 * tile as u32)).map(finite_or_zero);
-        for rows in &mut scores.elements {
-            for (i, score) in rows[tile].iter_mut().enumerate() {
-                let exponent = gpu::fma_rn_f32(*score, scale_log2, -lse[i % 2]);
-                *score = gpu::ex2_approx_ftz_f32(gpu::max_f32(exponent, f32::NEG_INFINITY));
+fn to_shares(scores: &mut Scores, scale: f32, lse: Shared<f32>) {
+    let lse = lse.add(2 * panel::first_column());
+    let mut offset = [[0.0; 2]; 8];
+    let mut far = false;
+    for (tile, offset) in offset.iter_mut().enumerate() {
+        let [reference, log2_sum, next_reference, next_log2_sum] =
+            gpu::ld_shared_v4(lse.add(16 * tile as u32));
+        *offset = [
+            exponent::near_offset(reference, scale, -log2_sum),
+            exponent::near_offset(next_reference, scale, -next_log2_sum),
+        ];
+        far |= exponent::is_far(offset[0]) || exponent::is_far(offset[1]);
+    }
+    if gpu::vote_sync_any(WARP, far) {
+        for (tile, offset) in offset.iter_mut().enumerate() {
+            for i in 0..2 {
+                let of_row = lse.add(16 * tile as u32 + 2 * i as u32);
+                let [reference, log2_sum] = gpu::ld_shared_v2(of_row);
+                let shift = exponent::shift(reference, offset[i]);
+                offset[i] = exponent::offset(offset[i], -log2_sum);
+                for rows in &mut scores.elements {
+                    rows[tile][i] -= shift;
+                    rows[tile][2 + i] -= shift;
+                }
+            }
+        }
+    }
+    for rows in &mut scores.elements {
+        for (scores, offset) in rows.iter_mut().zip(&offset) {
+            for (i, score) in scores.iter_mut().enumerate() {
+                let exponent = gpu::fma_rn_f32(*score, scale, offset[i % 2]);
+                // Products of other instructions than sampling's may be larger: no row has more than its mass.
+                *score = gpu::saturate_f32(gpu::ex2_approx_ftz_f32(exponent));
             }
         }
     }

@@ -2,13 +2,14 @@
 
 use crate::abi::TileSlice;
 use crate::gpu::{self, Global};
-use crate::sampling::finite_or_zero;
-use crate::tile::WARP;
+use crate::tile::{WARP, exponent, scale};
 
 /// Where the statistics of all rows lie. A selection by rows leaves masses in the place of `stats`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Statistics {
+    /// softmax_scale · log2 e.
+    pub scale_log2: f32,
     /// \[row, key block\], from sampling.
     pub stats: Global<f32>,
     /// \[row, split\], from sampling.
@@ -17,14 +18,15 @@ pub struct Statistics {
     pub sink_stats: Global<f32>,
 }
 
-/// One row's: log2 of the mass of its key blocks, relative to the base of split 0.
+/// One row's: log2 of the mass of its key blocks, relative to the greatest of its bases.
 #[derive(Clone, Copy)]
 pub(crate) struct RowStatistics {
     stats: Global<f32>,
     bases: Global<f32>,
     /// Null where there are no sinks.
     sink_stat: Global<f32>,
-    /// Base of split 0.
+    scale: f32,
+    /// The greatest base.
     base: f32,
     split_blocks: u32,
     blocks: u32,
@@ -36,6 +38,12 @@ impl RowStatistics {
     pub(crate) fn new(all: &Statistics, slice: &TileSlice, row: u32, blocks: u32) -> Self {
         let at = |capacity: u32| u64::from(row) * u64::from(capacity);
         let bases = all.bases.add(at(slice.splits()));
+        let mut base = f32::NEG_INFINITY;
+        let mut split = 0;
+        while split < blocks.div_ceil(slice.split_blocks) {
+            base = gpu::max_f32(base, gpu::ld_global(bases.add(split.into())));
+            split += 1;
+        }
         RowStatistics {
             stats: all.stats.add(at(slice.block_capacity)),
             bases,
@@ -44,7 +52,8 @@ impl RowStatistics {
             } else {
                 Global::NULL
             },
-            base: finite_or_zero(gpu::ld_global(bases)),
+            scale: scale::magnitude(all.scale_log2),
+            base,
             split_blocks: slice.split_blocks,
             blocks,
         }
@@ -56,14 +65,15 @@ impl RowStatistics {
         if self.sink_stat.is_null() {
             f32::NEG_INFINITY
         } else {
-            gpu::ld_global(self.sink_stat)
+            gpu::ld_global(self.sink_stat) + self.above(0)
         }
     }
 
-    /// How far the base of a split is above that of split 0.
+    /// How far the base of a split is above the greatest: 0 or less.
     #[inline(always)]
     pub(crate) fn above(&self, split: u32) -> f32 {
-        finite_or_zero(gpu::ld_global(self.bases.add(split.into()))) - self.base
+        let base = gpu::ld_global(self.bases.add(split.into()));
+        exponent::change(base, self.base, self.scale, 0.0)
     }
 
     /// Of a key block that the row sees.
@@ -112,10 +122,10 @@ impl RowStatistics {
         Some(maximum + gpu::lg2_approx_ftz_f32(sum))
     }
 
-    /// The log2 of the normaliser itself, of one in the row's terms.
+    /// The row's log-sum-exp in two parts, as sampling has it, of a normaliser.
     #[inline(always)]
-    pub(crate) fn absolute(&self, lse: f32) -> f32 {
-        self.base + lse
+    pub(crate) fn row_lse(&self, lse: f32) -> [f32; 2] {
+        [self.base, lse]
     }
 }
 

@@ -3,16 +3,16 @@
 //! ```text
 //! a CTA: a panel of 128 sampled rows, 32 a warp, against the keys of one split that the last of them sees
 //!
-//! the rows as fragments in registers
+//! the rows as fragments in registers, with the sign of softmax_scale
 //! total[row] = nothing
 //! for the keys of the sinks, in split 0, in tiles of 64; then for each key block, in two tiles of 64:      (a visit each)
 //!     part[row] = nothing
 //!     for each tile of the visit:
-//!         scores = rows · keysᵀ · softmax_scale · log2 e, −∞ where not visible or not of the visit
-//!         part[row] ⊕= (maximum, Σ 2^(score − maximum)) of the lane's own columns
+//!         scores = rows · keysᵀ, −∞ where not visible or not of the visit
+//!         part[row] ⊕= (maximum, Σ 2^((score − maximum) · scale)) of the lane's own columns
 //!     combine part[row] over the four lanes of a row, write its statistic if they are wanted
 //!     total[row] ⊕= part[row]
-//! row_lse[row] = maximum + log2(sum) of total[row], if it is wanted                                        (log2 domain)
+//! row_lse[row] = (maximum, log2 sum) of total[row], if it is wanted
 //! ```
 //!
 //! Scores never reach memory. Sinks are a visit of their own, so key blocks leave them out; their few keys are multiplied
@@ -24,13 +24,13 @@
 //! # Shape contract
 //! [`launch_shape`]; head_dim as the entry says.
 
-use super::{RowMass, RowOutput, SamplingParams, finite_or_zero, sinks};
+use super::{RowMass, RowOutput, SamplingParams, sinks};
 use crate::abi::TileSlice;
 use crate::gpu;
 use crate::launch::{LaunchShape, PANEL, PANEL_THREADS, TILE, WARP_ROWS};
 use crate::params::BLOCK;
 use crate::tile::panel::{self, Panel, Scores};
-use crate::tile::{Bf16, F16, Float16, WARP};
+use crate::tile::{Bf16, F16, Float16, WARP, exponent, scale};
 
 /// The launch of a sampling kernel.
 pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
@@ -41,7 +41,7 @@ pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     )
 }
 
-/// Maximum and sum of 2^(score − maximum) over some keys of a row; (−∞, 0) over none.
+/// Maximum of the scores and sum of 2^((score − maximum) · scale) over some keys of a row; (−∞, 0) over none.
 #[derive(Clone, Copy)]
 struct Stats {
     maximum: f32,
@@ -54,24 +54,28 @@ impl Stats {
         sum: 0.0,
     };
 
+    /// The sum relative to a maximum that is not below its own.
+    #[inline(always)]
+    fn sum_relative_to(self, maximum: f32, scale: f32) -> f32 {
+        let change = exponent::change(self.maximum, maximum, scale, 0.0);
+        self.sum * gpu::ex2_approx_ftz_f32(change)
+    }
+
     /// Both over the keys of `self` and of `other`.
     #[inline(always)]
-    fn merge(self, other: Self) -> Self {
+    fn merge(self, other: Self, scale: f32) -> Self {
         let maximum = gpu::max_f32(self.maximum, other.maximum);
-        let reference = finite_or_zero(maximum);
-        let rescaled = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - reference);
-        let factor = gpu::ex2_approx_ftz_f32(other.maximum - reference);
-        let sum = gpu::fma_rn_f32(other.sum, factor, rescaled);
+        let sum = self.sum_relative_to(maximum, scale) + other.sum_relative_to(maximum, scale);
         Stats { maximum, sum }
     }
 
     /// Over the keys of the four lanes that share a row.
     #[inline(always)]
-    fn across_row(self) -> Self {
+    fn across_row(self, scale: f32) -> Self {
         let mut maximum = self.maximum;
         maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
         maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
-        let mut sum = self.sum * gpu::ex2_approx_ftz_f32(self.maximum - finite_or_zero(maximum));
+        let mut sum = self.sum_relative_to(maximum, scale);
         sum += gpu::shfl_sync_bfly(WARP, sum, 1);
         sum += gpu::shfl_sync_bfly(WARP, sum, 2);
         Stats { maximum, sum }
@@ -132,7 +136,8 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
         let row = sequence.q_start + rows.query(rank);
         p.q.token::<u16>(sequence.batch, rows.q_head, row)
     };
-    let panel = Panel::<T, CHUNKS>::load(gpu::dynamic_shared(), query);
+    let panel = Panel::<T, CHUNKS>::load(gpu::dynamic_shared(), query).times_sign_of(p.scale_log2);
+    let scale = scale::magnitude(p.scale_log2);
 
     let last_rank = rows.last_rank;
     let warp_rank = panel::warp() * WARP_ROWS;
@@ -178,25 +183,26 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
             let visit = visit_of(step);
             let all_count =
                 visit.start >= visit.from && visit.start + TILE <= visit.to.min(warp_first_visible);
-            scale_and_mask(&mut scores, p.scale_log2, all_count, &visit, &lane_visible);
-            for (half, part) in part.iter_mut().enumerate() {
-                for (pair, part) in part.iter_mut().enumerate() {
-                    accumulate(part, &scores, half, pair);
-                }
+            if !all_count {
+                mask(&mut scores, &visit, &lane_visible);
             }
+            accumulate(&mut part, &mut scores, scale);
             if visit.ends {
                 for half in 0..2 {
                     for pair in 0..2 {
-                        let stats = part[half][pair].across_row();
+                        let stats = part[half][pair].across_row(scale);
                         if with_stats && writes && rank(half, pair) <= last_rank {
                             let output = &mut outputs[half][pair];
                             if step < sink_steps {
                                 output.write_sinks(p, stats.mass());
                             } else {
-                                output.write_block(p, visit.start / BLOCK, stats.mass());
+                                let block = visit.start / BLOCK;
+                                let written = rows.first_block..block;
+                                let with_sinks = sink_steps > 0;
+                                output.write_block(p, block, stats.mass(), written, with_sinks);
                             }
                         }
-                        total[half][pair] = total[half][pair].merge(stats);
+                        total[half][pair] = total[half][pair].merge(stats, scale);
                         part[half][pair] = Stats::EMPTY;
                     }
                 }
@@ -218,25 +224,9 @@ fn of_rows<T>(value: impl Fn(usize, usize) -> T) -> LaneRows<T> {
     [0, 1].map(|half| [0, 1].map(|pair| value(half, pair)))
 }
 
-/// Scores in the log2 domain; −∞ where the key is not of the visit or the row does not see it, whatever the score was.
+/// −∞ where the key is not of the visit or the row does not see it, whatever the score was.
 #[inline(always)]
-fn scale_and_mask(
-    scores: &mut Scores,
-    scale_log2: f32,
-    all_count: bool,
-    visit: &Visit,
-    visible: &LaneRows<u32>,
-) {
-    for rows in &mut scores.elements {
-        for columns in rows {
-            for score in columns {
-                *score *= scale_log2;
-            }
-        }
-    }
-    if all_count {
-        return;
-    }
+fn mask(scores: &mut Scores, visit: &Visit, visible: &LaneRows<u32>) {
     // Columns count from the lane's first: a constant against a register keeps nothing else alive.
     let origin = visit.start as i32 + panel::first_column() as i32;
     let first = visit.from as i32 - origin;
@@ -253,28 +243,64 @@ fn scale_and_mask(
     }
 }
 
-/// Adds the lane's scores of one row.
+/// Adds the lane's scores of its rows, which are left shifted. The whole warp calls it.
 #[inline(always)]
-fn accumulate(part: &mut Stats, scores: &Scores, half: usize, pair: usize) {
-    let mut maximum = part.maximum;
-    for columns in &scores.elements[half] {
-        maximum = gpu::max_f32(
-            maximum,
-            gpu::max_f32(columns[2 * pair], columns[2 * pair + 1]),
-        );
+fn accumulate(parts: &mut LaneRows<Stats>, scores: &mut Scores, scale: f32) {
+    let mut offset = [[0.0; 2]; 2];
+    let mut change = [[0.0; 2]; 2];
+    let mut maxima = [[0.0; 2]; 2];
+    let mut far = false;
+    for half in 0..2 {
+        for pair in 0..2 {
+            let old = parts[half][pair].maximum;
+            let mut maximum = old;
+            for columns in &scores.elements[half] {
+                let of_two = gpu::max_f32(columns[2 * pair], columns[2 * pair + 1]);
+                maximum = gpu::max_f32(maximum, of_two);
+            }
+            maxima[half][pair] = maximum;
+            offset[half][pair] = exponent::near_offset(maximum, scale, 0.0);
+            // −∞ where nothing was seen before.
+            change[half][pair] = offset[half][pair] - exponent::near_offset(old, scale, 0.0);
+            far |= exponent::is_far(offset[half][pair]);
+        }
     }
-    let reference = finite_or_zero(maximum);
-    // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
-    let mut sum = 0.0;
-    for columns in &scores.elements[half] {
-        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair] - reference);
-        sum += gpu::ex2_approx_ftz_f32(columns[2 * pair + 1] - reference);
+    if gpu::vote_sync_any(WARP, far) {
+        for half in 0..2 {
+            for pair in 0..2 {
+                let maximum = maxima[half][pair];
+                let near_offset = offset[half][pair];
+                let shift = exponent::shift(maximum, near_offset);
+                offset[half][pair] = exponent::offset(near_offset, 0.0);
+                if exponent::is_far(near_offset) {
+                    let old = parts[half][pair].maximum;
+                    change[half][pair] = exponent::change(old, maximum, scale, 0.0);
+                }
+                for columns in &mut scores.elements[half] {
+                    columns[2 * pair] -= shift;
+                    columns[2 * pair + 1] -= shift;
+                }
+            }
+        }
     }
-    let kept = gpu::ex2_approx_ftz_f32(part.maximum - reference);
-    *part = Stats {
-        maximum,
-        sum: gpu::fma_rn_f32(part.sum, kept, sum),
-    };
+    for half in 0..2 {
+        for pair in 0..2 {
+            // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
+            let mut sum = 0.0;
+            for columns in &scores.elements[half] {
+                for score in [columns[2 * pair], columns[2 * pair + 1]] {
+                    let exponent = gpu::fma_rn_f32(score, scale, offset[half][pair]);
+                    sum += gpu::ex2_approx_ftz_f32(exponent);
+                }
+            }
+            let kept = gpu::ex2_approx_ftz_f32(change[half][pair]);
+            let part = &mut parts[half][pair];
+            *part = Stats {
+                maximum: maxima[half][pair],
+                sum: gpu::fma_rn_f32(part.sum, kept, sum),
+            };
+        }
+    }
 }
 
 crate::entry! {

@@ -4,6 +4,7 @@
 //! a lane each: a ballot says which are loose, and their place in the warp's queue follows from the
 //! lanes below. What is left over from the last 32 candidates starts the next tile.
 
+use super::walk::end_key;
 use super::warp::WarpMemory;
 use super::{COPY_BARRIER, COPY_THREADS, SparseFlashParams};
 use crate::gpu;
@@ -52,7 +53,7 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
             let stripe = record.stripes().add((candidate - sink_candidates).into());
             let key = gpu::ld_global_nc(stripe);
             // A stripe among the sinks has been a candidate already.
-            if key < p.sinks { u32::MAX } else { key }
+            if key < p.mask.sinks { u32::MAX } else { key }
         } else {
             u32::MAX
         };
@@ -99,7 +100,7 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
 #[inline(always)]
 pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
     let WarpMemory { record, listed, .. } = memory;
-    // Nobody reads the bitmap of the task before.
+    // Nobody reads the bitmap of the work tile before.
     gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
     let mut word = gpu::tid_x();
     while word < end_block.div_ceil(32) {
@@ -122,7 +123,8 @@ pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
 /// Whether no row attends to `key` but for its being a candidate.
 #[inline(always)]
 fn is_loose(memory: WarpMemory, key: u32) -> bool {
-    if key >= memory.record.end_key() {
+    let record = memory.record;
+    if key >= end_key(record.end_block(), record.k_len()) {
         return false;
     }
     let block = key / BLOCK;

@@ -1,11 +1,11 @@
 //! Block-sparse FlashAttention: O and its log-sum-exp over a selection, and dense as the selection of everything.
 //!
-//! Query row `i` attends to key `j` iff it sees it (see [`params`](crate::params)) and `j`'s key
-//! block is listed for `i`'s query block, or `j` is one of the head's *stripes*, or `j < sinks`. A
-//! causal query block always attends to its own key block, listed or not. Keys that only a stripe or
-//! a sink names are *loose*; a key that several name counts once.
+//! What a row attends to is the [sparse mask](crate::abi::mask)'s to say. Keys that only a single-key list or the sinks name are
+//! *loose*; a key that several name counts once.
 //!
 //! ```text
+//! a work tile = one query tile of one query head
+//!
 //! for each tile of keys: own block, listed blocks, loose keys packed a tile at a time
 //!     S = Q·Kᵀ, mask;  P = online softmax of S;  O = O·rescale + P·V
 //! O / sum, lse = max + ln sum
@@ -15,27 +15,27 @@
 //! share is here: the parameters, the walk along a query block's keys, and the rows.
 //!
 //! # The mask is exact
-//! Scores of masked keys become −∞ whatever they were, and padding is zero. That leaves 0·V of
-//! masked keys: with NaN or infinity in V it would reach rows that do not see the key. It can only
-//! happen in the own key block, whose tiles rows see in part. There the kernels look through V, set
-//! such elements to zero, and if there was one, add its products separately to the rows that do see
-//! it, from global memory.
+//! Scores of masked keys become −∞ whatever they were, and rows of a tile that hold no key of the sequence are zero: TMA fills
+//! them with zeros where the tensor ends, and where the next sequence or the unused part of a page follows, the tile is gathered
+//! key by key. That leaves 0·V of keys that a row of the tile does not see: with NaN or infinity in V it would reach that row. It
+//! can only happen in the own key block of a causal sequence, whose tiles rows see in part. There the kernels look through V, set
+//! such elements to zero, and if there was one, add its products separately to the rows that do see it, from global memory.
 //!
 //! # Output
-//! Every element of O and every log-sum-exp is written, once; rows that attend to nothing get O = 0
-//! and lse = −∞. A query block's result depends only on its own lists, so it has the same bits in
-//! every run, whatever the rest of the problem.
+//! Every row's O and log-sum-exp are written, once, and nothing else is; rows that attend to nothing get O = 0 and lse = −∞. A
+//! query tile's result depends only on its own sequence and lists, so it has the same bits in every run, whatever else is in the
+//! batch, and wherever keys lie.
 
 pub mod hopper;
 mod loose;
 pub mod portable;
-mod query;
 mod record;
 mod walk;
 mod warp;
+mod work;
 
-use crate::gpu::Global;
-use crate::params::{ProblemSizes, TensorArg};
+use crate::abi::{KvTensor, LseTensor, Sequences, SparseMask};
+use crate::params::TensorArg;
 
 /// Threads that walk and copy together, from thread 0 on: all of a portable block, Hopper's producers.
 const COPY_THREADS: u32 = 128;
@@ -44,47 +44,66 @@ const COPY_THREADS: u32 = 128;
 const COPY_BARRIER: u32 = 1;
 
 /// The parameters of a launch.
-///
-/// Head indices `bh` below are `batch · q_heads + head`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct SparseFlashParams {
-    /// The problem.
-    pub sizes: ProblemSizes,
+    /// The batch.
+    pub sequences: Sequences,
+    /// Query heads: a multiple of `kv_heads`.
+    pub q_heads: u32,
+    /// Key/value heads.
+    pub kv_heads: u32,
+    /// Elements of a token of one head: the entry's.
+    pub head_dim: u32,
     /// softmax_scale · log2(e): any finite number.
     pub scale_log2: f32,
-    /// The first keys, that every row keeps.
-    pub sinks: u32,
     /// 1 where O is `f32`, 0 where it has the inputs' type.
     pub output_f32: u32,
-    /// [batch, q_heads, q_len, head_dim] of the entry's type.
+    /// [batch, q_heads, q_len, head_dim] of the entry's type; [1, q_heads, total_q, head_dim] where sequences are packed.
     pub q: TensorArg,
-    /// [batch, kv_heads, k_len, head_dim] of the entry's type.
-    pub k: TensorArg,
-    /// [batch, kv_heads, k_len, head_dim] of the entry's type.
-    pub v: TensorArg,
-    /// [batch, q_heads, q_len, head_dim].
+    /// Keys of the entry's type.
+    pub k: KvTensor,
+    /// Values of the entry's type.
+    pub v: KvTensor,
+    /// As `q`.
     pub o: TensorArg,
-    /// `f32` [batch, q_heads, q_len]: natural logarithms.
-    pub lse: Global<f32>,
-    /// `u32` (bh, query block, list_capacity): ascending key blocks, without repeats. Null: every head is
-    /// dense, and nothing below is read.
-    pub lists: Global<u32>,
-    /// `u32` (bh, query block): how many key blocks are listed.
-    pub list_count: Global<u32>,
-    /// Entries from a list to the next.
-    pub list_capacity: u32,
-    /// Entries from a head's stripes to the next head's.
-    pub stripe_capacity: u32,
-    /// `u32` (bh, stripe_capacity): ascending keys, without repeats. Null: none.
-    pub stripes: Global<u32>,
-    /// Of each `bh`: how many stripes the head has. Null if and only if `stripes` is.
-    pub stripe_count: Global<u32>,
-    /// Of each `bh`: 1 where the head is dense, and its lists, stripes and sinks do not count. Null: none is.
-    pub dense: Global<u32>,
+    /// The log-sum-exp of every row.
+    pub lse: LseTensor,
+    /// What is attended to. With lists, the launch computes the query tiles that have them, else all.
+    pub mask: SparseMask,
 }
 
-/// Query blocks that hold a row.
-const fn query_tiles(sizes: &ProblemSizes) -> u32 {
-    sizes.query_blocks() - sizes.first_query_block()
+impl SparseFlashParams {
+    /// The first query tile that the launch computes.
+    #[inline(always)]
+    pub const fn first_tile(&self) -> u32 {
+        if self.mask.is_dense() {
+            0
+        } else {
+            self.mask.first_tile
+        }
+    }
+
+    /// Numbers of query tiles that the launch computes, those that name no tile included.
+    #[inline(always)]
+    pub const fn tiles(&self) -> u32 {
+        if self.mask.is_dense() {
+            self.sequences.query_tiles()
+        } else {
+            self.mask.tiles
+        }
+    }
+
+    /// The key/value head that a query head reads.
+    #[inline(always)]
+    pub const fn kv_head(&self, q_head: u32) -> u32 {
+        q_head / (self.q_heads / self.kv_heads)
+    }
+
+    /// Whether rows of a tile beyond a sequence's last key hold something else: the next sequence, or what is left in a page. They
+    /// are zero otherwise, for there the tensor ends.
+    #[inline(always)]
+    const fn keys_are_followed(&self) -> bool {
+        self.sequences.is_ragged() || self.k.is_paged() || self.v.is_paged()
+    }
 }

@@ -1,10 +1,10 @@
 //! What a warp needs once a tile, kept in shared memory: S and O leave too few registers for it.
 
+use super::work::{Keys, QueryRows, Tokens, WorkTile};
 use crate::gpu::{self, Global, Shared};
-use crate::params::ProblemSizes;
 use crate::tile::WARP;
 
-/// A warp's record: six words of 64 bits, four numbers, the task, and the scale.
+/// A warp's record: eight words of 64 bits, and sixteen of 32.
 #[derive(Clone, Copy)]
 pub(super) struct Record {
     at: Shared<u64>,
@@ -15,61 +15,24 @@ pub(super) struct Contents {
     /// The head's keys and values.
     pub k: Tokens,
     pub v: Tokens,
-    /// The query block's list of key blocks. Null: all of them, in order.
+    /// The query tile's list of key blocks. Null: all of them, in order.
     pub list: Global<u32>,
-    /// The head's stripes.
+    /// The single keys.
     pub stripes: Global<u32>,
     /// Entries of the list.
     pub entries: u32,
-    /// Candidates for loose keys, sinks before stripes, and how many of them are sinks.
+    /// Candidates for loose keys, sinks before single keys, and how many of them are sinks.
     pub candidates: u32,
     pub sink_candidates: u32,
-    /// Keys from this one on are not loose: the own block's, and what no row sees.
-    pub end_key: u32,
-    pub task: Task,
+    /// Key blocks from this one on are not walked.
+    pub end_block: u32,
+    pub work: WorkTile,
     /// softmax_scale · log2(e), made positive.
     pub scale_log2: f32,
 }
 
-/// The tokens of one head of K or V.
-#[derive(Clone, Copy)]
-pub(super) struct Tokens {
-    pub first: Global<u16>,
-    /// Elements from a token to the next.
-    pub stride: u64,
-}
-
-impl Tokens {
-    /// A token's first element.
-    #[inline(always)]
-    pub const fn token(self, token: u32) -> Global<u16> {
-        self.first.add(token as u64 * self.stride)
-    }
-}
-
-/// Where one query block of one head is.
-#[derive(Clone, Copy)]
-pub(super) struct Task {
-    pub batch: u32,
-    pub head: u32,
-    pub kv_head: u32,
-    pub query_block: u32,
-}
-
-impl Task {
-    #[inline(always)]
-    pub const fn new(sizes: &ProblemSizes, batch: u32, head: u32, query_block: u32) -> Self {
-        Self {
-            batch,
-            head,
-            kv_head: sizes.kv_head(head),
-            query_block,
-        }
-    }
-}
-
 impl Record {
-    /// Bytes of a record, some of them spare, so that the tiles behind all records are aligned.
+    /// Bytes of a record.
     pub const BYTES: u32 = 128;
 
     #[inline(always)]
@@ -81,103 +44,132 @@ impl Record {
     #[inline(always)]
     pub fn write(self, contents: &Contents) {
         if gpu::laneid() == 0 {
-            let Contents { k, v, .. } = contents;
+            let Contents { k, v, work, .. } = contents;
             gpu::st_shared_v2(self.at, [k.first.address(), k.stride]);
             gpu::st_shared_v2(self.at.add(2), [v.first.address(), v.stride]);
             let addresses = [contents.list.address(), contents.stripes.address()];
             gpu::st_shared_v2(self.at.add(4), addresses);
+            gpu::st_shared_v2(self.at.add(6), [k.pages.address(), v.pages.address()]);
             let numbers = [
                 contents.entries,
                 contents.candidates,
                 contents.sink_candidates,
-                contents.end_key,
+                contents.end_block,
             ];
             gpu::st_shared_v4(self.numbers(), numbers);
-            let Task {
-                batch,
-                head,
-                kv_head,
-                query_block,
-            } = contents.task;
-            gpu::st_shared_v4(self.numbers().add(4), [batch, head, kv_head, query_block]);
             let scale_bits = contents.scale_log2.to_bits();
-            gpu::st_shared(self.numbers().add(8), scale_bits);
+            let WorkTile { rows, keys, .. } = work;
+            let keys = [keys.start, keys.len, work.query_block, scale_bits];
+            gpu::st_shared_v4(self.numbers().add(4), keys);
+            let rows = [rows.batch, rows.start, rows.first as u32, rows.end];
+            gpu::st_shared_v4(self.numbers().add(8), rows);
+            let names = [work.q_head, work.kv_head, work.number, work.keys.sequence];
+            gpu::st_shared_v4(self.numbers().add(12), names);
         }
         gpu::bar_warp_sync(WARP);
     }
 
     #[inline(always)]
     const fn numbers(self) -> Shared<u32> {
-        self.at.add(6).cast()
+        self.at.add(8).cast()
     }
 
     #[inline(always)]
-    fn tokens(self, at: u32) -> Tokens {
+    fn number(self, index: u32) -> u32 {
+        gpu::ld_shared(self.numbers().add(index))
+    }
+
+    #[inline(always)]
+    fn address(self, index: u32) -> Global<u32> {
+        Global::from_address(gpu::ld_shared(self.at.add(index)))
+    }
+
+    #[inline(always)]
+    fn tokens(self, at: u32, pages: Global<u32>) -> Tokens {
         let [address, stride] = gpu::ld_shared_v2(self.at.add(at));
         Tokens {
             first: Global::from_address(address),
             stride,
+            pages,
         }
     }
 
     #[inline(always)]
     pub fn k(self) -> Tokens {
-        self.tokens(0)
+        self.tokens(0, self.address(6))
     }
 
     #[inline(always)]
     pub fn v(self) -> Tokens {
-        self.tokens(2)
+        self.tokens(2, self.address(7))
     }
 
     #[inline(always)]
     pub fn list(self) -> Global<u32> {
-        Global::from_address(gpu::ld_shared(self.at.add(4)))
+        self.address(4)
     }
 
     #[inline(always)]
     pub fn stripes(self) -> Global<u32> {
-        Global::from_address(gpu::ld_shared(self.at.add(5)))
+        self.address(5)
     }
 
     #[inline(always)]
     pub fn entries(self) -> u32 {
-        gpu::ld_shared(self.numbers())
+        self.number(0)
     }
 
     #[inline(always)]
     pub fn candidates(self) -> u32 {
-        gpu::ld_shared(self.numbers().add(1))
+        self.number(1)
     }
 
     #[inline(always)]
     pub fn sink_candidates(self) -> u32 {
-        gpu::ld_shared(self.numbers().add(2))
+        self.number(2)
     }
 
     #[inline(always)]
-    pub fn end_key(self) -> u32 {
-        gpu::ld_shared(self.numbers().add(3))
+    pub fn end_block(self) -> u32 {
+        self.number(3)
     }
 
     #[inline(always)]
-    pub fn scale_log2(self) -> f32 {
-        f32::from_bits(gpu::ld_shared(self.numbers().add(8)))
+    pub fn k_len(self) -> u32 {
+        self.number(5)
     }
 
     #[inline(always)]
     pub fn query_block(self) -> u32 {
-        gpu::ld_shared(self.numbers().add(7))
+        self.number(6)
     }
 
     #[inline(always)]
-    pub fn task(self) -> Task {
-        let [batch, head, kv_head, query_block] = gpu::ld_shared_v4(self.numbers().add(4));
-        Task {
-            batch,
-            head,
+    pub fn scale_log2(self) -> f32 {
+        f32::from_bits(self.number(7))
+    }
+
+    #[inline(always)]
+    pub fn work(self) -> WorkTile {
+        let [start, len, query_block, _] = gpu::ld_shared_v4(self.numbers().add(4));
+        let [batch, q_start, first, end] = gpu::ld_shared_v4(self.numbers().add(8));
+        let [q_head, kv_head, number, sequence] = gpu::ld_shared_v4(self.numbers().add(12));
+        WorkTile {
+            q_head,
             kv_head,
+            number,
             query_block,
+            rows: QueryRows {
+                batch,
+                start: q_start,
+                first: first as i32,
+                end,
+            },
+            keys: Keys {
+                sequence,
+                start,
+                len,
+            },
         }
     }
 }

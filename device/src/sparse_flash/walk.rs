@@ -1,11 +1,12 @@
-//! The tiles of keys that a query block attends to, in order: own block, listed blocks, loose keys.
+//! The tiles of keys that a query tile attends to, in order: own block, listed blocks, loose keys.
 
 use super::SparseFlashParams;
 use super::loose::{LooseKeys, mark_listed};
-use super::record::{Contents, Record, Task, Tokens};
+use super::record::{Contents, Record};
 use super::warp::WarpMemory;
+use super::work::WorkTile;
 use crate::gpu::{self, Global};
-use crate::params::{BLOCK, TensorArg};
+use crate::params::BLOCK;
 use crate::tile::scale;
 
 /// A tile of keys.
@@ -38,7 +39,7 @@ impl KeyTile {
     }
 }
 
-/// The way through a query block's tiles. The same in every thread, but for the loose keys' lanes.
+/// The way through a query tile's tiles of keys. The same in every thread, but for the loose keys' lanes.
 /// What does not change is in the warp's [`Record`].
 pub(super) struct KeyWalk<const TILE_KEYS: u32> {
     /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
@@ -52,11 +53,11 @@ pub(super) struct KeyWalk<const TILE_KEYS: u32> {
 impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     /// The walk, and its first tile. All threads that copy call it.
     #[inline(always)]
-    pub fn new(p: &SparseFlashParams, task: Task, memory: WarpMemory) -> (Self, KeyTile) {
-        let contents = Contents::new(p, task);
+    pub fn new(p: &SparseFlashParams, work: WorkTile, memory: WarpMemory) -> (Self, KeyTile) {
+        let contents = Contents::new(p, work);
         memory.record.write(&contents);
         if contents.candidates != 0 {
-            mark_listed(memory, end_block(p, task.query_block));
+            mark_listed(memory, contents.end_block);
         }
         let mut walk = Self {
             entry: 0,
@@ -65,8 +66,8 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
             in_list: true,
         };
         walk.look_ahead(memory.record);
-        let first = if p.sizes.is_causal() {
-            KeyTile::contiguous::<TILE_KEYS>(task.query_block * BLOCK, p.sizes.k_len)
+        let first = if p.sequences.is_causal() && work.query_block != WorkTile::MASKED {
+            KeyTile::contiguous::<TILE_KEYS>(work.query_block * BLOCK, work.keys.len)
         } else {
             walk.next_block(p, memory)
         };
@@ -90,8 +91,11 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     #[inline(always)]
     pub fn next(&mut self, p: &SparseFlashParams, memory: WarpMemory, tile: KeyTile) -> KeyTile {
         let other_half = tile.start.wrapping_add(TILE_KEYS);
-        if TILE_KEYS < BLOCK && tile.start.is_multiple_of(BLOCK) && other_half < p.sizes.k_len {
-            return KeyTile::contiguous::<TILE_KEYS>(other_half, p.sizes.k_len);
+        if TILE_KEYS < BLOCK && tile.start.is_multiple_of(BLOCK) {
+            let k_len = memory.record.k_len();
+            if other_half < k_len {
+                return KeyTile::contiguous::<TILE_KEYS>(other_half, k_len);
+            }
         }
         self.next_block(p, memory)
     }
@@ -102,10 +106,10 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
         let record = memory.record;
         if self.in_list {
             // The list is ascending: the first block that is out of range ends it.
-            if self.upcoming < end_block(p, record.query_block()) {
+            if self.upcoming < record.end_block() {
                 let start = self.upcoming * BLOCK;
                 self.look_ahead(record);
-                return KeyTile::contiguous::<TILE_KEYS>(start, p.sizes.k_len);
+                return KeyTile::contiguous::<TILE_KEYS>(start, record.k_len());
             }
             self.in_list = false;
             self.loose = LooseKeys::new(p, memory);
@@ -118,59 +122,56 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
 }
 
 impl Contents {
-    /// The record of a task.
+    /// The record of a work tile.
     #[inline(always)]
-    fn new(p: &SparseFlashParams, task: Task) -> Self {
-        let sizes = &p.sizes;
-        let head = u64::from(task.batch * sizes.q_heads + task.head);
-        let end_block = end_block(p, task.query_block);
-        let tokens = |tensor: &TensorArg| {
-            let first = u64::from(task.batch) * tensor.stride_batch
-                + u64::from(task.kv_head) * tensor.stride_head;
-            Tokens {
-                // Strides in bytes would otherwise be kept from task to task.
-                first: tensor.address.cast().add(gpu::opaque(first)),
-                stride: tensor.stride_token,
-            }
-        };
+    fn new(p: &SparseFlashParams, work: WorkTile) -> Self {
+        let mask = &p.mask;
+        let end_block = work.end_block(p);
         let mut contents = Self {
-            k: tokens(&p.k),
-            v: tokens(&p.v),
+            k: work.tokens(&p.k),
+            v: work.tokens(&p.v),
             list: Global::NULL,
-            stripes: p
-                .stripes
-                .add(gpu::opaque(head * u64::from(p.stripe_capacity))),
+            stripes: Global::NULL,
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
-            end_key: sizes.k_len.min(end_block * BLOCK),
-            task,
+            end_block,
+            work,
             scale_log2: scale::magnitude(p.scale_log2),
         };
-        let mut dense = p.lists.is_null();
-        if !dense && !p.dense.is_null() {
-            dense = gpu::ld_global_nc(p.dense.add(head)) != 0;
-        }
-        if !dense {
-            let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
-            contents.list = p.lists.add(gpu::opaque(row * u64::from(p.list_capacity)));
-            contents.entries = gpu::ld_global_nc(p.list_count.add(row));
-            contents.sink_candidates = p.sinks.min(contents.end_key);
+        if !is_dense(p, &work) {
+            let row = mask.row(work.q_head, work.number);
+            contents.list = mask
+                .kv_indices
+                .add(gpu::opaque(row * u64::from(mask.block_capacity)));
+            contents.entries = gpu::ld_global_nc(mask.kv_num_blocks.add(row));
+            contents.sink_candidates = mask.sinks.min(end_key(end_block, work.keys.len));
             contents.candidates = contents.sink_candidates;
-            if !p.stripes.is_null() && end_block != 0 {
-                contents.candidates += gpu::ld_global_nc(p.stripe_count.add(head));
+            if !mask.num_keys.is_null() && end_block != 0 {
+                let row = mask.key_row(work.keys.sequence, p.q_heads, work.q_head, work.number);
+                contents.stripes = mask
+                    .key_indices
+                    .add(gpu::opaque(row * u64::from(mask.key_capacity)));
+                contents.candidates += gpu::ld_global_nc(mask.num_keys.add(row));
             }
         }
         contents
     }
 }
 
-/// Key blocks from this one on are not walked: the own block, which comes first, or the end.
+/// Whether lists do not count: everything is visible, or nothing.
 #[inline(always)]
-const fn end_block(p: &SparseFlashParams, query_block: u32) -> u32 {
-    if p.sizes.is_causal() {
-        query_block
-    } else {
-        p.sizes.key_blocks()
+fn is_dense(p: &SparseFlashParams, work: &WorkTile) -> bool {
+    if p.mask.is_dense() || work.query_block == WorkTile::MASKED {
+        return true;
     }
+    let head = u64::from(work.keys.sequence) * u64::from(p.q_heads) + u64::from(work.q_head);
+    !p.mask.dense.is_null() && gpu::ld_global_nc(p.mask.dense.add(head)) != 0
+}
+
+/// Keys from this one on are not loose: the own block's, and what no row sees.
+#[inline(always)]
+pub(super) const fn end_key(end_block: u32, k_len: u32) -> u32 {
+    let end = end_block * BLOCK;
+    if end < k_len { end } else { k_len }
 }

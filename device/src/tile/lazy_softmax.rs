@@ -9,6 +9,9 @@
 //! units, which spares a multiplication per score.
 
 use super::WARP;
+use super::exponent;
+use super::float16::Float16;
+use super::softmax::finish_row;
 use super::warpgroup::Scores;
 use crate::gpu;
 
@@ -33,12 +36,13 @@ impl LazySoftmax {
 
     /// Turns scores, −∞ where masked, into weights. `None`, in all lanes of the warp, where earlier weights keep their reference.
     #[inline(always)]
-    pub fn weigh(
+    pub fn weigh<T: Float16>(
         &mut self,
         scores: &mut Scores,
         scale_log2: f32,
         slack_log2: f32,
     ) -> Option<Rescale> {
+        let top = T::TOP_WEIGHT_LOG2;
         let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
         let mut grows = false;
         for (row, maximum) in maximum.iter().enumerate() {
@@ -49,17 +53,24 @@ impl LazySoftmax {
         if gpu::vote_sync_any(WARP, grows) {
             let mut factors = [1.0; 2];
             for row in 0..2 {
-                let old = self.reference[row];
+                let change = exponent::change(self.reference[row], maximum[row], scale_log2, top);
+                factors[row] = gpu::ex2_approx_ftz_f32(change);
                 self.reference[row] = maximum[row];
-                let offset = offset(maximum[row], scale_log2);
-                factors[row] = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
                 self.sum[row] *= factors[row];
             }
             rescale = Some(factors);
         }
-        let offset = self
+        let mut offset = self
             .reference
-            .map(|reference| offset(reference, scale_log2));
+            .map(|reference| exponent::near_offset(reference, scale_log2, top));
+        let far = exponent::is_far(offset[0]) || exponent::is_far(offset[1]);
+        if gpu::vote_sync_any(WARP, far) {
+            let shift = [0, 1].map(|row| exponent::shift(self.reference[row], offset[row]));
+            offset = offset.map(|offset| exponent::offset(offset, top));
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score -= shift[i >> 1 & 1];
+            }
+        }
         // Two sums a row: half as long a chain of additions. Of the tile alone: thousands of small weights, added one by one to a large
         // sum, would lose bits.
         let mut sums = [[0.0; 2]; 2];
@@ -91,41 +102,16 @@ impl LazySoftmax {
 
     /// The weight that `weigh` would give a score of row `row`, relative to the last reference.
     #[inline(always)]
-    pub fn weight(&self, row: usize, score: f32, scale_log2: f32) -> f32 {
-        let offset = offset(self.reference[row], scale_log2);
-        gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale_log2, offset))
+    pub fn weight<T: Float16>(&self, row: usize, score: f32, scale_log2: f32) -> f32 {
+        let reference = self.reference[row];
+        let exponent = exponent::exponent(score, reference, scale_log2, T::TOP_WEIGHT_LOG2);
+        gpu::ex2_approx_ftz_f32(exponent)
     }
 
-    /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw nothing), and the natural
-    /// logarithm of the sum of exponentials (−∞ for such a row).
+    /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of exponentials. See
+    /// [`finish_row`].
     #[inline(always)]
-    pub fn finish(&self, scale_log2: f32) -> [(f32, f32); 2] {
-        let mut rows = [(0.0, f32::NEG_INFINITY); 2];
-        for (i, row) in rows.iter_mut().enumerate() {
-            let mut sum = self.sum[i];
-            sum += gpu::shfl_sync_bfly(WARP, sum, 1);
-            sum += gpu::shfl_sync_bfly(WARP, sum, 2);
-            // A NaN is a sum too.
-            if sum != 0.0 {
-                let log2 = gpu::lg2_approx_ftz_f32(sum);
-                let lse_log2 = gpu::fma_rn_f32(self.reference[i], scale_log2, log2);
-                *row = (
-                    gpu::rcp_approx_ftz_f32(sum),
-                    lse_log2 * core::f32::consts::LN_2,
-                );
-            }
-        }
-        rows
-    }
-}
-
-/// What is added to a row's scaled scores, so that those at the reference become 0. Rows that have seen nothing have weights
-/// 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
-#[inline(always)]
-fn offset(reference: f32, scale_log2: f32) -> f32 {
-    if reference == f32::NEG_INFINITY {
-        0.0
-    } else {
-        -reference * scale_log2
+    pub fn finish<T: Float16>(&self, scale_log2: f32, sees_keys: bool) -> [(f32, f32); 2] {
+        [0, 1].map(|row| finish_row::<T>(self.reference[row], self.sum[row], scale_log2, sees_keys))
     }
 }

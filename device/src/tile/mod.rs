@@ -5,6 +5,7 @@
 //! owns strips of 16 rows, and four neighbouring lanes (a *quad*) share each row, in the fragments of
 //! `mma.sync.m16n8k16` and in those of `wgmma` ([`warpgroup`]) alike.
 
+pub mod exponent;
 mod float16;
 mod lazy_softmax;
 mod mask;
@@ -16,7 +17,7 @@ pub mod sum;
 mod swizzled;
 pub mod warpgroup;
 
-pub use float16::{Bf16, F16, Float16};
+pub use float16::{Bf16, F16, Float16, not_finite, pack_averages, spread};
 pub use lazy_softmax::{LazySoftmax, Rescale};
 pub use mask::RowLimits;
 pub use product::{Accumulator, Packed, STRIP_ROWS};

@@ -18,7 +18,7 @@
 
 use core::marker::PhantomData;
 
-use super::{Accumulator, Float16, SwizzledTile, WARP};
+use super::{Accumulator, Float16, SwizzledTile, WARP, scale};
 use crate::gpu::{self, Global, Shared};
 use crate::launch::{PANEL, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
 
@@ -67,6 +67,17 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
             shared,
             element: PhantomData,
         }
+    }
+
+    /// The panel with its rows multiplied by the sign of a scale.
+    #[inline(always)]
+    pub fn times_sign_of(mut self, scale_log2: f32) -> Self {
+        if !scale::is_positive(scale_log2) {
+            for pair in self.rows.as_flattened_mut().as_flattened_mut() {
+                *pair = scale::times_sign::<T>(*pair, scale_log2);
+            }
+        }
+        self
     }
 
     /// Calls `each(step, scores)` for every tile in order, in the warps for which `wants(step)`. Row `r` of the tile of a step

@@ -4,6 +4,7 @@
 //! 2. Maxima are kept in raw units, which spares a multiplication per score.
 
 use super::WARP;
+use super::exponent;
 use super::float16::Float16;
 use super::product::{Accumulator, Packed};
 use crate::gpu;
@@ -25,19 +26,21 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
     };
 
     /// The weights of a tile of scores, −∞ where masked, relative to the new maxima, and by what earlier
-    /// weights must be multiplied. Sums take the weights before they are rounded.
+    /// weights must be multiplied. Sums take the weights before they are rounded. The scores are left shifted.
     #[inline(always)]
     pub fn weigh<T: Float16, const TILES: usize>(
         &mut self,
-        scores: &Accumulator<STRIPS, TILES>,
+        scores: &mut Accumulator<STRIPS, TILES>,
         scale_log2: f32,
     ) -> (Packed<STRIPS, TILES>, [[f32; 2]; STRIPS]) {
-        let mut weights = Packed::zero();
-        let mut rescale = [[1.0; 2]; STRIPS];
+        let top = T::TOP_WEIGHT_LOG2;
+        let mut offset = [[0.0; 2]; STRIPS];
+        let mut change = [[0.0; 2]; STRIPS];
+        let old = self.maximum;
+        let mut far = false;
         for (s, scores) in scores.elements.iter().enumerate() {
-            for (half, rescale) in rescale[s].iter_mut().enumerate() {
-                let old = self.maximum[s][half];
-                let mut maximum = old;
+            for half in 0..2 {
+                let mut maximum = old[s][half];
                 for tile in scores.iter() {
                     maximum = gpu::max_f32(maximum, tile[2 * half]);
                     maximum = gpu::max_f32(maximum, tile[2 * half + 1]);
@@ -45,11 +48,36 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 1));
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
                 self.maximum[s][half] = maximum;
-                let offset = offset(maximum, scale_log2);
-                // Exactly 1 where nothing changes: offsets are rounded, and 2^(old − offset) a thousand times over would drift.
-                if maximum != old {
-                    *rescale = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(old, scale_log2, offset));
+                offset[s][half] = exponent::near_offset(maximum, scale_log2, top);
+                // Exactly 0 where nothing changes; −∞ where nothing was seen before.
+                change[s][half] =
+                    offset[s][half] - exponent::near_offset(old[s][half], scale_log2, top);
+                far |= exponent::is_far(offset[s][half]);
+            }
+        }
+        if gpu::vote_sync_any(WARP, far) {
+            for (s, scores) in scores.elements.iter_mut().enumerate() {
+                for half in 0..2 {
+                    let maximum = self.maximum[s][half];
+                    let near_offset = offset[s][half];
+                    let shift = exponent::shift(maximum, near_offset);
+                    offset[s][half] = exponent::offset(near_offset, top);
+                    if exponent::is_far(near_offset) {
+                        change[s][half] = exponent::change(old[s][half], maximum, scale_log2, top);
+                    }
+                    for tile in scores.iter_mut() {
+                        tile[2 * half] -= shift;
+                        tile[2 * half + 1] -= shift;
+                    }
                 }
+            }
+        }
+        let mut weights = Packed::zero();
+        let mut rescale = [[1.0; 2]; STRIPS];
+        for (s, scores) in scores.elements.iter().enumerate() {
+            for (half, rescale) in rescale[s].iter_mut().enumerate() {
+                *rescale = gpu::ex2_approx_ftz_f32(change[s][half]);
+                let offset = offset[s][half];
                 // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
                 let mut sum = 0.0;
                 for (t, tile) in scores.iter().enumerate() {
@@ -69,7 +97,7 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
     /// Turns scores of strip `strip` that [`weigh`](Self::weigh) has seen into the weights that it made
     /// of them, if they were in its last tile.
     #[inline(always)]
-    pub fn weigh_again<const TILES: usize>(
+    pub fn weigh_again<T: Float16, const TILES: usize>(
         &self,
         scores: &mut Accumulator<1, TILES>,
         strip: usize,
@@ -77,42 +105,58 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
     ) {
         for tile in &mut scores.elements[0] {
             for (i, weight) in tile.iter_mut().enumerate() {
-                let offset = offset(self.maximum[strip][i / 2], scale_log2);
-                *weight = gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(*weight, scale_log2, offset));
+                let maximum = self.maximum[strip][i / 2];
+                let exponent = exponent::exponent(*weight, maximum, scale_log2, T::TOP_WEIGHT_LOG2);
+                *weight = gpu::ex2_approx_ftz_f32(exponent);
             }
         }
     }
 
-    /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw
-    /// nothing), and the natural logarithm of the sum of exponentials (−∞ for such a row).
+    /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of
+    /// exponentials. See [`finish_row`].
     #[inline(always)]
-    pub fn finish(&self, scale_log2: f32) -> [[(f32, f32); 2]; STRIPS] {
-        let mut rows = [[(0.0, f32::NEG_INFINITY); 2]; STRIPS];
+    pub fn finish<T: Float16>(
+        &self,
+        scale_log2: f32,
+        sees_keys: bool,
+    ) -> [[(f32, f32); 2]; STRIPS] {
+        let mut rows = [[(0.0, 0.0); 2]; STRIPS];
         for (s, rows) in rows.iter_mut().enumerate() {
             for (half, row) in rows.iter_mut().enumerate() {
-                let mut sum = self.sum[s][half];
-                sum += gpu::shfl_sync_bfly(WARP, sum, 1);
-                sum += gpu::shfl_sync_bfly(WARP, sum, 2);
-                // A NaN is a sum too.
-                if sum != 0.0 {
-                    let log2 = gpu::lg2_approx_ftz_f32(sum);
-                    let lse_log2 = gpu::fma_rn_f32(self.maximum[s][half], scale_log2, log2);
-                    let lse = lse_log2 * core::f32::consts::LN_2;
-                    *row = (gpu::rcp_approx_ftz_f32(sum), lse);
-                }
+                let (reference, sum) = (self.maximum[s][half], self.sum[s][half]);
+                *row = finish_row::<T>(reference, sum, scale_log2, sees_keys);
             }
         }
         rows
     }
 }
 
-/// What is added to a row's scaled scores, so that the greatest becomes 0. Rows that have seen nothing
-/// have weights 2^(−∞ − 0) = 0, not 2^(−∞ + ∞).
+/// The factor that makes a row's weighted sums averages, and its log-sum-exp, from its reference and a lane's share of its sum. The
+/// sum is 0 where every score is −∞: the factor is then 0 for a row that sees no key, and NaN, as 0/0 is, for one that does.
 #[inline(always)]
-fn offset(maximum: f32, scale_log2: f32) -> f32 {
-    if maximum == f32::NEG_INFINITY {
-        0.0
-    } else {
-        -maximum * scale_log2
+pub(super) fn finish_row<T: Float16>(
+    reference: f32,
+    lane_sum: f32,
+    scale_log2: f32,
+    sees_keys: bool,
+) -> (f32, f32) {
+    let mut sum = lane_sum;
+    sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+    sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+    // A NaN is a sum too.
+    if sum == 0.0 {
+        let factor = if sees_keys { f32::NAN } else { 0.0 };
+        return (factor, f32::NEG_INFINITY);
     }
+    let top = T::TOP_WEIGHT_LOG2;
+    let log2 = gpu::lg2_approx_ftz_f32(sum);
+    let near_offset = exponent::near_offset(reference, scale_log2, top);
+    let lse = if exponent::is_far(near_offset) {
+        // Not in the log2 domain, whose numbers are larger by half: they could be out of range.
+        let scale = scale_log2 * core::f32::consts::LN_2;
+        gpu::fma_rn_f32(reference, scale, (log2 - top) * core::f32::consts::LN_2)
+    } else {
+        (log2 - near_offset) * core::f32::consts::LN_2
+    };
+    (gpu::rcp_approx_ftz_f32(sum), lse)
 }

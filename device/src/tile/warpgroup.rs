@@ -5,10 +5,11 @@
 use super::WARP;
 use super::float16::{Bf16, F16, Float16};
 use super::swizzled::SwizzledTile;
+use crate::abi::KvTensor;
 use crate::gpu::{
     self, Accumulators, Global, KMajor, MnMajor, Shared, Swizzle, TensorMap, TensorMapLayout, Walk,
 };
-use crate::params::{ProblemSizes, TensorArg};
+use crate::params::TensorArg;
 
 /// Threads of a warpgroup.
 pub const WARPGROUP: u32 = 128;
@@ -33,12 +34,36 @@ pub const fn warpgroups_fit(threads: u32, of_producer: u32, of_consumer: u32) ->
     of_producer + consumers * of_consumer <= threads / WARPGROUP * at_launch
 }
 
-/// The tensor map of Q, K or V: `heads` heads of `tokens` tokens, in boxes of 128 tokens by 64 columns.
+/// The tensor map of Q, or of strided K or V: `[batch, heads, tokens]` tokens of `head_dim` elements, in boxes of 128 tokens by 64
+/// columns.
 pub const fn map_layout(
     tensor: &TensorArg,
-    sizes: &ProblemSizes,
-    heads: u32,
-    tokens: u32,
+    head_dim: u32,
+    batch_heads_tokens: [u32; 3],
+) -> TensorMapLayout {
+    boxes(tensor, head_dim, batch_heads_tokens, TILE_ROWS)
+}
+
+/// The tensor map of K or V: as [`map_layout`], or, where they are paged, `[pages, kv_heads, page tokens]` tokens in boxes of a page by
+/// 64 columns.
+pub const fn kv_map_layout(
+    tensor: &KvTensor,
+    head_dim: u32,
+    batch_heads_tokens: [u32; 3],
+) -> TensorMapLayout {
+    let rows = if tensor.is_paged() {
+        1 << tensor.page_log2
+    } else {
+        TILE_ROWS
+    };
+    boxes(&tensor.rows, head_dim, batch_heads_tokens, rows)
+}
+
+const fn boxes(
+    tensor: &TensorArg,
+    head_dim: u32,
+    [batch, heads, tokens]: [u32; 3],
+    rows: u32,
 ) -> TensorMapLayout {
     // A stride over a single element is never taken, and may be anything in the caller's description.
     const fn stride_bytes(elements: u64, count: u32) -> u64 {
@@ -49,19 +74,19 @@ pub const fn map_layout(
         element_bytes: 2,
         rank: 4,
         dims: [
-            sizes.head_dim as u64,
+            head_dim as u64,
             tokens as u64,
             heads as u64,
-            sizes.batch as u64,
+            batch as u64,
             0,
         ],
         strides_bytes: [
             stride_bytes(tensor.stride_token, tokens),
             stride_bytes(tensor.stride_head, heads),
-            stride_bytes(tensor.stride_batch, sizes.batch),
+            stride_bytes(tensor.stride_batch, batch),
             0,
         ],
-        box_dims: [PIECE_COLUMNS, TILE_ROWS, 1, 1, 0],
+        box_dims: [PIECE_COLUMNS, rows, 1, 1, 0],
         swizzle: Swizzle::Bytes128,
     }
 }
@@ -190,14 +215,14 @@ pub fn load_queries<D: HeadDim>(tile: Shared<u8>, first_row: u32, lane: u32) -> 
     queries
 }
 
-/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with the bits of `flip` flipped in every pair of
-/// elements. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
+/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with every pair of elements as `of_pair` makes
+/// it. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
 #[inline(always)]
 #[track_caller]
 pub fn copy_rows<D: HeadDim>(
     tile: Shared<u8>,
     first_row: u32,
-    flip: u32,
+    of_pair: impl Fn(u32) -> u32,
     row: impl Fn(u32) -> Global<u16>,
 ) {
     let chunks = D::DIM / 8;
@@ -207,7 +232,7 @@ pub fn copy_rows<D: HeadDim>(
         let words = gpu::ld_global_nc_v4(row(in_warp).add(u64::from(chunk * 8)).cast::<u32>());
         let piece = tile.byte_add(chunk / 8 * GROUP_ROWS * 128);
         let to = SwizzledTile::<8>::new(piece).chunk(first_row + in_warp, chunk % 8);
-        gpu::st_shared_v4(to.cast::<u32>(), words.map(|pair| pair ^ flip));
+        gpu::st_shared_v4(to.cast::<u32>(), words.map(&of_pair));
     }
 }
 
@@ -257,18 +282,6 @@ mod tests {
     use super::*;
     use crate::gpu::Global;
 
-    fn sizes(k_len: u32, head_dim: u32) -> ProblemSizes {
-        ProblemSizes {
-            batch: 1,
-            q_heads: 4,
-            kv_heads: 1,
-            q_len: 1,
-            k_len,
-            head_dim,
-            causal: 1,
-        }
-    }
-
     #[test]
     fn hardware_takes_any_stride_of_dimensions_of_size_one() {
         let k = TensorArg {
@@ -277,15 +290,15 @@ mod tests {
             stride_head: 1,
             stride_token: u64::MAX / 2,
         };
-        assert_eq!(map_layout(&k, &sizes(1, 128), 1, 1).check(), Ok(()));
-        assert!(map_layout(&k, &sizes(2, 128), 1, 2).check().is_err());
+        assert_eq!(map_layout(&k, 128, [1; 3]).check(), Ok(()));
+        assert!(map_layout(&k, 128, [1, 1, 2]).check().is_err());
     }
 
     #[test]
     fn a_tile_is_whole_boxes() {
         fn check<D: HeadDim>() {
             let k = TensorArg::contiguous::<u16>(Global::from_address(1 << 20), 1, 1000, D::DIM);
-            let layout = map_layout(&k, &sizes(1000, D::DIM), 1, 1000);
+            let layout = map_layout(&k, D::DIM, [1, 1, 1000]);
             assert_eq!(layout.check(), Ok(()));
             assert_eq!(D::PIECES * layout.box_bytes(), D::TILE_BYTES);
         }

@@ -43,7 +43,7 @@ pub struct SelectRowsParams {
     pub slice: TileSlice,
     /// From sampling. Masses take the place of `stats`: \[row, key block\] of `u32`, in 2^-32 of the row's.
     pub statistics: Statistics,
-    /// \[row\]: log2 of the normaliser, NaN where it is not finite, is written here; or null.
+    /// \[row\]: the row's log-sum-exp in two parts, the second NaN where it is not finite, is written here; or null.
     pub row_lse: Global<f32>,
     /// Selected blocks and window.
     pub output: SelectionOutput,
@@ -261,8 +261,8 @@ fn select_of_row(
     let statistics = RowStatistics::new(&p.statistics, &p.slice, row, bitmap.blocks);
     let lse = statistics.lse();
     if !p.row_lse.is_null() && gpu::laneid() == 0 {
-        let lse = lse.map_or(f32::NAN, |lse| statistics.absolute(lse));
-        gpu::st_global(p.row_lse.add(row.into()), lse);
+        let both = statistics.row_lse(lse.unwrap_or(f32::NAN));
+        gpu::st_global_v2(p.row_lse.add(2 * u64::from(row)), both);
     }
     let lse = lse?;
     let (mut of_window, mut outside, mut heaviest) = (0, 0, 0);

@@ -1,6 +1,7 @@
 //! A problem, a mask for each head, and random data.
 
-use sample_attention_device::params::{BLOCK, ProblemSizes};
+use sample_attention_device::abi::Sequences;
+use sample_attention_device::params::BLOCK;
 
 /// Element types of the inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,16 +194,9 @@ impl Case {
         self
     }
 
-    pub fn sizes(&self) -> ProblemSizes {
-        ProblemSizes {
-            batch: self.batch as u32,
-            q_heads: self.q_heads as u32,
-            kv_heads: self.kv_heads as u32,
-            q_len: self.q_len as u32,
-            k_len: self.k_len as u32,
-            head_dim: self.head_dim as u32,
-            causal: self.causal.into(),
-        }
+    pub fn sequences(&self) -> Sequences {
+        let [batch, q_len, k_len] = [self.batch, self.q_len, self.k_len].map(|len| len as u32);
+        Sequences::uniform(batch, q_len, k_len, self.causal)
     }
 
     /// The position of a row; negative where it sees nothing.
@@ -236,17 +230,17 @@ impl Case {
 
 /// A mask that lists, for each query block, the blocks that `keeps(query block, key block)`.
 pub fn listed(case: &Case, keeps: impl Fn(u32, u32) -> bool) -> HeadMask {
-    let sizes = case.sizes();
+    let sequence = case.sequences().get(0);
     let list = |query_block| {
         let end = if case.causal {
             query_block + 1
         } else {
-            sizes.key_blocks()
+            sequence.key_blocks()
         };
         (0..end).filter(|&key| keeps(query_block, key)).collect()
     };
     HeadMask {
-        blocks: (0..sizes.query_blocks()).map(list).collect(),
+        blocks: (0..sequence.end_query_block()).map(list).collect(),
         ..HeadMask::default()
     }
 }

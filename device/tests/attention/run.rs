@@ -1,13 +1,16 @@
 //! A case in the emulator.
 
+use sample_attention_device::abi::{KvTensor, LseTensor, SparseMask};
 use sample_attention_device::gpu::{Global, emu};
 use sample_attention_device::launch::LaunchShape;
 use sample_attention_device::params::TensorArg;
-use sample_attention_device::sparse_flash::hopper::schedule::{self, Schedule, ScheduleParams};
+use sample_attention_device::sparse_flash::hopper::schedule::{
+    self, Groups, Schedule, ScheduleParams,
+};
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 
-use super::case::{Case, Dtype, Kernel};
+use super::case::{Case, Dtype, HeadMask, Kernel};
 use super::oracle::{self, Inputs};
 
 /// What the kernel wrote, as [batch, head, row, head_dim] and [batch, head, row]: as numbers and as
@@ -52,13 +55,15 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
     let heads = case.batch * case.q_heads;
     let lse = device.alloc::<f32>("lse", heads * case.q_len);
     let mut params = SparseFlashParams {
-        sizes: case.sizes(),
+        sequences: case.sequences(),
+        q_heads: case.q_heads as u32,
+        kv_heads: case.kv_heads as u32,
+        head_dim: dim as u32,
         scale_log2: case.softmax_scale * std::f32::consts::LOG2_E,
-        sinks: case.sinks as u32,
         output_f32: case.output_f32.into(),
         q,
-        k,
-        v,
+        k: KvTensor::strided(k),
+        v: KvTensor::strided(v),
         o: TensorArg {
             address: if case.output_f32 {
                 wide.address().cast()
@@ -69,17 +74,15 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
             stride_head: head as u64,
             stride_token: token as u64,
         },
-        lse: lse.address(),
-        lists: Global::NULL,
-        list_count: Global::NULL,
-        list_capacity: 0,
-        stripe_capacity: 0,
-        stripes: Global::NULL,
-        stripe_count: Global::NULL,
-        dense: Global::NULL,
+        lse: LseTensor {
+            address: lse.address(),
+            stride_batch: (case.q_heads * case.q_len) as u64,
+            stride_head: case.q_len as u64,
+        },
+        mask: SparseMask::DENSE,
     };
     if let Some(masks) = &case.masks {
-        upload_masks(&mut device, &mut params, masks);
+        params.mask = upload_masks(&mut device, case, masks);
     }
     let fault = match case.kernel {
         Kernel::Portable => launch_portable(&mut device, case, &params, mode),
@@ -150,16 +153,15 @@ fn launch_hopper(
     slack_log2: f32,
     mode: emu::Mode,
 ) -> Result<(), emu::Fault> {
-    let sizes = &attention.sizes;
-    let tasks = schedule::tasks(sizes) as usize;
+    let work_tiles = schedule::work_tiles(&attention) as usize;
     let schedule = Schedule {
         taken: device.alloc::<u32>("taken", 1).address(),
-        order: if attention.lists.is_null() {
+        order: if attention.mask.is_dense() {
             Global::NULL
         } else {
-            device.alloc::<u32>("order", tasks).address()
+            device.alloc::<u32>("order", work_tiles).address()
         },
-        group_heads: schedule::group_heads(sizes),
+        groups: Groups::new(&attention),
     };
     let order = ScheduleParams {
         attention,
@@ -167,17 +169,18 @@ fn launch_hopper(
     };
     device.launch(
         schedule::SCHEDULE,
-        &shape(schedule::launch_shape(sizes, &schedule), mode),
+        &shape(schedule::launch_shape(&attention, &schedule), mode),
         &order,
     )?;
-    let map = |tensor, heads, tokens| {
-        let layout = hopper::map_layout(&tensor, sizes, heads, tokens);
+    let map = |tensor: &TensorArg, heads: usize, tokens: usize| {
+        let extents = [case.batch, heads, tokens].map(|extent| extent as u32);
+        let layout = hopper::map_layout(tensor, attention.head_dim, extents);
         emu::tensor_map(&layout).expect("a valid layout")
     };
     let params = HopperParams {
-        q_map: map(attention.q, sizes.q_heads, sizes.q_len),
-        k_map: map(attention.k, sizes.kv_heads, sizes.k_len),
-        v_map: map(attention.v, sizes.kv_heads, sizes.k_len),
+        q_map: map(&attention.q, case.q_heads, case.q_len),
+        k_map: map(&attention.k.rows, case.kv_heads, case.k_len),
+        v_map: map(&attention.v.rows, case.kv_heads, case.k_len),
         attention,
         schedule,
         slack_log2,
@@ -189,21 +192,26 @@ fn launch_hopper(
         (Dtype::F16, 128) => hopper::F16_D128,
         (_, dim) => panic!("no entry for head_dim {dim}"),
     };
-    let shape = shape(hopper::launch_shape(sizes, MULTIPROCESSORS), mode);
+    let shape = shape(hopper::launch_shape(&attention, MULTIPROCESSORS), mode);
     device.launch(kernel, &shape, &params)
 }
 
-/// Puts the masks in the layout of the selection stages.
-fn upload_masks(device: &mut emu::Gpu, params: &mut SparseFlashParams, masks: &[super::HeadMask]) {
-    let capacity = params.sizes.key_blocks();
-    let query_blocks = params.sizes.query_blocks() as usize;
-    let stripe_capacity = masks.iter().map(|mask| mask.stripes.len()).max().unwrap();
-    let (mut lists, mut counts, mut stripes) = (vec![], vec![], vec![]);
-    for mask in masks {
-        // A dense head's lists are not read: any number will do.
-        for query_block in 0..query_blocks {
-            let list = mask.blocks.get(query_block).map_or(&[][..], Vec::as_slice);
-            let mut row = list.to_vec();
+/// Puts the masks in the kernels' layout.
+fn upload_masks(device: &mut emu::Gpu, case: &Case, masks: &[HeadMask]) -> SparseMask {
+    let sequences = case.sequences();
+    let tiles = sequences.query_tiles();
+    let capacity = sequences.max_key_blocks();
+    let key_capacity = masks.iter().map(|mask| mask.stripes.len()).max().unwrap();
+    let (mut lists, mut counts, mut keys) = (vec![], vec![], vec![]);
+    for q_head in 0..case.q_heads {
+        for tile in 0..tiles {
+            let tile = sequences.query_tile(tile).expect("lengths are uniform");
+            let mask = &masks[tile.sequence.index as usize * case.q_heads + q_head];
+            let list = tile
+                .query_block
+                .and_then(|block| mask.blocks.get(block as usize));
+            let mut row = list.cloned().unwrap_or_default();
+            // A dense head's lists are not read: any number will do.
             counts.push(if mask.dense {
                 u32::MAX
             } else {
@@ -212,23 +220,31 @@ fn upload_masks(device: &mut emu::Gpu, params: &mut SparseFlashParams, masks: &[
             row.resize(capacity as usize, u32::MAX);
             lists.extend(row);
         }
-        let mut row = mask.stripes.clone();
-        row.resize(stripe_capacity, 0);
-        stripes.extend(row);
     }
-    params.lists = device.upload("lists", &lists).address();
-    params.list_count = device.upload("list_count", &counts).address();
-    params.list_capacity = capacity;
+    for mask in masks {
+        let mut row = mask.stripes.clone();
+        row.resize(key_capacity, 0);
+        keys.extend(row);
+    }
+    let mut mask = SparseMask {
+        kv_num_blocks: device.upload("kv_num_blocks", &counts).address(),
+        kv_indices: device.upload("kv_indices", &lists).address(),
+        block_capacity: capacity,
+        key_capacity: key_capacity as u32,
+        sinks: case.sinks as u32,
+        tiles,
+        ..SparseMask::DENSE
+    };
     if masks.iter().any(|mask| mask.dense) {
         let dense: Vec<u32> = masks.iter().map(|mask| mask.dense.into()).collect();
-        params.dense = device.upload("dense", &dense).address();
+        mask.dense = device.upload("dense", &dense).address();
     }
-    if stripe_capacity != 0 {
+    if key_capacity != 0 {
         let counts: Vec<u32> = masks.iter().map(|m| m.stripes.len() as u32).collect();
-        params.stripes = device.upload("stripes", &stripes).address();
-        params.stripe_count = device.upload("stripe_count", &counts).address();
-        params.stripe_capacity = stripe_capacity as u32;
+        mask.key_indices = device.upload("key_indices", &keys).address();
+        mask.num_keys = device.upload("num_keys", &counts).address();
     }
+    mask
 }
 
 /// Runs the case and compares with the definition of attention: O within twice the error of a 16-bit

@@ -1,11 +1,15 @@
 //! Compares what the kernels wrote with the definitions.
 
+use sample_attention_device::tile::scale;
+
 use crate::case::{Case, Inputs};
 use crate::pipeline::{Budget, Outcome, Unit, units};
 use crate::reference::{self, BLOCK, Head, ONE};
 
 /// Log2-domain error of a normaliser: 64 products of size 16 or less, added in `f32`, and two approximate functions.
 const LOG2_TOLERANCE: f64 = 1e-4;
+/// Relative error of a normaliser: that of the scale in the log2 domain, and of its product.
+const RELATIVE_TOLERANCE: f64 = 3e-7;
 /// Keys whose share of their row is below 2 to the minus this may be off altogether: 2^-68 of the last bit of a mass.
 const NOTHING_LOG2: f64 = 100.0;
 /// Relative error of a mass, which is 2 to the power of the difference of two such numbers.
@@ -75,6 +79,19 @@ fn assert_mass(got: u64, want: f64, what: impl Fn() -> String) {
     );
 }
 
+/// What turns scores into numbers of the log2 domain.
+fn scale_magnitude(case: &Case) -> f64 {
+    let scale_log2 = case.softmax_scale * std::f32::consts::LOG2_E;
+    f64::from(scale::magnitude(scale_log2))
+}
+
+/// The log-sum-exp of the row at a place, in the log2 domain.
+pub fn row_lse(case: &Case, outcome: &Outcome, place: usize) -> f64 {
+    let [reference, log2_sum] =
+        [0, 1].map(|part| f64::from(f32::from_bits(outcome.row_lse[2 * place + part])));
+    reference * scale_magnitude(case) + log2_sum
+}
+
 /// Everything that one run wrote.
 pub fn check(case: &Case, budget: Budget, inputs: &Inputs, outcome: &Outcome) {
     let heads: Vec<Head> = (0..case.heads())
@@ -138,7 +155,7 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, unit: &Unit, h
     let float = |bits: u32| f64::from(f32::from_bits(bits));
     let same_mass = |got: f64, want: f64, what: &str, row: usize| {
         assert!(
-            got == want || (got - want).abs() <= LOG2_TOLERANCE,
+            got == want || (got - want).abs() <= LOG2_TOLERANCE + RELATIVE_TOLERANCE * want.abs(),
             "{case:?}: {what} of {unit:?}, row {row}: {got}, not {want}"
         );
     };
@@ -154,16 +171,17 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, unit: &Unit, h
         assert!(rank < shape.row_capacity);
         let place = shape.tile_row(unit.head, query_block) * shape.row_capacity + rank;
         if budget != Budget::Blocks {
-            same_mass(float(outcome.row_lse[place]), head.lse[row], "row_lse", row);
+            same_mass(row_lse(case, outcome, place), head.lse[row], "row_lse", row);
         }
         if !budget.is_of_blocks() {
             continue;
         }
         let scores = &head.scores[row];
         let check_stat = |statistic: u32, split: usize, of_keys: &[f64], what: &str| {
-            let base = float(outcome.bases[place * shape.splits + split]);
+            let base = float(outcome.bases[place * shape.splits + split]) * scale_magnitude(case);
+            let maximum = reference::maximum(scores);
             assert!(
-                base <= reference::maximum(scores) + LOG2_TOLERANCE,
+                base <= maximum + LOG2_TOLERANCE + RELATIVE_TOLERANCE * maximum.abs(),
                 "{case:?}: the base of {what} of {unit:?}, row {row} is {base}"
             );
             let got = float(statistic) + if base == f64::NEG_INFINITY { 0.0 } else { base };
@@ -172,7 +190,9 @@ fn check_sampling(case: &Case, budget: Budget, outcome: &Outcome, unit: &Unit, h
                 same_mass(got, want, what, row);
             } else {
                 assert!(
-                    got <= head.lse[row] - NOTHING_LOG2 + LOG2_TOLERANCE,
+                    got <= head.lse[row] - NOTHING_LOG2
+                        + LOG2_TOLERANCE
+                        + RELATIVE_TOLERANCE * got.abs(),
                     "{case:?}: {what} of {unit:?}, row {row}: {got}, not {want}"
                 );
             }
@@ -231,8 +251,10 @@ fn check_rows(case: &Case, outcome: &Outcome, unit: &Unit, head: &Head) {
         // Exactly the set that a sort of the kernel's own masses gives.
         let sinks = f64::from(f32::from_bits(outcome.sink_stats[place]));
         let sinks = if case.sinks > 0 {
-            let lse = f64::from(f32::from_bits(outcome.row_lse[place]));
+            let [reference, lse] =
+                [0, 1].map(|part| f64::from(f32::from_bits(outcome.row_lse[2 * place + part])));
             let base = f64::from(f32::from_bits(outcome.bases[place * shape.splits]));
+            let base = (base - reference) * scale_magnitude(case);
             ((sinks + base - lse).exp2() * ONE) as u64
         } else {
             0

@@ -425,10 +425,9 @@ impl<'a> Pipeline<'a> {
     }
 
     fn select(&mut self, slice: &TileSlice, sequence_count: u32, mode: Mode) {
-        let scale_log2 = self.case.softmax_scale * std::f32::consts::LOG2_E;
         let params = SamplingParams {
             slice: *slice,
-            scale_log2,
+            scale_log2: self.scale_log2(),
             q: self.q,
             k: KvTensor::strided(self.k),
             row_lse: if self.budget == Budget::Blocks || self.budget == Budget::Rows {
@@ -456,8 +455,13 @@ impl<'a> Pipeline<'a> {
         }
     }
 
+    fn scale_log2(&self) -> f32 {
+        self.case.softmax_scale * std::f32::consts::LOG2_E
+    }
+
     fn statistics(&self) -> Statistics {
         Statistics {
+            scale_log2: self.scale_log2(),
             stats: self.stats.address(),
             bases: self.bases.address(),
             sink_stats: self.sink_stats.address(),
@@ -504,7 +508,7 @@ impl<'a> Pipeline<'a> {
         copy_tiles(
             &self.all,
             slice,
-            slice.row_capacity,
+            2 * slice.row_capacity,
             &lse,
             &mut self.outcome.row_lse,
         );
@@ -552,7 +556,7 @@ impl<'a> Pipeline<'a> {
         };
         let params = to_keys::ReductionKeysParams {
             units,
-            scale_log2: self.case.softmax_scale * std::f32::consts::LOG2_E,
+            scale_log2: self.scale_log2(),
             q: self.q,
             k: KvTensor::strided(self.k),
             row_lse: self.row_lse.address(),
@@ -659,7 +663,7 @@ impl<'a> Pipeline<'a> {
             copy_tiles(
                 &self.all,
                 slice,
-                rows,
+                2 * rows,
                 &bits(&self.row_lse),
                 &mut outcome.row_lse,
             );

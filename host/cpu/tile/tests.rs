@@ -1,9 +1,7 @@
 //! The arithmetic of a tile on every instruction set that this machine has, against plain f64.
 
 use super::super::simd::{Kernel, Lanes, PANEL, Simd, on_every_set};
-use super::{
-    KEY_GROUP, Rows, Stats, accumulate, log2_sum_exp, mask, online_softmax, scale, scores,
-};
+use super::{KEY_GROUP, Rows, Stats, accumulate, lse, mask, online_softmax, scale, scores};
 
 /// Head dimensions and keys of the tiles: the smallest, one that is no power of two, and the largest.
 const SIZES: [(usize, usize); 4] = [(8, 8), (24, 40), (128, 128), (256, 120)];
@@ -75,38 +73,44 @@ fn scores_are_the_products_of_keys_and_queries() {
     }
 }
 
-struct Accumulate<'a>(&'a [Lanes], Rows<'a>, Vec<Lanes>);
+struct Accumulate<'a>(&'a [Lanes], Rows<'a>, Vec<Lanes>, Lanes);
 
 impl Kernel for Accumulate<'_> {
     type Output = Vec<Lanes>;
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) -> Vec<Lanes> {
-        accumulate(simd, self.0, self.1, &mut self.2);
+        accumulate(simd, self.0, self.1, &mut self.2, &self.3);
         self.2
     }
 }
 
 #[test]
-fn outputs_gain_the_weighted_values_of_any_number_of_keys() {
+fn outputs_are_scaled_and_gain_the_weighted_values_of_any_number_of_keys() {
     for (head_dim, most_keys) in SIZES {
         for keys in [0, 1, 7, most_keys - 1, most_keys] {
             let stride = head_dim + 3;
             let weights = lanes(3, keys);
             let data = numbers(4, keys * stride);
+            let factor = if keys == 0 {
+                Lanes([1.0; PANEL])
+            } else {
+                lanes(11, 1)[0]
+            };
             let before = lanes(5, head_dim.next_multiple_of(KEY_GROUP));
             let rows = Rows {
                 data: &data,
                 stride,
             };
             on_every_set(
-                || Accumulate(&weights, rows, before.clone()),
+                || Accumulate(&weights, rows, before.clone(), factor),
                 |set, out| {
                     for (d, output) in out.iter().enumerate() {
                         for (lane, &got) in output.0.iter().enumerate() {
                             let products = (0..keys).map(|key| {
                                 f64::from(data[key * stride + d]) * f64::from(weights[key].0[lane])
                             });
-                            let expected = f64::from(before[d].0[lane]) + products.sum::<f64>();
+                            let before = f64::from(before[d].0[lane]) * f64::from(factor.0[lane]);
+                            let expected = before + products.sum::<f64>();
                             assert_close(set, "output", got, expected, 2e-7 * (keys + 1) as f64);
                         }
                     }
@@ -194,7 +198,7 @@ fn online_softmax_of_several_tiles_is_the_softmax_of_all_their_scores() {
     on_every_set(
         || Softmax::<true>(&tiles),
         |set, (weights, factors, stats)| {
-            let lse = log2_sum_exp(&stats);
+            let lse = lse(&stats);
             for lane in 0..PANEL {
                 let all = tiles
                     .iter()
@@ -202,7 +206,7 @@ fn online_softmax_of_several_tiles_is_the_softmax_of_all_their_scores() {
                     .map(|scores| f64::from(scores.0[lane]));
                 let max = all.clone().fold(f64::NEG_INFINITY, f64::max);
                 if lane == 4 {
-                    assert_eq!(lse.0[lane], f32::NEG_INFINITY, "{set}");
+                    assert_eq!(lse[lane], f64::NEG_INFINITY, "{set}");
                     assert_eq!(stats.sum.0[lane], 0.0, "{set}");
                     assert!(
                         weights.iter().flatten().all(|weight| weight.0[lane] == 0.0),
@@ -211,10 +215,11 @@ fn online_softmax_of_several_tiles_is_the_softmax_of_all_their_scores() {
                     continue;
                 }
                 let expected = max + all.map(|x| (x - max).exp2()).sum::<f64>().log2();
+                let expected = expected * std::f64::consts::LN_2;
                 assert_close(
                     set,
-                    "log2-sum-exp",
-                    lse.0[lane],
+                    "log-sum-exp",
+                    lse[lane] as f32,
                     expected,
                     2e-6 * (1.0 + expected.abs()),
                 );

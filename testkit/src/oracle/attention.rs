@@ -16,7 +16,7 @@ pub struct Row {
     pub head: usize,
     /// Which query.
     pub row: usize,
-    /// Output; zeros where nothing is kept.
+    /// Output; zeros where nothing is kept, NaN where something is but the softmax is not finite.
     pub o: Vec<f64>,
     /// Natural log-sum-exp of the kept, scaled scores; −∞ where nothing is kept.
     pub lse: f64,
@@ -66,12 +66,8 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
     let mut o_magnitude = vec![0.0; problem.head_dim];
     let mut sum = 0.0;
     for (&j, s) in keys.iter().zip(&scores) {
-        // Where every kept score is −∞ all weights are 0, by the same rule as where nothing is kept.
-        let p = if lse == f64::NEG_INFINITY {
-            0.0
-        } else {
-            (s - lse).exp()
-        };
+        // NaN where every kept score is −∞: unlike a row that keeps nothing, it is asked for a mean, and there is none.
+        let p = (s - lse).exp();
         let weight = if max == f64::NEG_INFINITY {
             p
         } else {

@@ -15,7 +15,7 @@ pub struct Unit {
     pub q_head: usize,
     /// First query block of the segment.
     pub first_query_block: usize,
-    /// |R| of the unit.
+    /// |R| of the unit, less the rows whose softmax is not finite.
     pub rows: usize,
     /// Sampled mass that window and sinks cover.
     pub covered: f64,
@@ -91,6 +91,7 @@ pub fn units(problem: &Problem, policy: &Policy, qkv: &Qkv) -> Vec<Unit> {
     let segments = match policy.budget {
         Budget::Blocks => blocks.div_ceil(64),
         Budget::Residual | Budget::Paper => 1,
+        other => unimplemented!("{other:?}"),
     };
     (0..problem.batch * problem.q_heads * segments)
         .into_par_iter()
@@ -106,6 +107,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
             (own.clone(), own.len() * blocks, blocks)
         }
         Budget::Residual | Budget::Paper => (0..blocks, problem.k_len, problem.k_len),
+        other => unimplemented!("{other:?}"),
     };
     let mut unit = Unit {
         batch: head / problem.q_heads,
@@ -124,14 +126,19 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
         if !query_blocks.contains(&query_block) {
             continue;
         }
-        unit.rows += 1;
         let scores = visible_scores(problem, qkv, head, row);
         let lse = log_sum_exp(&scores);
+        // Such rows count as nothing.
+        if !lse.is_finite() {
+            continue;
+        }
+        unit.rows += 1;
         for (key, s) in scores.iter().enumerate() {
             let p = (s - lse).exp();
             let candidate = match policy.budget {
                 Budget::Blocks => (query_block - query_blocks.start) * blocks + key / 128,
                 Budget::Residual | Budget::Paper => key,
+                other => unimplemented!("{other:?}"),
             };
             let covered = is_covered(problem, policy, query_block, key);
             if covered {
@@ -151,6 +158,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
     unit.need = match policy.budget {
         Budget::Paper => goal,
         Budget::Residual | Budget::Blocks => (goal - unit.covered).max(0.0),
+        other => unimplemented!("{other:?}"),
     };
     unit
 }

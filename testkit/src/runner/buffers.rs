@@ -103,6 +103,7 @@ impl Buffer {
             Dtype::F32 => Data::F32(vec![f32::UNWRITTEN; len]),
             Dtype::F16 => Data::F16(vec![f16::UNWRITTEN; len]),
             Dtype::Bf16 => Data::Bf16(vec![bf16::UNWRITTEN; len]),
+            other => unimplemented!("{other:?}"),
         };
         Buffer {
             shape,

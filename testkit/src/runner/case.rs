@@ -94,6 +94,11 @@ impl Case {
     pub fn captured(path: &Path) -> (Self, Qkv) {
         let capture =
             Capture::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Case::of_capture(&capture)
+    }
+
+    /// The same of a capture in memory.
+    pub fn of_capture(capture: &Capture) -> (Self, Qkv) {
         let problem = capture.problem;
         let tensor = |shape, values: &capture::Tensor| Tensor {
             shape,

@@ -77,11 +77,9 @@ impl Backend for Cpu {
     ) -> Result<Found> {
         let plan = self.plan(problem, attend)?;
         let mut found = Found::default();
-        let Outputs { o, mut lse } = outputs;
-        let outputs = Outputs {
-            o,
-            lse: lse.as_deref_mut(),
-        };
+        let Outputs { o, mut lse, .. } = outputs;
+        let mut outputs = Outputs::new(o);
+        outputs.lse = lse.as_deref_mut();
         self.in_workspace(plan.workspace_bytes(), |workspace| {
             if let Attend::Own(selection) = attend {
                 return plan.attend(inputs, selection, outputs, workspace);
@@ -89,11 +87,11 @@ impl Backend for Cpu {
             let mut stages = plan.stages(inputs, workspace)?;
             for wave in 0..stages.waves() {
                 stages.sampling(wave)?;
-                found.sampled.extend(stages.sampled_rows(wave));
+                found.sampled.extend(stages.sampled_rows(wave)?);
                 stages.reduction(wave)?;
                 found
                     .units
-                    .extend(stages.masses(wave).into_iter().map(UnitFound::from));
+                    .extend(stages.masses(wave)?.into_iter().map(UnitFound::from));
                 stages.top_k(wave)?;
             }
             stages.sparse_flash(outputs)?;

@@ -104,6 +104,7 @@ impl Backend for Cuda<'_> {
         let Outputs {
             o: mut to_o,
             lse: Some(to_lse),
+            ..
         } = outputs
         else {
             panic!("the runner wants LSE")
@@ -115,14 +116,14 @@ impl Backend for Cuda<'_> {
         let lse = Zoned::upload(device, "lse", WRITTEN, &bytes_of(to_lse))?;
         let workspace = vec![0xff; plan.workspace_bytes() as usize];
         let workspace = Zoned::upload(device, "the workspace", WRITTEN, &workspace)?;
-        let operands = Operands {
-            q: q.tensor()?,
-            k: k.tensor()?,
-            v: v.tensor()?,
-            o: o.tensor()?,
-            lse: lse.memory(),
-            workspace: workspace.memory(),
-        };
+        let operands = Operands::new(
+            q.tensor()?,
+            k.tensor()?,
+            v.tensor()?,
+            o.tensor()?,
+            lse.memory(),
+            workspace.memory(),
+        );
         if let Attend::Own(selection) = attend {
             // SAFETY: the workspace is this run's own.
             unsafe { device.write_selection(&stream, &plan, selection, workspace.memory()) }?;

@@ -47,6 +47,7 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
         let covered = match policy.budget {
             Budget::Paper => 0,
             Budget::Blocks | Budget::Residual => unit.covered,
+            other => unimplemented!("{other:?}"),
         };
         let all = (unit.mass.iter().sum::<u64>() + covered) as f64 / MASS_ONE;
         let rows = unit.rows as f64;
@@ -259,6 +260,7 @@ fn check_lists<'a>(
                     expected.blocks[query_block][index % unit.candidates_per_row] = true;
                 }
                 Budget::Residual | Budget::Paper => expected.stripes[index] = true,
+                other => unimplemented!("{other:?}"),
             }
         }
     }

@@ -53,14 +53,14 @@ impl<'a> Run<'a> {
         let tensor = |buffer: &Buffer<'_>, shape| {
             DeviceTensor::bhsd(buffer, problem.dtype, shape).expect("made for it")
         };
-        Operands {
-            q: tensor(&self.q, problem.q_shape()),
-            k: tensor(&self.k, problem.kv_shape()),
-            v: tensor(&self.v, problem.kv_shape()),
-            o: tensor(&self.o, problem.q_shape()),
-            lse: self.lse.memory(),
-            workspace: self.workspace.memory(),
-        }
+        Operands::new(
+            tensor(&self.q, problem.q_shape()),
+            tensor(&self.k, problem.kv_shape()),
+            tensor(&self.v, problem.kv_shape()),
+            tensor(&self.o, problem.q_shape()),
+            self.lse.memory(),
+            self.workspace.memory(),
+        )
     }
 
     /// New inputs.
@@ -145,7 +145,7 @@ pub fn bytes(dtype: Dtype, tensor: &Tensor) -> Vec<u8> {
     let bits = |x: &f32| match dtype {
         Dtype::Bf16 => bf16::from_f32(*x).to_bits(),
         Dtype::F16 => f16::from_f32(*x).to_bits(),
-        Dtype::F32 => panic!("the kernels take no f32"),
+        other => panic!("the kernels take no {other}"),
     };
     tensor
         .values

@@ -73,14 +73,14 @@ pub fn run(
     let lse = poisoned(device, 4 * problem.lse_len() as u64)?;
     let workspace = poisoned(device, plan.workspace_bytes())?;
     let tensor = |which, shape| places.tensor(&buffer, which, problem.dtype, shape);
-    let operands = Operands {
-        q: tensor(0, problem.q_shape()),
-        k: tensor(1, problem.kv_shape()),
-        v: tensor(2, problem.kv_shape()),
-        o: tensor(3, problem.q_shape()),
-        lse: lse.memory(),
-        workspace: workspace.memory(),
-    };
+    let operands = Operands::new(
+        tensor(0, problem.q_shape()),
+        tensor(1, problem.kv_shape()),
+        tensor(2, problem.kv_shape()),
+        tensor(3, problem.q_shape()),
+        lse.memory(),
+        workspace.memory(),
+    );
     // SAFETY: the operands are this function's own buffers, and it waits for the run. Rows of o overlap nothing.
     unsafe { device.run(stream, plan, &operands) }?;
     stream.synchronize()?;

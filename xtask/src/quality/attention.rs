@@ -79,12 +79,7 @@ impl Attention for Planned<'_> {
         let watch = (self.watch)(layer);
         let report = plan
             .stages_watched(inputs, &mut self.workspace, &*watch)
-            .and_then(|mut stages| {
-                stages.run(Outputs {
-                    o,
-                    lse: Some(&mut lse),
-                })
-            })
+            .and_then(|mut stages| stages.run(Outputs::new(o).with_lse(&mut lse)))
             .map_err(named)?;
         self.selection_time += report.times.selection();
         self.attention_time += report.times.total();

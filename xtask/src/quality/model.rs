@@ -92,11 +92,8 @@ impl Model {
         attention: &mut impl Attention,
     ) -> Result<Vec<f32>, String> {
         let config = &self.config;
-        let problem = Problem {
-            q_heads: config.q_heads,
-            kv_heads: config.kv_heads,
-            ..Problem::causal(bytes.len(), config.head_dim, Dtype::Bf16)
-        };
+        let problem = Problem::causal(bytes.len(), config.head_dim, Dtype::Bf16)
+            .with_heads(config.q_heads, config.kv_heads);
         let rotary = Rotary::new(bytes.len(), config.head_dim, config.rope_theta);
         let mut x: Vec<f32> = bytes
             .iter()
@@ -135,11 +132,11 @@ impl Model {
         let bshd = |[batch, heads, len, dim]: [usize; 4]| [batch, len, heads, dim];
         let (q_shape, kv_shape) = (bshd(problem.q_shape()), bshd(problem.kv_shape()));
         let named = |error: sample_attention::Error| format!("layer {layer}: {error}");
-        let inputs = Inputs {
-            q: TensorView::bshd(q, q_shape).map_err(named)?,
-            k: TensorView::bshd(k, kv_shape).map_err(named)?,
-            v: TensorView::bshd(v, kv_shape).map_err(named)?,
-        };
+        let inputs = Inputs::new(
+            TensorView::bshd(q, q_shape).map_err(named)?,
+            TensorView::bshd(k, kv_shape).map_err(named)?,
+            TensorView::bshd(v, kv_shape).map_err(named)?,
+        );
         let o = TensorViewMut::bshd(o, q_shape).map_err(named)?;
         attention.attend(layer, problem, &inputs, o)
     }

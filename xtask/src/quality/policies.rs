@@ -137,14 +137,8 @@ impl Grid {
 
 fn own_policy(budget: &BudgetName) -> Policy {
     match budget {
-        BudgetName::Blocks => Policy {
-            budget: Budget::Blocks,
-            ..Policy::default()
-        },
-        BudgetName::Residual => Policy {
-            budget: Budget::Residual,
-            ..Policy::default()
-        },
+        BudgetName::Blocks => Policy::default().with_budget(Budget::Blocks),
+        BudgetName::Residual => Policy::default().with_budget(Budget::Residual),
         BudgetName::Paper => Policy::paper(),
     }
 }
@@ -186,13 +180,7 @@ mod tests {
     fn no_options_mean_each_budget_by_its_own_settings() {
         let own = policies("--fallback auto");
         assert_eq!(own[0], Policy::default());
-        assert_eq!(
-            own[1],
-            Policy {
-                budget: Budget::Residual,
-                ..Policy::default()
-            }
-        );
+        assert_eq!(own[1], Policy::default().with_budget(Budget::Residual));
         assert_eq!(own[2], Policy::paper());
         assert_eq!(policies("").len(), 6);
     }

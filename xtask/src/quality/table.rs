@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use sample_attention::{Budget, Fallback, HeadPath, Policy, Window};
+use sample_attention::{Budget, HeadPath, Policy, Window};
 use serde_json::{Value, json};
 
 use super::measure::{Comparison, Measurement, Reference};
@@ -158,18 +158,11 @@ fn comparison(stretch: &Comparison) -> Value {
 }
 
 fn budget(policy: &Policy) -> &'static str {
-    match policy.budget {
-        Budget::Blocks => "blocks",
-        Budget::Residual => "residual",
-        Budget::Paper => "paper",
-    }
+    policy.budget.name()
 }
 
 fn fallback(policy: &Policy) -> &'static str {
-    match policy.fallback {
-        Fallback::Auto => "auto",
-        Fallback::Never => "never",
-    }
+    policy.fallback.name()
 }
 
 fn window(policy: &Policy) -> String {

@@ -292,10 +292,7 @@ fn the_real_model_stays_close_to_dense() {
         "{}",
         reference.loss
     );
-    let policy = Policy {
-        fallback: Fallback::Never,
-        ..Policy::default()
-    };
+    let policy = Policy::default().with_fallback(Fallback::Never);
     let sparse =
         Comparison::measure(&model, policy, &reference, RowCoverage::Measured, &bar).unwrap();
     assert!(sparse.divergence < 0.006, "{}", sparse.divergence);

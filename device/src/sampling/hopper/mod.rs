@@ -9,9 +9,9 @@
 //!     the rows into shared memory
 //!     for each step:
 //!         wait until the stage is full;  scores = rows · keysᵀ
-//!         sum[row] = Σ 2^(score − reference[row]);  once more, with new references, if one is too large
+//!         sum[row] = Σ 2^((score − reference[row]) · scale);  once more, with new references, if one is too large
 //!         the stage is read no more;  total[row] += sum[row];  the tile's statistics
-//!     row_lse[row] = reference + log2(total), if it is wanted
+//!     row_lse[row] = (reference, log2 total), if it is wanted
 //! ```
 //!
 //! The steps are the tiles that hold sinks, in split 0, ascending, for the sinks alone; then the tiles of the split, descending,
@@ -108,7 +108,11 @@ pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
 
 /// The layout of [`HopperParams::k_map`].
 pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
-    map_layout(k, sizes, sizes.kv_heads, sizes.k_len)
+    map_layout(
+        k,
+        sizes.head_dim,
+        [sizes.batch, sizes.kv_heads, sizes.k_len],
+    )
 }
 
 /// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
@@ -222,7 +226,7 @@ fn consume<T: Float16, D: Products<T>>(
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
     let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
     let queries = ring.queries(consumer);
-    rows::copy_queries::<D>(p, panel, first_rank + warp * WARP_ROWS, queries);
+    rows::copy_queries::<T, D>(p, panel, first_rank + warp * WARP_ROWS, queries);
     gpu::fence_proxy_async_shared_cta();
     let barrier = WARPGROUP_BARRIER + consumer;
     gpu::bar_sync_count(barrier, WARPGROUP);
@@ -239,7 +243,8 @@ fn consume<T: Float16, D: Products<T>>(
                 gpu::wgmma_wait_group::<0, _>(&mut scores);
                 let sums = rows.weigh(p, steps, step, &mut scores, raise);
                 let too_large = Raise::of(sums);
-                if !gpu::bar_red_or_count(barrier, WARPGROUP, too_large.any()) {
+                // Twice at most, whatever the scores: what is too large after that is so for no reference.
+                if raise.some || !gpu::bar_red_or_count(barrier, WARPGROUP, too_large.any()) {
                     break sums;
                 }
                 raise = too_large.across_rows();

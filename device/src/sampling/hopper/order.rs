@@ -39,6 +39,12 @@ impl Steps {
         self.for_sinks + self.tiles
     }
 
+    /// The tile after the last of the split.
+    #[inline(always)]
+    pub(super) fn end_tile(self) -> u32 {
+        self.first_tile + self.tiles
+    }
+
     /// The tile of a step.
     #[inline(always)]
     pub(super) fn tile(self, step: u32) -> u32 {

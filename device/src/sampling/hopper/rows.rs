@@ -4,8 +4,8 @@ use crate::abi::RowPanel;
 use crate::gpu::{self, Shared};
 use crate::params::BLOCK;
 use crate::sampling::{RowMass, RowOutput, SamplingParams, sinks};
-use crate::tile::scale;
 use crate::tile::warpgroup::{self, HeadDim, Scores};
+use crate::tile::{Float16, scale};
 
 use super::order::Steps;
 use super::sums::{Keys, LaneSums, Raise, RowSums};
@@ -31,19 +31,23 @@ const NO_ROW: u32 = u32::MAX;
 /// Copies a warp's queries, from rank `first_rank` on, into the warpgroup's tile, with the sign of the scale. The whole warp
 /// calls it.
 #[inline(always)]
-pub(super) fn copy_queries<D: HeadDim>(
+pub(super) fn copy_queries<T: Float16, D: HeadDim>(
     p: &SamplingParams,
     panel: &RowPanel,
     first_rank: u32,
     tile: Shared<u8>,
 ) {
-    let flip = scale::flipped_signs(p.scale_log2);
     let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
     let sequence = &panel.sequence;
-    warpgroup::copy_rows::<D>(tile, first_row, flip, |row| {
-        let query = sequence.q_start + panel.query(first_rank + row);
-        p.q.token(sequence.batch, panel.q_head, query)
-    });
+    warpgroup::copy_rows::<D>(
+        tile,
+        first_row,
+        |pair| scale::times_sign::<T>(pair, p.scale_log2),
+        |row| {
+            let query = sequence.q_start + panel.query(first_rank + row);
+            p.q.token(sequence.batch, panel.q_head, query)
+        },
+    );
 }
 
 impl Rows {
@@ -90,8 +94,8 @@ impl Rows {
             self.visible
                 .map(|visible| Keys::counted_from(tile * TILE, from, visible.min(end)))
         });
-        let scale_log2 = scale::magnitude(p.scale_log2);
-        self.sums.weigh(scores, scale_log2, keys, raise)
+        let scale = scale::magnitude(p.scale_log2);
+        self.sums.weigh(scores, scale, keys, raise)
     }
 
     /// Adds a step's sums, and writes the statistics of its key block. The whole warp calls it.
@@ -109,7 +113,10 @@ impl Rows {
                 self.output.write_sinks(p, mass);
             }
         } else if !p.stats.is_null() && self.writes() {
-            self.output.write_block(p, tile, own(of_tile));
+            let end = steps.end_tile().min(self.end_tile);
+            let with_sinks = steps.for_sinks > 0;
+            self.output
+                .write_block(p, tile, own(of_tile), tile + 1..end, with_sinks);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Sums of 2^score over a lane's two rows, tile after tile.
 //!
 //! ```text
-//! sum[row] = Σ 2^(score − reference[row]) over the tile, each exponential in the place of its score
+//! sum[row] = Σ 2^((score − reference[row]) · scale) over the tile, each exponential in the place of its score
 //! total[row] += sum[row]
 //! ```
 //!
@@ -13,12 +13,13 @@
 //! The exponentials of a tile are independent, and the MUFU needs dozens of them under way. They write over their scores: what kept the
 //! scores for a second look left registers for three or four, and took twice as long.
 //!
-//! Scores are raw products; `scale_log2` > 0 turns them into exponents of 2.
+//! Scores and references are raw products; `scale` > 0 turns their differences into exponents of 2. Rows whose references are so large that
+//! this takes a subtraction a score ([`exponent`]) take a new reference from every tile, so that their tiles are never multiplied again.
 
 use crate::gpu;
-use crate::sampling::{RowMass, finite_or_zero};
-use crate::tile::WARP;
+use crate::sampling::RowMass;
 use crate::tile::warpgroup::{self, Scores};
+use crate::tile::{WARP, exponent};
 
 /// Keys that count for one row, from a tile's first: `from..to`. Negative numbers and those after the tile's last are
 /// welcome.
@@ -42,11 +43,11 @@ impl Keys {
 /// A lane's two rows; the four lanes that share them hold the same.
 #[derive(Clone, Copy)]
 pub(super) struct RowSums {
-    /// Log2 domain; −∞ before the first key.
+    /// A raw score; −∞ before the first key.
     reference: [f32; 2],
-    /// Σ 2^(score − reference) over the keys so far.
+    /// Σ 2^((score − reference) · scale) over the keys so far.
     total: [f32; 2],
-    /// Whether all of the warp's rows have a reference.
+    /// Whether all of the warp's rows have a reference, and exponents relative to it have the [near](exponent) form.
     settled: bool,
 }
 
@@ -58,7 +59,7 @@ pub(super) type LaneSums = [f32; 2];
 pub(super) struct Raise {
     rows: [bool; 2],
     /// Whether any row of the warpgroup does.
-    some: bool,
+    pub(super) some: bool,
 }
 
 impl Raise {
@@ -70,7 +71,7 @@ impl Raise {
     /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
     const TOO_LARGE: f32 = (1u64 << 60) as f32;
 
-    /// The rows whose sums over this lane's columns are too large. Not after they have been raised: weights are then at most 1.
+    /// The rows whose sums over this lane's columns are too large. After they have been raised, weights are about 1 at most.
     #[inline(always)]
     pub(super) fn of(sums: LaneSums) -> Self {
         Raise {
@@ -105,13 +106,13 @@ impl RowSums {
         settled: false,
     };
 
-    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows that have no reference, and those that `raise` names, take
-    /// the tile's maximum for it if it is above. The whole warp calls it.
+    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows that have no reference, those that `raise` names, and those
+    /// with exponents of the far form take the tile's maximum for it if it is above. The whole warp calls it.
     #[inline(always)]
     pub(super) fn weigh(
         &mut self,
         scores: &mut Scores,
-        scale_log2: f32,
+        scale: f32,
         keys: Option<[Keys; 2]>,
         raise: Raise,
     ) -> LaneSums {
@@ -119,29 +120,40 @@ impl RowSums {
             mask(scores, keys);
         }
         if raise.some || !self.settled {
-            let maxima = warpgroup::maxima(scores).map(|maximum| maximum * scale_log2);
-            self.raise(maxima, raise.rows);
+            self.raise(warpgroup::maxima(scores), scale, raise.rows);
         }
-        sums_of(scores, scale_log2, self.reference.map(finite_or_zero))
+        let mut offset = self
+            .reference
+            .map(|reference| exponent::near_offset(reference, scale, 0.0));
+        if !self.settled {
+            let shift = [0, 1].map(|row| exponent::shift(self.reference[row], offset[row]));
+            offset = offset.map(|offset| exponent::offset(offset, 0.0));
+            for (element, score) in scores.iter_mut().enumerate() {
+                *score -= shift[row_of(element)];
+            }
+        }
+        sums_of(scores, scale, offset)
     }
 
-    /// Raises the references of rows that have none, or are named, to these maxima.
+    /// Raises the references of the rows that are named, have none or are far, to these maxima.
     #[inline(always)]
-    fn raise(&mut self, maxima: [f32; 2], rows: [bool; 2]) {
-        let mut lacks = false;
+    fn raise(&mut self, maxima: [f32; 2], scale: f32, rows: [bool; 2]) {
+        let mut far = false;
         for (row, &maximum) in maxima.iter().enumerate() {
             let old = self.reference[row];
-            let takes = rows[row] || old == f32::NEG_INFINITY;
+            // A row without a reference is far.
+            let takes = rows[row] || exponent::is_far(exponent::near_offset(old, scale, 0.0));
             let new = if takes {
                 gpu::max_f32(old, maximum)
             } else {
                 old
             };
-            self.total[row] *= gpu::ex2_approx_ftz_f32(old - finite_or_zero(new));
+            let change = exponent::change(old, new, scale, 0.0);
+            self.total[row] *= gpu::ex2_approx_ftz_f32(change);
             self.reference[row] = new;
-            lacks |= new == f32::NEG_INFINITY;
+            far |= exponent::is_far(exponent::near_offset(new, scale, 0.0));
         }
-        self.settled = !gpu::vote_sync_any(WARP, lacks);
+        self.settled = !gpu::vote_sync_any(WARP, far);
     }
 
     /// Adds a tile's sums, and gives its mass. The whole warp calls it.
@@ -175,12 +187,12 @@ const fn row_of(element: usize) -> usize {
     element / 2 % 2
 }
 
-/// Σ 2^(score · scale − reference) of each row, over this lane's columns.
+/// Σ 2^(score · scale + offset) of each row, over this lane's columns.
 #[inline(always)]
-fn sums_of(scores: &mut Scores, scale: f32, reference: [f32; 2]) -> LaneSums {
+fn sums_of(scores: &mut Scores, scale: f32, offset: [f32; 2]) -> LaneSums {
     for (element, score) in scores.iter_mut().enumerate() {
-        let below = gpu::fma_rn_f32(*score, scale, -reference[row_of(element)]);
-        *score = gpu::ex2_approx_ftz_f32(below);
+        let exponent = gpu::fma_rn_f32(*score, scale, offset[row_of(element)]);
+        *score = gpu::ex2_approx_ftz_f32(exponent);
     }
     // Two chains of additions a row, even and odd columns: four in all cover the latency of an addition.
     let mut sums = [[0.0; 2]; 2];

@@ -1,7 +1,6 @@
-//! The consumers: 64 rows of each task, from Q to O.
+//! The consumers: 64 rows of each work tile, from Q to O.
 
-use super::super::query::QueryRows;
-use super::super::record::Task;
+use super::super::work::WorkTile;
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use super::{CONSUMER_ROWS, output, poison};
@@ -21,7 +20,7 @@ pub(super) struct Seat {
 
 impl Seat {
     /// Asks anew each time. Through shuffles, which the compiler cannot look through: what follows from the seat, dozens of addresses,
-    /// would otherwise stay in registers from task to task.
+    /// would otherwise stay in registers from work tile to work tile.
     #[inline(always)]
     fn of_this_thread() -> Self {
         let lane = gpu::laneid();
@@ -49,34 +48,52 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
     let mut parity = 0;
     loop {
         Memory::<D>::wait(Barrier::QFull, parity);
-        parity ^= 1;
-        let task = Memory::<D>::read_task();
-        let Some(task) = task else {
+        let Some(work) = Memory::<D>::read_work(parity) else {
             return;
         };
-        let queries = load_queries::<T, D>(p, Seat::of_this_thread());
+        let queries = load_queries::<T, D>(p, Seat::of_this_thread(), &work);
         Memory::<D>::arrive_warp(Barrier::QEmpty);
-        attend::<T, D>(p, task, &queries, scale_log2, &mut turn);
+        attend::<T, D>(p, parity, &queries, scale_log2, &mut turn);
+        parity ^= 1;
     }
 }
 
-/// The warp's queries, with the sign of the scale, so that the maximum of the scores is that of the exponents.
+/// The warp's queries, with the sign of the scale, so that the maximum of the scores is that of the exponents. Zero where the tile
+/// has no row: the box that TMA copied may hold rows of a neighbouring sequence there, whose scores would decide when the warp
+/// rescales.
 #[inline(always)]
-fn load_queries<T: Float16, D: Products<T>>(p: &HopperParams, seat: Seat) -> D::Queries {
+fn load_queries<T: Float16, D: Products<T>>(
+    p: &HopperParams,
+    seat: Seat,
+    work: &WorkTile,
+) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
-    let flip = scale::flipped_signs(p.attention.scale_log2);
+    let scale_log2 = p.attention.scale_log2;
+    let keep = [0, 8].map(|below| {
+        if work.rows.has(seat.row() + below) {
+            u32::MAX
+        } else {
+            0
+        }
+    });
     for registers in queries.as_mut() {
-        for pair in registers {
-            *pair ^= flip;
+        for (i, pair) in registers.iter_mut().enumerate() {
+            *pair &= keep[i % 2];
+        }
+    }
+    if !scale::is_positive(scale_log2) {
+        for pair in queries.as_mut().as_flattened_mut() {
+            *pair = scale::times_sign::<T>(*pair, scale_log2);
         }
     }
     queries
 }
 
+/// Attends with the rows of the work tile in `slot`.
 #[inline(always)]
 fn attend<T: Float16, D: Products<T>>(
     p: &HopperParams,
-    task: Task,
+    slot: u32,
     queries: &D::Queries,
     scale_log2: f32,
     turn: &mut Turn,
@@ -89,7 +106,7 @@ fn attend<T: Float16, D: Products<T>>(
     let mut facts = Memory::<D>::read_facts(turn.stage);
     gpu::wgmma_wait_group::<0, _>(&mut scores);
     Memory::<D>::arrive_warp(Barrier::KEmpty(turn.stage));
-    weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+    weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
     let mut weights = warpgroup::pack::<T>(&scores);
     let mut poisoned = false;
     Memory::<D>::wait(Barrier::VFull(turn.stage), turn.parity);
@@ -105,7 +122,7 @@ fn attend<T: Float16, D: Products<T>>(
         facts = Memory::<D>::read_facts(next.stage);
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
-        let rescale = weigh(p, facts, &mut scores, &mut softmax, scale_log2);
+        let rescale = weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
         gpu::wgmma_wait_group::<0, _>(&mut output);
         Memory::<D>::release_values(turn.stage, has_read_values);
         has_read_values = false;
@@ -122,11 +139,15 @@ fn attend<T: Float16, D: Products<T>>(
     *turn = turn.next::<D>();
 
     let seat = Seat::of_this_thread();
+    let Some(work) = Memory::<D>::read_work(slot) else {
+        return;
+    };
     if poisoned {
-        poison::add_back::<T, D>(p, seat, task, queries, &softmax, scale_log2, &mut output);
+        poison::add_back::<T, D>(p, seat, work, queries, &softmax, scale_log2, &mut output);
     }
-    let rows = QueryRows::new(&p.attention, task.query_block);
-    output::write::<T, D>(p, seat, task, rows, &softmax, scale_log2, &mut output);
+    // Each row sees a key if the last tile has any; only a work tile without any ends with one that has none.
+    let finished = softmax.finish::<T>(scale_log2, facts.keys() != 0);
+    output::write::<T, D>(p, seat, work, finished, &mut output);
 }
 
 /// Issues the scores of a stage, once it is full.
@@ -138,7 +159,7 @@ fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, turn: Turn) ->
 
 /// Masks a tile's scores and makes weights of them.
 #[inline(always)]
-fn weigh(
+fn weigh<T: Float16>(
     p: &HopperParams,
     facts: Facts,
     scores: &mut Scores,
@@ -158,7 +179,7 @@ fn weigh(
         }
         warpgroup::mask(scores, last);
     }
-    softmax.weigh(scores, scale_log2, p.slack_log2)
+    softmax.weigh::<T>(scores, scale_log2, p.slack_log2)
 }
 
 /// Multiplies each of the thread's two rows by its factor.

@@ -3,13 +3,13 @@
 //! ```text
 //! a persistent block of threads: 1 producer warpgroup, 2 consumer warpgroups
 //!
-//! producers, for each task (query block of one head) that the schedule gives:
-//!     Q <- the task's 128 rows
+//! producers, for each work tile that the schedule gives:
+//!     Q <- its 128 rows
 //!     for each tile of 128 keys: own block, listed blocks, loose keys packed 128 at a time
 //!         K[stage], V[stage] <- the tile
 //!
-//! consumers, 64 rows each, for each task:
-//!     queries = Q, in registers                                       Q is free for the next task
+//! consumers, 64 rows each, for each work tile:
+//!     queries = Q, in registers                                       Q is free for the next one
 //!     S = queries · K[0]ᵀ;  P = weights of S
 //!     for each tile but the first:
 //!         issue S' = queries · K[tile]ᵀ, then O += P · V[tile − 1]    both in flight at once
@@ -19,17 +19,18 @@
 //! ```
 //!
 //! # Who does what
-//! Thread 0 issues the bulk copies of Q and of contiguous tiles. Loose tiles are gathered by all four producer warps, each the 32
+//! Thread 0 issues the bulk copies of Q and of contiguous tiles. Loose tiles, and those whose rows do not all hold a key while the
+//! tensor goes on behind them, are gathered by all four producer warps, each the 32
 //! rows of the tile whose keys its own queue names, so that they need no barrier: every producer warp walks the same lists. 56
 //! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 224.
 //!
 //! # Synchronisation
 //! All by mbarriers, in `shared::Barrier`: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
-//! (how many keys, whether it is the own block, whether it is the last) is written beside it before it becomes full. The task goes
-//! with Q. Generic writes to a tile are fenced before they are handed over, for the tensor cores read through another proxy.
+//! (how many keys, whether it is the own block, whether it is the last) is written beside it before it becomes full. The work
+//! tile goes with Q, in two slots by turns: consumers read it again for their output, when the next one is there already. Generic writes to a tile are fenced before they are handed over, for the tensor cores read through another proxy.
 //!
 //! # Scheduling
-//! Tasks are of very different lengths. Blocks take them one by one from a counter, the longest first: see [`schedule`].
+//! Work tiles take very different times. Blocks take them one by one from a counter, the longest first: see [`schedule`].
 //!
 //! # Shape contract
 //! [`HopperParams`] says what each address must hold; [`launch_shape`] the grid, the threads and the shared memory. head_dim is 64
@@ -45,9 +46,9 @@ mod shared;
 use super::{COPY_THREADS, SparseFlashParams};
 use crate::gpu::{self, FULL_MASK, TensorMap};
 use crate::launch::LaunchShape;
-use crate::params::{BLOCK, ProblemSizes};
-pub use crate::tile::warpgroup::map_layout;
+use crate::params::BLOCK;
 use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS, WARPGROUP, warpgroups_fit};
+pub use crate::tile::warpgroup::{kv_map_layout, map_layout};
 use crate::tile::{Bf16, F16, Float16};
 use schedule::Schedule;
 
@@ -77,13 +78,13 @@ const _: () = assert!(warpgroups_fit(
 pub struct HopperParams {
     /// [`map_layout`] of Q.
     pub q_map: TensorMap,
-    /// [`map_layout`] of K.
+    /// [`kv_map_layout`] of K.
     pub k_map: TensorMap,
-    /// [`map_layout`] of V.
+    /// [`kv_map_layout`] of V.
     pub v_map: TensorMap,
     /// As for the portable kernel.
     pub attention: SparseFlashParams,
-    /// The order of the tasks.
+    /// The order of the work tiles.
     pub schedule: Schedule,
     /// By how much, in the log2 domain, a row's maximum grows before what came before it is rescaled: 0 always, at most 8.
     pub slack_log2: f32,
@@ -91,17 +92,17 @@ pub struct HopperParams {
 
 const _: () = assert!(size_of::<TensorMap>().is_multiple_of(64));
 
-/// The launch: `multiprocessors` blocks, or as many as there are tasks.
-pub const fn launch_shape(sizes: &ProblemSizes, multiprocessors: u32) -> LaunchShape {
-    let tasks = schedule::tasks(sizes);
-    let blocks = if tasks < multiprocessors {
-        tasks
+/// The launch: `multiprocessors` blocks, or as many as there are work tiles, and at least one.
+pub const fn launch_shape(p: &SparseFlashParams, multiprocessors: u32) -> LaunchShape {
+    let tiles = schedule::work_tiles(p);
+    let blocks = if tiles == 0 {
+        1
+    } else if tiles < multiprocessors {
+        tiles
     } else {
         multiprocessors
     };
-    // A problem may have nothing but rows that see nothing, which any block writes.
-    let blocks = if blocks == 0 { 1 } else { blocks };
-    LaunchShape::linear(blocks, THREADS, shared::bytes(sizes))
+    LaunchShape::linear(blocks, THREADS, shared::bytes(p))
 }
 
 #[inline(always)]

@@ -1,35 +1,31 @@
 //! What a consumer warp writes for its rows.
 
-use super::super::query::QueryRows;
-use super::super::record::Task;
+use super::super::work::WorkTile;
 use super::HopperParams;
 use super::consumer::{Seat, scale_rows};
 use super::shared::Memory;
 use crate::gpu::{self, Global, Shared};
 use crate::tile::warpgroup::HeadDim;
-use crate::tile::{Float16, LazySoftmax, WARP};
+use crate::tile::{Float16, WARP, pack_averages};
 
-/// Writes the rows' O and their log-sum-exps. Output in 16 bits goes through shared memory, the warp's own rows of it, so that each
+/// Writes the rows' O, each times its factor, and their log-sum-exps: both are `finished`. Output in 16 bits goes through shared memory, the warp's own rows of it, so that each
 /// row is written 16 bytes a lane.
 #[inline(always)]
 pub(super) fn write<T: Float16, D: HeadDim>(
     p: &HopperParams,
     seat: Seat,
-    task: Task,
-    rows: QueryRows,
-    softmax: &LazySoftmax,
-    scale_log2: f32,
+    work: WorkTile,
+    finished: [(f32, f32); 2],
     output: &mut D::Output,
 ) {
-    let finished = softmax.finish(scale_log2);
     scale_rows(output.as_mut(), finished.map(|(factor, _)| factor));
-    write_lse(p, seat, task, rows, finished.map(|(_, lse)| lse));
+    write_lse(p, seat, work, finished.map(|(_, lse)| lse));
     if p.attention.output_f32 != 0 {
-        write_f32::<D>(p, seat, task, rows, output);
+        write_f32::<D>(p, seat, work, output);
         return;
     }
     let staged = StagedRows::<D>::of_warp(seat);
-    // The rows of the task before have been read.
+    // The rows of the work tile before have been read.
     gpu::bar_warp_sync(WARP);
     staged.store::<T>(output);
     gpu::bar_warp_sync(WARP);
@@ -38,37 +34,29 @@ pub(super) fn write<T: Float16, D: HeadDim>(
         let index = step * 32 + seat.lane;
         let (row, chunk) = (index / chunks, index % chunks);
         let words = gpu::ld_shared_v4(staged.chunk(row, chunk).cast::<u32>());
-        let token = rows.token(seat.first_row + row);
-        if token < rows.q_len {
-            let to: Global<u16> = p.attention.o.token(task.batch, task.head, token);
+        let row = seat.first_row + row;
+        if work.rows.has(row) {
+            let to: Global<u16> = work.token(&p.attention.o, row);
             gpu::st_global_v4(to.add(u64::from(chunk * 8)).cast::<u32>(), words);
         }
     }
 }
 
 #[inline(always)]
-fn write_lse(p: &HopperParams, seat: Seat, task: Task, rows: QueryRows, lse: [f32; 2]) {
-    let head = u64::from(task.batch * p.attention.sizes.q_heads + task.head);
+fn write_lse(p: &HopperParams, seat: Seat, work: WorkTile, lse: [f32; 2]) {
     for (i, &lse) in lse.iter().enumerate() {
-        let token = rows.token(seat.row() + 8 * i as u32);
-        if seat.lane.is_multiple_of(4) && token < rows.q_len {
-            let at = head * u64::from(rows.q_len) + u64::from(token);
-            gpu::st_global(p.attention.lse.add(at), lse);
+        let row = seat.row() + 8 * i as u32;
+        if seat.lane.is_multiple_of(4) && work.rows.has(row) {
+            gpu::st_global(work.lse(&p.attention, row), lse);
         }
     }
 }
 
 #[inline(always)]
-fn write_f32<D: HeadDim>(
-    p: &HopperParams,
-    seat: Seat,
-    task: Task,
-    rows: QueryRows,
-    output: &D::Output,
-) {
+fn write_f32<D: HeadDim>(p: &HopperParams, seat: Seat, work: WorkTile, output: &D::Output) {
     // Not a loop, which would not unroll, and so put the output into memory.
-    write_f32_row::<D, 0>(p, seat, task, rows, output);
-    write_f32_row::<D, 1>(p, seat, task, rows, output);
+    write_f32_row::<D, 0>(p, seat, work, output);
+    write_f32_row::<D, 1>(p, seat, work, output);
 }
 
 /// Writes the thread's part of the upper or lower of its two rows.
@@ -76,13 +64,12 @@ fn write_f32<D: HeadDim>(
 fn write_f32_row<D: HeadDim, const LOWER: usize>(
     p: &HopperParams,
     seat: Seat,
-    task: Task,
-    rows: QueryRows,
+    work: WorkTile,
     output: &D::Output,
 ) {
-    let token = rows.token(seat.row() + 8 * LOWER as u32);
-    if token < rows.q_len {
-        let to: Global<f32> = p.attention.o.token(task.batch, task.head, token);
+    let row = seat.row() + 8 * LOWER as u32;
+    if work.rows.has(row) {
+        let to: Global<f32> = work.token(&p.attention.o, row);
         let to = to.add(u64::from(seat.lane % 4 * 2));
         for (tile, x) in output.as_ref().chunks_exact(4).enumerate() {
             let pair = [x[2 * LOWER], x[2 * LOWER + 1]];
@@ -119,10 +106,10 @@ impl<D: HeadDim> StagedRows<D> {
         let lane = gpu::laneid();
         for (pair, x) in output.as_ref().chunks_exact(8).enumerate() {
             let registers = [
-                T::pack(x[0], x[1]),
-                T::pack(x[2], x[3]),
-                T::pack(x[4], x[5]),
-                T::pack(x[6], x[7]),
+                pack_averages::<T>(x[0], x[1]),
+                pack_averages::<T>(x[2], x[3]),
+                pack_averages::<T>(x[4], x[5]),
+                pack_averages::<T>(x[6], x[7]),
             ];
             // Upper left, lower left, upper right, lower right 8 × 8 of 16 columns.
             let row = self.chunk(lane % 16, 2 * pair as u32 + lane / 16);

@@ -3,13 +3,13 @@
 //! Such elements are taken out of the own block's tile, so that the products are finite, and added by themselves at the end to the rows
 //! that do see them. Slow, and never needed for finite inputs.
 
-use super::super::record::Task;
+use super::super::work::WorkTile;
 use super::consumer::Seat;
 use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{HeadDim, Products, WARPGROUP};
-use crate::tile::{Float16, LazySoftmax, WARP};
+use crate::tile::{Float16, LazySoftmax, WARP, not_finite, spread};
 
 /// Barriers: one for each consumer warpgroup, and one for both.
 const WARPGROUP_BARRIER: u32 = 2;
@@ -47,20 +47,6 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
     found
 }
 
-/// The top bit of each half that is NaN or infinite. The exponent's lowest bit, added to an exponent of ones, carries into the sign's.
-#[inline(always)]
-fn not_finite<T: Float16>(pair: u32) -> u32 {
-    let exponents = u32::from(T::EXPONENT) << 16 | u32::from(T::EXPONENT);
-    let lowest = exponents & !(exponents << 1);
-    ((pair & exponents) + lowest) & 0x8000_8000
-}
-
-/// All bits of the halves whose top bit is set.
-#[inline(always)]
-const fn spread(top: u32) -> u32 {
-    (top >> 15) * 0xffff
-}
-
 /// Adds what [`take_out`] took out of V, weighted, to the thread's rows that see it. Whole warps call it.
 ///
 /// The weights are computed again, a key at a time, from the keys in global memory: a row's four lanes have a quarter of its query each.
@@ -68,31 +54,31 @@ const fn spread(top: u32) -> u32 {
 pub(super) fn add_back<T: Float16, D: Products<T>>(
     p: &HopperParams,
     seat: Seat,
-    task: Task,
+    work: WorkTile,
     queries: &D::Queries,
     softmax: &LazySoftmax,
     scale_log2: f32,
     output: &mut D::Output,
 ) {
     let p = &p.attention;
-    let kv_head = task.kv_head;
-    let first_key = task.query_block * BLOCK;
-    let keys = (p.sizes.k_len - first_key).min(BLOCK);
+    let [k, v] = [&p.k, &p.v].map(|tensor| work.tokens(tensor));
+    let first_key = work.query_block * BLOCK;
+    let keys = (work.keys.len - first_key).min(BLOCK);
     let first_column = u64::from(seat.lane % 4 * 2);
     let mut key = 0;
     while key < keys {
-        let values: Global<u16> = p.v.token(task.batch, kv_head, first_key + key);
+        let values = v.token(&p.v, first_key + key);
         let mut found = 0;
         for column in 0..D::DIM / 64 {
             let pair = values.add(u64::from(column * 64 + seat.lane * 2)).cast();
             found |= not_finite::<T>(gpu::ld_global(pair));
         }
         if gpu::vote_sync_any(WARP, found != 0) {
-            let of_key: Global<u16> = p.k.token(task.batch, kv_head, first_key + key);
+            let of_key = k.token(&p.k, first_key + key);
             let scores = scores::<T, D>(queries, of_key.add(first_column));
             let mut weights = [0.0; 2];
             for (row, weight) in weights.iter_mut().enumerate() {
-                *weight = softmax.weight(row, scores[row], scale_log2);
+                *weight = softmax.weight::<T>(row, scores[row], scale_log2);
             }
             for (tile, x) in output.as_mut().chunks_exact_mut(4).enumerate() {
                 let pair: u32 = gpu::ld_global(values.add(first_column + 8 * tile as u64).cast());

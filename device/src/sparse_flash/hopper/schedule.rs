@@ -1,39 +1,41 @@
-//! In which order the blocks of the attention kernel take its tasks.
+//! In which order the blocks of the attention kernel take its work tiles.
 //!
-//! A task is a query block of one head, and takes as long as it has tiles. Blocks of threads take tasks one by one, from a counter. If
-//! the longest come first, what is left when the last is taken is short, and all multiprocessors end together.
+//! A work tile is a query tile of one head, and takes as long as it has tiles of keys. Blocks of threads take them one by one, from a
+//! counter. If the longest come first, what is left when the last is taken is short, and all multiprocessors end together.
 //!
 //! ```text
-//! dense:   for each group of heads that share keys: query blocks from the last to the first, all heads of the group for each
-//! sparse:  for each group: its tasks sorted by their tiles into 1024 buckets, longest first, by one block of this kernel
+//! dense:   for each group of query tiles, and of heads that share keys: query tiles from the last to the first, all heads for each
+//! sparse:  for each such group: its work tiles sorted by their tiles of keys into 1024 buckets, longest first, by one block of this
+//!          kernel
 //! ```
 //!
 //! Groups keep what runs at the same time to few heads of keys and values, which then stay in the cache: all heads of 128K tokens at once,
-//! 512 MB of them, would come from memory for every query block. The dense order needs no memory: blocks compute it. The sparse order
+//! 512 MB of them, would come from memory for every query tile. The dense order needs no memory: blocks compute it. The sparse order
 //! keeps the dense one within a bucket only roughly: lanes take their places with atomics. No result depends on it.
 //!
 //! The kernel also sets the counter, so that a launch relies on no memory that the host cleared.
 
-use super::super::record::Task;
-use super::super::{SparseFlashParams, query_tiles};
+use super::super::SparseFlashParams;
+use super::super::work::WorkTile;
+use crate::abi::Sequences;
 use crate::gpu::{self, Global, Shared};
 use crate::launch::LaunchShape;
-use crate::params::{BLOCK, ProblemSizes};
+use crate::params::BLOCK;
 use crate::tile::WARP;
 
 /// Threads of a block. Each has a bucket.
 pub const THREADS: u32 = 1024;
 
-/// The order of the tasks, and how many have been taken.
+/// The order of the work tiles, and how many have been taken.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
-    /// One word: tasks taken, beyond each block's first.
+    /// One word: work tiles taken, beyond each block's first.
     pub taken: Global<u32>,
-    /// [`tasks`] words: the tasks' numbers, group by group, longest first. Null: in the order of their numbers.
+    /// [`work_tiles`] words: the work tiles' numbers, group by group, longest first. Null: in the order of their numbers.
     pub order: Global<u32>,
-    /// Heads whose tasks of one query block follow each other: a divisor of batch · q_heads.
-    pub group_heads: u32,
+    /// How they are grouped.
+    pub groups: Groups,
 }
 
 /// What the scheduling kernel reads and writes.
@@ -46,58 +48,111 @@ pub struct ScheduleParams {
     pub schedule: Schedule,
 }
 
-/// Query blocks of all heads.
-pub const fn tasks(sizes: &ProblemSizes) -> u32 {
-    sizes.heads() * query_tiles(sizes)
+/// Work tiles, those included whose numbers name no query tile.
+pub const fn work_tiles(p: &SparseFlashParams) -> u32 {
+    p.q_heads * p.tiles()
+}
+
+/// Which work tiles follow each other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Groups {
+    /// Query heads of a group: a divisor of `q_heads`.
+    pub heads: u32,
+    /// Query tiles of a group: a divisor of the launch's.
+    pub tiles: u32,
 }
 
 /// Bytes of keys and values that should stay in the cache while their group runs: well under the 50 MB of an H100's L2.
 const CACHED_BYTES: u64 = 16 << 20;
 
-/// Heads of a group: those of as many key/value heads as fit in the cache together, at least one.
-pub const fn group_heads(sizes: &ProblemSizes) -> u32 {
-    let kv_bytes = sizes.k_len as u64 * sizes.head_dim as u64 * 4;
-    let kv_heads = sizes.batch * sizes.kv_heads;
-    let fit = CACHED_BYTES / kv_bytes;
-    let mut count = if fit > kv_heads as u64 {
-        kv_heads
-    } else if fit == 0 {
-        1
-    } else {
-        fit as u32
-    };
-    while !kv_heads.is_multiple_of(count) {
-        count -= 1;
+impl Groups {
+    /// The groups of a launch: those heads of one sequence, or all heads of all sequences, whose keys and values fit in the cache
+    /// together. Ragged sequences count as one: where they begin is device data.
+    pub const fn new(p: &SparseFlashParams) -> Self {
+        let sequences = &p.sequences;
+        let kv_bytes = sequences.max_k as u64 * p.head_dim as u64 * 4;
+        let fit = if kv_bytes == 0 {
+            u64::MAX
+        } else {
+            CACHED_BYTES / kv_bytes
+        };
+        let everything = fit >= p.kv_heads as u64 * sequences.count as u64;
+        let of_each = of_each_sequence(sequences);
+        let by_sequence = !everything
+            && !sequences.is_ragged()
+            && of_each != 0
+            && p.first_tile().is_multiple_of(of_each)
+            && p.tiles().is_multiple_of(of_each);
+        let mut kv_heads = if fit > p.kv_heads as u64 {
+            p.kv_heads
+        } else if fit == 0 {
+            1
+        } else {
+            fit as u32
+        };
+        while !p.kv_heads.is_multiple_of(kv_heads) {
+            kv_heads -= 1;
+        }
+        Self {
+            heads: kv_heads * (p.q_heads / p.kv_heads),
+            tiles: if by_sequence { of_each } else { p.tiles() },
+        }
     }
-    count * (sizes.q_heads / sizes.kv_heads)
+
+    /// Work tiles of a group, whose numbers follow each other.
+    #[inline(always)]
+    const fn work_tiles(&self) -> u32 {
+        self.heads * self.tiles
+    }
+
+    /// How many there are.
+    const fn count(&self, p: &SparseFlashParams) -> u32 {
+        if self.work_tiles() == 0 {
+            0
+        } else {
+            work_tiles(p) / self.work_tiles()
+        }
+    }
+
+    /// Query head and query tile of a work tile.
+    #[inline(always)]
+    const fn head_and_tile(&self, p: &SparseFlashParams, number: u32) -> (u32, u32) {
+        let group = number / self.work_tiles();
+        let in_group = number % self.work_tiles();
+        let of_heads = p.q_heads / self.heads;
+        let head = group % of_heads * self.heads + in_group % self.heads;
+        let first = p.first_tile() + group / of_heads * self.tiles;
+        (head, first + self.tiles - 1 - in_group / self.heads)
+    }
+}
+
+/// Query tiles of each of equal sequences.
+const fn of_each_sequence(sequences: &Sequences) -> u32 {
+    if sequences.count == 0 {
+        0
+    } else {
+        sequences.query_tiles() / sequences.count
+    }
 }
 
 impl Schedule {
-    /// Tasks of a group, whose numbers follow each other.
+    /// The work tile of number `number`, which is below [`work_tiles`]; `None` where it names no query tile.
     #[inline(always)]
-    const fn group_tasks(&self, sizes: &ProblemSizes) -> u32 {
-        self.group_heads * query_tiles(sizes)
+    pub(in super::super) fn work_tile(
+        &self,
+        p: &SparseFlashParams,
+        number: u32,
+    ) -> Option<WorkTile> {
+        let (head, tile) = self.groups.head_and_tile(p, number);
+        let of_tile = p.sequences.query_tile(tile)?;
+        Some(WorkTile::new(p, head, tile, &of_tile))
     }
 
-    /// The task of number `number`, which is below [`tasks`].
+    /// The number of the work tile at a place of the order, if there are so many.
     #[inline(always)]
-    pub(in super::super) const fn task(&self, sizes: &ProblemSizes, number: u32) -> Task {
-        let of_group = self.group_tasks(sizes);
-        let in_group = number % of_group;
-        let head = number / of_group * self.group_heads + in_group % self.group_heads;
-        let query_block = sizes.query_blocks() - 1 - in_group / self.group_heads;
-        Task::new(
-            sizes,
-            head / sizes.q_heads,
-            head % sizes.q_heads,
-            query_block,
-        )
-    }
-
-    /// The number of the task at a place of the order, if there are so many.
-    #[inline(always)]
-    pub fn number(&self, sizes: &ProblemSizes, place: u32) -> Option<u32> {
-        if place >= tasks(sizes) {
+    pub fn number(&self, p: &SparseFlashParams, place: u32) -> Option<u32> {
+        if place >= work_tiles(p) {
             None
         } else if self.order.is_null() {
             Some(place)
@@ -108,44 +163,50 @@ impl Schedule {
 }
 
 /// The launch of the scheduling kernel: a block for each group, or one where there is nothing to sort.
-pub const fn launch_shape(sizes: &ProblemSizes, schedule: &Schedule) -> LaunchShape {
-    let groups = if schedule.order.is_null() {
+pub const fn launch_shape(p: &SparseFlashParams, schedule: &Schedule) -> LaunchShape {
+    let groups = schedule.groups.count(p);
+    let groups = if schedule.order.is_null() || groups == 0 {
         1
     } else {
-        sizes.heads() / schedule.group_heads
+        groups
     };
     LaunchShape::linear(groups, THREADS, 4 * (THREADS + THREADS / 32))
 }
 
-/// About how many tiles a task has, at least 1.
+/// About how many tiles of keys a work tile has.
 #[inline(always)]
-fn tiles(p: &SparseFlashParams, task: Task) -> u32 {
-    let sizes = &p.sizes;
-    let head = u64::from(task.batch * sizes.q_heads + task.head);
-    let dense = if sizes.is_causal() {
-        task.query_block + 1
-    } else {
-        sizes.key_blocks()
-    };
-    if !p.dense.is_null() && gpu::ld_global_nc(p.dense.add(head)) != 0 {
+fn tiles(p: &SparseFlashParams, work: &WorkTile) -> u32 {
+    let mask = &p.mask;
+    if work.query_block == WorkTile::MASKED {
+        return 0;
+    }
+    let dense = work.end_block(p) + p.sequences.causal;
+    let head = u64::from(work.keys.sequence) * u64::from(p.q_heads) + u64::from(work.q_head);
+    if !mask.dense.is_null() && gpu::ld_global_nc(mask.dense.add(head)) != 0 {
         return dense;
     }
-    let row = head * u64::from(sizes.query_blocks()) + u64::from(task.query_block);
-    let mut tiles = gpu::ld_global_nc(p.list_count.add(row)) + u32::from(p.sinks > 0);
-    if !p.stripes.is_null() {
-        // As if stripes were spread evenly.
-        let stripes = gpu::ld_global_nc(p.stripe_count.add(head));
-        let seen = u64::from(stripes) * u64::from(dense) / u64::from(sizes.key_blocks());
-        tiles += seen as u32 / BLOCK;
+    let row = mask.row(work.q_head, work.number);
+    let mut tiles = gpu::ld_global_nc(mask.kv_num_blocks.add(row)) + u32::from(mask.sinks > 0);
+    if !mask.num_keys.is_null() {
+        let row = mask.key_row(work.keys.sequence, p.q_heads, work.q_head, work.number);
+        let mut keys = u64::from(gpu::ld_global_nc(mask.num_keys.add(row)));
+        if mask.keys_per_tile == 0 {
+            // As if they were spread evenly.
+            keys = keys * u64::from(dense) / u64::from(work.keys.len.div_ceil(BLOCK));
+        }
+        tiles += keys as u32 / BLOCK;
     }
     tiles.clamp(1, dense)
 }
 
-/// The bucket of a task: 0 for the longest.
+/// The bucket of a work tile: 0 for the longest, the last for numbers that name no query tile.
 #[inline(always)]
-fn bucket(p: &SparseFlashParams, task: Task) -> u32 {
-    let longest = p.sizes.key_blocks();
-    let tiles = tiles(p, task);
+fn bucket(p: &SparseFlashParams, work: Option<WorkTile>) -> u32 {
+    let longest = p.sequences.max_key_blocks();
+    let tiles = match &work {
+        Some(work) => tiles(p, work),
+        None => 0,
+    };
     if longest < THREADS {
         longest - tiles
     } else {
@@ -154,7 +215,7 @@ fn bucket(p: &SparseFlashParams, task: Task) -> u32 {
 }
 
 #[inline(always)]
-fn order_tasks(p: &ScheduleParams) {
+fn order_work_tiles(p: &ScheduleParams) {
     let thread = gpu::tid_x();
     if thread == 0 && gpu::ctaid_x() == 0 {
         gpu::st_global(p.schedule.taken, 0);
@@ -162,25 +223,25 @@ fn order_tasks(p: &ScheduleParams) {
     if p.schedule.order.is_null() {
         return;
     }
-    let sizes = &p.attention.sizes;
-    let first = gpu::ctaid_x() * p.schedule.group_tasks(sizes);
-    let end = first + p.schedule.group_tasks(sizes);
+    let of_group = p.schedule.groups.work_tiles();
+    let first = gpu::ctaid_x() * of_group;
+    let end = first + of_group;
     let buckets: Shared<u32> = gpu::dynamic_shared().cast();
     gpu::st_shared(buckets.add(thread), 0);
     gpu::bar_sync(0);
     let mut number = first + thread;
     while number < end {
-        let bucket = bucket(&p.attention, p.schedule.task(sizes, number));
+        let bucket = bucket(&p.attention, p.schedule.work_tile(&p.attention, number));
         gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         number += THREADS;
     }
     gpu::bar_sync(0);
-    let before = tasks_before(gpu::ld_shared(buckets.add(thread)), buckets.add(THREADS));
+    let before = work_tiles_before(gpu::ld_shared(buckets.add(thread)), buckets.add(THREADS));
     gpu::st_shared(buckets.add(thread), before);
     gpu::bar_sync(0);
     let mut number = first + thread;
     while number < end {
-        let bucket = bucket(&p.attention, p.schedule.task(sizes, number));
+        let bucket = bucket(&p.attention, p.schedule.work_tile(&p.attention, number));
         let place = first + gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         gpu::st_global(p.schedule.order.add(place.into()), number);
         number += THREADS;
@@ -189,7 +250,7 @@ fn order_tasks(p: &ScheduleParams) {
 
 /// The sum of `count` over the threads before this one. `totals` holds a word a warp.
 #[inline(always)]
-fn tasks_before(count: u32, totals: Shared<u32>) -> u32 {
+fn work_tiles_before(count: u32, totals: Shared<u32>) -> u32 {
     let lane = gpu::laneid();
     let warp = gpu::tid_x() / 32;
     let in_warp = up_to_lane(count, lane);
@@ -219,59 +280,92 @@ const _: () = assert!(
 
 crate::entry! {
     sm_90a:
-    /// The order of the tasks of the Hopper attention kernels.
-    SCHEDULE, sparse_flash_schedule = order_tasks, ScheduleParams
+    /// The order of the work tiles of the Hopper attention kernels.
+    SCHEDULE, sparse_flash_schedule = order_work_tiles, ScheduleParams
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::{KvTensor, LseTensor, SparseMask};
+    use crate::params::TensorArg;
 
-    fn sizes(batch: u32, q_heads: u32, kv_heads: u32, q_len: u32, k_len: u32) -> ProblemSizes {
-        ProblemSizes {
-            batch,
+    fn attention(
+        count: u32,
+        (q_heads, kv_heads): (u32, u32),
+        (q_len, k_len): (u32, u32),
+    ) -> SparseFlashParams {
+        let tensor = TensorArg::contiguous::<u16>(Global::NULL, 1, 1, 128);
+        SparseFlashParams {
+            sequences: Sequences::uniform(count, q_len, k_len, true),
             q_heads,
             kv_heads,
-            q_len,
-            k_len,
             head_dim: 128,
-            causal: 1,
+            scale_log2: 1.0,
+            output_f32: 0,
+            q: tensor,
+            k: KvTensor::strided(tensor),
+            v: KvTensor::strided(tensor),
+            o: tensor,
+            lse: LseTensor {
+                address: Global::NULL,
+                stride_batch: 0,
+                stride_head: 0,
+            },
+            mask: SparseMask::DENSE,
         }
     }
 
     #[test]
-    fn every_query_block_of_every_head_is_one_task() {
-        for sizes in [
-            sizes(1, 32, 8, 1 << 17, 1 << 17),
-            sizes(3, 6, 2, 300, 1000),
-            sizes(2, 8, 8, 8192, 1 << 15),
-            sizes(1, 4, 1, 1, 1),
-        ] {
+    fn every_query_tile_of_every_head_is_one_work_tile() {
+        let whole = [
+            attention(1, (32, 8), (1 << 17, 1 << 17)),
+            attention(3, (6, 2), (300, 1000)),
+            attention(2, (8, 8), (8192, 1 << 15)),
+            attention(2, (4, 2), (1 << 16, 1 << 16)),
+            attention(1, (4, 1), (1, 1)),
+            attention(2, (4, 2), (1000, 10)),
+        ];
+        let mut slice = attention(4, (8, 2), (1 << 15, 1 << 15));
+        slice.mask = SparseMask {
+            kv_indices: Global::from_address(16),
+            first_tile: 200,
+            tiles: 150,
+            ..SparseMask::DENSE
+        };
+        for p in whole.into_iter().chain([slice]) {
             let schedule = Schedule {
                 taken: Global::NULL,
                 order: Global::NULL,
-                group_heads: group_heads(&sizes),
+                groups: Groups::new(&p),
             };
-            assert!(sizes.heads().is_multiple_of(schedule.group_heads));
             let mut seen = std::collections::HashSet::new();
-            for number in 0..tasks(&sizes) {
-                let task = schedule.task(&sizes, number);
-                let blocks = sizes.first_query_block()..sizes.query_blocks();
-                assert!(task.batch < sizes.batch && task.head < sizes.q_heads);
-                assert!(blocks.contains(&task.query_block));
-                assert!(seen.insert((task.batch, task.head, task.query_block)));
+            for number in 0..work_tiles(&p) {
+                let work = schedule.work_tile(&p, number).unwrap();
+                assert!(work.q_head < p.q_heads);
+                assert!((p.first_tile()..p.first_tile() + p.tiles()).contains(&work.number));
+                assert!(seen.insert((work.q_head, work.number)));
             }
-            assert_eq!(seen.len(), tasks(&sizes) as usize);
+            assert_eq!(seen.len(), work_tiles(&p) as usize);
+            assert_eq!(
+                schedule.groups.count(&p) * schedule.groups.work_tiles(),
+                work_tiles(&p)
+            );
         }
     }
 
     #[test]
     fn a_group_shares_keys_that_fit_the_cache() {
+        let groups = |count, heads, len| {
+            let groups = Groups::new(&attention(count, heads, (len, len)));
+            (groups.heads, groups.tiles)
+        };
         // 16 MiB of keys and values a head at 32K tokens: a group is the heads of one.
-        assert_eq!(group_heads(&sizes(1, 32, 8, 1 << 15, 1 << 15)), 4);
-        assert_eq!(group_heads(&sizes(1, 32, 8, 1 << 17, 1 << 17)), 4);
-        assert_eq!(group_heads(&sizes(1, 32, 8, 1 << 13, 1 << 13)), 16);
-        assert_eq!(group_heads(&sizes(1, 32, 8, 256, 256)), 32);
-        assert_eq!(group_heads(&sizes(3, 6, 2, 1 << 14, 1 << 14)), 6);
+        assert_eq!(groups(1, (32, 8), 1 << 15), (4, 256));
+        assert_eq!(groups(1, (32, 8), 1 << 17), (4, 1024));
+        assert_eq!(groups(1, (32, 8), 1 << 13), (16, 64));
+        assert_eq!(groups(1, (32, 8), 256), (32, 2));
+        assert_eq!(groups(3, (6, 2), 1 << 14), (6, 128));
+        assert_eq!(groups(3, (6, 2), 256), (6, 6));
     }
 }

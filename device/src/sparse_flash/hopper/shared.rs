@@ -1,17 +1,18 @@
 //! Shared memory of a block: tiles, barriers, and what is told about both.
 //!
 //! ```text
-//! Q | K[0] K[1] … | V[0] V[1] … | O on its way out | barriers | facts of each stage | task | records and queues | bitmap of listed blocks
+//! Q | K[0] K[1] … | V[0] V[1] … | O on its way out | barriers | facts of each stage | work tiles | records and queues | bitmap of listed blocks
 //! ```
 
 use core::marker::PhantomData;
 
+use super::super::SparseFlashParams;
 use super::super::loose::queue_keys;
-use super::super::record::{Record, Task};
+use super::super::record::Record;
 use super::super::warp::{Place, WarpMemory};
+use super::super::work::{Keys, QueryRows, WorkTile};
 use super::CONSUMERS;
 use crate::gpu::{self, Shared};
-use crate::params::ProblemSizes;
 use crate::tile::WARP;
 use crate::tile::warpgroup::{HeadDim, TILE_ROWS};
 
@@ -29,18 +30,20 @@ const MAX_STAGES: u32 = stages(64);
 
 const BARRIERS_BYTES: u32 = 8 * Barrier::COUNT;
 const FACTS_BYTES: u32 = 4 * MAX_STAGES;
-const TASK_BYTES: u32 = 16;
+const WORK_WORDS: u32 = 12;
+/// Two slots.
+const WORK_BYTES: u32 = 2 * 4 * WORK_WORDS;
 const PRODUCER_BYTES: u32 = Record::BYTES + 4 * queue_keys(TILE_ROWS);
 
-/// The batch of a task that is none.
-const NO_BATCH: u32 = u32::MAX;
+/// The query head of a work tile that is none.
+const NO_HEAD: u32 = u32::MAX;
 
 /// Where a full and an empty barrier hand something over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Barrier {
-    /// The task and its Q. One arrival, with the copies' bytes.
+    /// The work tile and its Q. One arrival, with the copies' bytes.
     QFull,
-    /// Everyone has read the task, and the consumers Q: eight consumer warps, and the producer warps that did not write it.
+    /// Everyone has read the work tile, and the consumers Q: eight consumer warps, and the producer warps that did not write it.
     QEmpty,
     /// K of a stage and its facts. Four producer warps, one of them with the copies' bytes.
     KFull(u32),
@@ -127,7 +130,7 @@ impl Facts {
         }
     }
 
-    /// Keys of the tile, 0 to 128; what follows them is zero. 0 where a task has no tile at all.
+    /// Keys of the tile, 0 to 128; what follows them is zero. 0 where a work tile has none at all.
     #[inline(always)]
     pub const fn keys(self) -> u32 {
         self.bits & 0xff
@@ -139,7 +142,7 @@ impl Facts {
         self.bits & Self::OWN != 0
     }
 
-    /// Whether the task ends with it.
+    /// Whether the work tile ends with it.
     #[inline(always)]
     pub const fn is_last(self) -> bool {
         self.bits & Self::LAST != 0
@@ -168,13 +171,13 @@ pub(super) struct Memory<D> {
 }
 
 /// Bytes of a launch.
-pub(super) const fn bytes(sizes: &ProblemSizes) -> u32 {
-    let tile_bytes = TILE_ROWS * sizes.head_dim * 2;
-    let bitmap_bytes = sizes.key_blocks().div_ceil(32) * 4;
-    (2 + 2 * stages(sizes.head_dim)) * tile_bytes
+pub(super) const fn bytes(p: &SparseFlashParams) -> u32 {
+    let tile_bytes = TILE_ROWS * p.head_dim * 2;
+    let bitmap_bytes = p.sequences.max_key_blocks().div_ceil(32) * 4;
+    (2 + 2 * stages(p.head_dim)) * tile_bytes
         + BARRIERS_BYTES
         + FACTS_BYTES
-        + TASK_BYTES
+        + WORK_BYTES
         + PRODUCER_WARPS * PRODUCER_BYTES
         + bitmap_bytes
 }
@@ -183,8 +186,8 @@ impl<D: HeadDim> Memory<D> {
     const STAGES: u32 = stages(D::DIM);
     const BARRIERS: u32 = (2 + 2 * Self::STAGES) * D::TILE_BYTES;
     const FACTS: u32 = Self::BARRIERS + BARRIERS_BYTES;
-    const TASK: u32 = Self::FACTS + FACTS_BYTES;
-    const PRODUCERS: u32 = Self::TASK + TASK_BYTES;
+    const WORK: u32 = Self::FACTS + FACTS_BYTES;
+    const PRODUCERS: u32 = Self::WORK + WORK_BYTES;
     const BITMAP: u32 = Self::PRODUCERS + PRODUCER_WARPS * PRODUCER_BYTES;
 
     #[inline(always)]
@@ -237,29 +240,53 @@ impl<D: HeadDim> Memory<D> {
     }
 
     #[inline(always)]
-    fn task() -> Shared<u32> {
-        Self::at(Self::TASK).cast()
+    fn work(slot: u32) -> Shared<u32> {
+        Self::at(Self::WORK).cast().add(slot * WORK_WORDS)
     }
 
-    /// Tells the block its next task; `None` that there is none.
+    /// Tells the block its next work tile; `None` that there is none. `slot` is the parity of [`Barrier::QFull`].
     #[inline(always)]
-    pub fn write_task(task: Option<Task>) {
-        let words = match task {
-            Some(task) => [task.batch, task.head, task.kv_head, task.query_block],
-            None => [NO_BATCH; 4],
+    pub fn write_work(slot: u32, work: Option<WorkTile>) {
+        let to = Self::work(slot);
+        let Some(work) = work else {
+            gpu::st_shared(to, NO_HEAD);
+            return;
         };
-        gpu::st_shared_v4(Self::task(), words);
+        let WorkTile { rows, keys, .. } = work;
+        let names = [work.q_head, work.kv_head, work.number, work.query_block];
+        gpu::st_shared_v4(to, names);
+        let rows = [rows.batch, rows.start, rows.first as u32, rows.end];
+        gpu::st_shared_v4(to.add(4), rows);
+        gpu::st_shared_v4(to.add(8), [keys.sequence, keys.start, keys.len, 0]);
     }
 
-    /// The task that the block was told. The whole warp calls it.
+    /// The work tile that the block was told. The whole warp calls it.
     #[inline(always)]
-    pub fn read_task() -> Option<Task> {
-        let [batch, head, kv_head, query_block] = read_once(|| gpu::ld_shared_v4(Self::task()));
-        (batch != NO_BATCH).then_some(Task {
-            batch,
-            head,
+    pub fn read_work(slot: u32) -> Option<WorkTile> {
+        let from = Self::work(slot);
+        let [q_head] = read_once(|| [gpu::ld_shared(from)]);
+        if q_head == NO_HEAD {
+            return None;
+        }
+        let [_, kv_head, number, query_block] = read_once(|| gpu::ld_shared_v4(from));
+        let [batch, q_start, first, end] = read_once(|| gpu::ld_shared_v4(from.add(4)));
+        let [sequence, k_start, len, _] = read_once(|| gpu::ld_shared_v4(from.add(8)));
+        Some(WorkTile {
+            q_head,
             kv_head,
+            number,
             query_block,
+            rows: QueryRows {
+                batch,
+                start: q_start,
+                first: first as i32,
+                end,
+            },
+            keys: Keys {
+                sequence,
+                start: k_start,
+                len,
+            },
         })
     }
 

@@ -1,10 +1,10 @@
-//! The kernel: one query block of one head.
+//! The kernel: one work tile.
 
-use super::super::query::{QueryRows, write_blind_rows};
-use super::super::record::{Record, Task};
+use super::super::SparseFlashParams;
+use super::super::record::Record;
 use super::super::walk::{KeyTile, KeyWalk};
 use super::super::warp::Place;
-use super::super::{SparseFlashParams, query_tiles};
+use super::super::work::WorkTile;
 use super::stage::{Stage, ThreadChunks};
 use super::{KEY_TILES, STRIPS, TILE_KEYS, WARP_ROWS, poison, query};
 use crate::gpu;
@@ -15,27 +15,25 @@ use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
 /// column tiles of the output.
 #[inline(always)]
 pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParams) {
-    let sizes = &p.sizes;
-    let tiles = query_tiles(sizes);
-    if gpu::ctaid_x() >= tiles {
-        write_blind_rows(p, gpu::ctaid_z(), gpu::ctaid_y(), gpu::ctaid_x() - tiles);
+    if gpu::ctaid_x() >= p.tiles() {
         return;
     }
-    let query_block = sizes.query_blocks() - 1 - gpu::ctaid_x();
-    let task = Task::new(sizes, gpu::ctaid_z(), gpu::ctaid_y(), query_block);
-
+    let number = p.first_tile() + p.tiles() - 1 - gpu::ctaid_x();
+    let Some(tile) = p.sequences.query_tile(number) else {
+        return;
+    };
+    let work = WorkTile::new(p, gpu::ctaid_y(), number, &tile);
     let place = Place::of_this_thread();
     let stage = Stage::<CHUNKS>::of(place);
-    let has_rows = {
-        let rows = QueryRows::new(p, task.query_block);
-        query::copy(rows, p, task, stage);
-        rows.any(place.warp * WARP_ROWS, WARP_ROWS)
-    };
-    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, task, stage.warp);
-    ThreadChunks::of(place).copy_keys(stage.k, stage.warp.record.k(), tile, stage.warp);
+    query::copy::<T, CHUNKS>(p, work, stage);
+    let has_rows = work.rows.any(place.warp * WARP_ROWS, WARP_ROWS);
+    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, work, stage.warp);
+    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
+    // Each row sees one if the first tile, in a causal problem the own block's, has any.
+    let sees_keys = tile.keys != 0;
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
@@ -43,7 +41,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let stage = Stage::<CHUNKS>::of(place);
         let record = stage.warp.record;
         let chunks = ThreadChunks::<CHUNKS>::of(place);
-        chunks.copy_keys(stage.v, record.v(), tile, stage.warp);
+        chunks.copy_keys(stage.v, &p.v, record.v(), tile, stage.warp);
 
         let first_row = place.warp * WARP_ROWS;
         let q_rows = stage.q.columns_first(first_row, place.lane);
@@ -63,11 +61,12 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, record.k(), next, stage.warp);
+            chunks.copy_keys(stage.k, &p.k, record.k(), next, stage.warp);
         }
 
         if attends {
-            let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, record.scale_log2());
+            let (weights, rescale) =
+                softmax.weigh::<T, KEY_TILES>(&mut scores, record.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -86,7 +85,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             let stage = Stage::<CHUNKS>::of(place);
             let record = stage.warp.record;
             let first_row = place.warp * WARP_ROWS;
-            let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, sizes.k_len);
+            let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, record.k_len());
             let tile = poison::Tile {
                 q_rows: stage.q.columns_first(first_row, place.lane),
                 k: record.k(),
@@ -96,7 +95,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 keys: tile.keys,
                 diagonal: Sight::new(p, record, tile, first_row).diagonal,
             };
-            poison::add_back::<T, CHUNKS>(&mut output, &softmax, record.scale_log2(), &tile);
+            poison::add_back::<T, CHUNKS>(p, &mut output, &softmax, record.scale_log2(), &tile);
         }
         tile = next;
     }
@@ -106,9 +105,9 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let place = Place::of_this_thread();
         let first_row = place.warp * WARP_ROWS;
         let record = Stage::<CHUNKS>::of(place).warp.record;
-        let (task, scale_log2) = (record.task(), record.scale_log2());
-        let rows = QueryRows::new(p, task.query_block);
-        query::write::<T, CHUNKS>(rows, p, task, first_row, &mut output, &softmax, scale_log2);
+        let (work, scale_log2) = (record.work(), record.scale_log2());
+        let finished = softmax.finish::<T>(scale_log2, sees_keys);
+        query::write::<T, CHUNKS>(p, work, first_row, &mut output, &finished);
     }
 }
 
@@ -128,7 +127,7 @@ impl Sight {
     #[inline(always)]
     fn new(p: &SparseFlashParams, record: Record, tile: KeyTile, first_row: u32) -> Self {
         let own_start = record.query_block() * BLOCK;
-        let own = p.sizes.is_causal() && !tile.is_loose() && tile.start >= own_start;
+        let own = p.sequences.is_causal() && !tile.is_loose() && tile.start >= own_start;
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {

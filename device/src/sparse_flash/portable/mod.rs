@@ -1,7 +1,7 @@
 //! Block-sparse FlashAttention with `mma.sync`, `ldmatrix` and `cp.async`, for sm_80 and everything after it.
 //!
 //! ```text
-//! one block of threads = one query block of one head:             128 rows
+//! one block of threads = one work tile:                           128 rows
 //!     mark the listed key blocks in a bitmap                      only if the head has loose keys
 //!     K <- the first tile of 64 keys
 //!     for each tile: own block, listed blocks, loose keys packed 64 at a time
@@ -37,7 +37,7 @@ mod poison;
 mod query;
 mod stage;
 
-use super::{COPY_THREADS, SparseFlashParams, query_tiles};
+use super::{COPY_THREADS, SparseFlashParams};
 use crate::launch::LaunchShape;
 use crate::params::BLOCK;
 use crate::tile::{Bf16, F16};
@@ -66,18 +66,14 @@ const KEY_TILES: usize = TILE_KEYS as usize / 8;
 
 const _: () = assert!(BLOCK == 2 * TILE_KEYS && WARP_ROWS == 32);
 
-/// The launch: x counts query blocks from the last, the heaviest, to the first, and then blocks of
-/// rows that see nothing; y counts query heads, z sequences.
+/// The launch: x counts query tiles from the last to the first, which in each causal sequence is from the heaviest to the
+/// lightest; y counts query heads.
 pub const fn launch_shape(p: &SparseFlashParams) -> LaunchShape {
-    let sizes = &p.sizes;
+    let tiles = if p.tiles() == 0 { 1 } else { p.tiles() };
     LaunchShape {
-        grid: [
-            query_tiles(sizes) + sizes.blind_rows().div_ceil(BLOCK),
-            sizes.q_heads,
-            sizes.batch,
-        ],
+        grid: [tiles, p.q_heads, 1],
         block: [THREADS, 1, 1],
-        shared_bytes: stage::shared_bytes(sizes),
+        shared_bytes: stage::shared_bytes(p),
     }
 }
 

@@ -4,7 +4,8 @@
 //! Such elements are taken out of the tile, so that the products are finite, and added by themselves
 //! to the rows that do see them. Slow, and never needed for finite inputs.
 
-use super::super::record::Tokens;
+use super::super::SparseFlashParams;
+use super::super::work::Tokens;
 use super::stage::ThreadChunks;
 use super::{STRIPS, TILE_KEYS};
 use crate::gpu;
@@ -71,6 +72,7 @@ pub(super) struct Tile<const CHUNKS: usize> {
 /// product would take registers from every launch, poisoned or not.
 #[inline(always)]
 pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
+    p: &SparseFlashParams,
     output: &mut Accumulator<STRIPS, CHUNKS>,
     softmax: &OnlineSoftmax<STRIPS>,
     scale_log2: f32,
@@ -83,10 +85,10 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
         // The bound is not a constant, so that the loop stays one.
         let mut first_key = 0;
         while first_key < tile.keys {
-            let mut weights = scores::<T, CHUNKS>(q_rows, tile, first_key);
-            softmax.weigh_again(&mut weights, s, scale_log2);
+            let mut weights = scores::<T, CHUNKS>(p, q_rows, tile, first_key);
+            softmax.weigh_again::<T, 2>(&mut weights, s, scale_log2);
             for key in first_key..tile.keys.min(first_key + 16) {
-                let token = tile.v.token(tile.start + key);
+                let token = tile.v.token(&p.v, tile.start + key);
                 // Two neighbouring elements in each of the token's 32 or 64 words.
                 let word = |first: u64| -> u32 {
                     gpu::ld_global(token.add(first + u64::from(2 * lane)).cast())
@@ -132,6 +134,7 @@ pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
 /// after it.
 #[inline(always)]
 fn scores<T: Float16, const CHUNKS: usize>(
+    p: &SparseFlashParams,
     q_rows: LaneRows<CHUNKS>,
     tile: &Tile<CHUNKS>,
     first_key: u32,
@@ -139,7 +142,8 @@ fn scores<T: Float16, const CHUNKS: usize>(
     let mut scores = Accumulator::<1, 2>::zero();
     for (t, c) in scores.elements[0].iter_mut().enumerate() {
         let key = first_key + 8 * t as u32 + tile.lane / 4;
-        let key = tile.k.token(tile.start + key.min(tile.keys - 1));
+        let key = tile.start + key.min(tile.keys - 1);
+        let key = tile.k.token(&p.k, key);
         let key = key.add(u64::from(tile.lane % 4 * 2));
         for step in 0..CHUNKS / 2 {
             let a = gpu::ldmatrix_x4(q_rows.block(0, step as u32));

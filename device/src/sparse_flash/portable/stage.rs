@@ -4,14 +4,17 @@
 //! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
 //! ```
 
+use super::super::SparseFlashParams;
 use super::super::loose::queue_keys;
-use super::super::record::{Record, Tokens};
+use super::super::record::Record;
 use super::super::walk::KeyTile;
 use super::super::warp::{Place, WarpMemory};
+use super::super::work::{Tokens, WorkTile};
 use super::{THREADS, TILE_KEYS};
+use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared};
-use crate::params::{BLOCK, ProblemSizes};
-use crate::tile::{SwizzledTile, scale::PAIR_SIGNS};
+use crate::params::{BLOCK, TensorArg};
+use crate::tile::SwizzledTile;
 
 const WARP_BYTES: u32 = Record::BYTES + queue_keys(TILE_KEYS) * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
@@ -20,9 +23,9 @@ const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
 const _: () = assert!(WARPS_BYTES.is_multiple_of(256));
 
 /// Dynamic shared memory of a launch.
-pub(super) const fn shared_bytes(sizes: &ProblemSizes) -> u32 {
-    let row_bytes = sizes.head_dim * 2;
-    let bitmap_bytes = sizes.key_blocks().div_ceil(32) * 4;
+pub(super) const fn shared_bytes(p: &SparseFlashParams) -> u32 {
+    let row_bytes = p.head_dim * 2;
+    let bitmap_bytes = p.sequences.max_key_blocks().div_ceil(32) * 4;
     WARPS_BYTES + (2 * TILE_KEYS + BLOCK) * row_bytes + bitmap_bytes
 }
 
@@ -84,22 +87,33 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
     pub fn copy_keys(
         self,
         to: SwizzledTile<CHUNKS>,
+        tensor: &KvTensor,
         tokens: Tokens,
         tile: KeyTile,
         memory: WarpMemory,
     ) {
         let to = to.chunk(self.first_row, self.chunk);
         let rows = (tile.keys as i32) - self.first_row as i32;
-        if tile.is_loose() {
-            let first = tokens.first.add(u64::from(self.chunk * 8));
+        let column = u64::from(self.chunk * 8);
+        if tile.is_loose() || tensor.is_paged() {
             for step in 0..TILE_KEYS / Self::STEP {
-                let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
-                let from = first.add(u64::from(key) * tokens.stride);
-                Self::copy(to, step, from, rows);
+                let row = self.first_row + step * Self::STEP;
+                let key = if tile.is_loose() {
+                    gpu::ld_shared(memory.queue.add(row))
+                } else {
+                    tile.start + row
+                };
+                // Rows after the tile's keys have no page.
+                let from = if row < tile.keys {
+                    tokens.token(tensor, key)
+                } else {
+                    Global::NULL
+                };
+                Self::copy(to, step, from.add(column), rows);
             }
         } else {
             let first = u64::from(tile.start + self.first_row) * tokens.stride;
-            let mut from = tokens.first.add(first + u64::from(self.chunk * 8));
+            let mut from = tokens.first.add(first + column);
             for step in 0..TILE_KEYS / Self::STEP {
                 Self::copy(to, step, from, rows);
                 from = from.add(u64::from(Self::STEP) * tokens.stride);
@@ -121,34 +135,25 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
         gpu::cp_async_cg_16_zfill(to.cast(), from, bytes);
     }
 
-    /// Copies the rows of a query block, whose row 0 is token `first_token` (perhaps negative) of the
-    /// head at `head`: asynchronously, zero where there is no token.
+    /// Copies the rows of a query tile: asynchronously, zero where there is none.
     #[inline(always)]
-    pub fn copy_queries(
-        self,
-        to: SwizzledTile<CHUNKS>,
-        head: Global<u16>,
-        stride_token: u64,
-        first_token: i32,
-        q_len: u32,
-    ) {
+    pub fn copy_queries(self, to: SwizzledTile<CHUNKS>, q: &TensorArg, work: WorkTile) {
         for step in 0..BLOCK / Self::STEP {
             let row = self.first_row + step * Self::STEP;
-            let token = (first_token + row as i32) as u32;
-            let from = head.add(u64::from(token) * stride_token + u64::from(self.chunk * 8));
-            let bytes = if token < q_len { 16 } else { 0 };
+            let from: Global<u16> = work.token(q, row);
+            let bytes = if work.rows.has(row) { 16 } else { 0 };
+            let from = from.add(u64::from(self.chunk * 8));
             gpu::cp_async_cg_16_zfill(to.chunk(row, self.chunk).cast(), from, bytes);
         }
     }
 
-    /// Flips the signs of this thread's chunks, of `rows` rows.
+    /// Changes the pairs of elements of this thread's chunks, of `rows` rows.
     #[inline(always)]
-    pub fn negate(self, tile: SwizzledTile<CHUNKS>, rows: u32) {
+    pub fn map_pairs(self, tile: SwizzledTile<CHUNKS>, rows: u32, of_pair: impl Fn(u32) -> u32) {
         for step in 0..rows / Self::STEP {
             let row = self.first_row + step * Self::STEP;
             let chunk = tile.chunk(row, self.chunk).cast::<u32>();
-            let bits = gpu::ld_shared_v4(chunk);
-            gpu::st_shared_v4(chunk, bits.map(|bits| bits ^ PAIR_SIGNS));
+            gpu::st_shared_v4(chunk, gpu::ld_shared_v4(chunk).map(&of_pair));
         }
     }
 }

@@ -1,0 +1,88 @@
+//! SampleAttention over one prefill: captured or synthetic q, k and v in; attention, a table and, on request, files out.
+//!
+//! `cargo run --release --example prefill` runs the capture that is built into the program and compares it with dense.
+//! `-- --help` lists the options. Bad input ends in one line on stderr and exit code 2, and leaves no file behind.
+
+mod allocator;
+mod args;
+mod compute;
+mod engine;
+mod failure;
+mod files;
+mod gpu;
+mod input;
+mod memory;
+mod output;
+mod picture;
+mod progress;
+mod report;
+#[cfg(unix)]
+mod signals;
+mod table;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use args::Request;
+use engine::Machine;
+use failure::Failure;
+use files::Staged;
+
+/// The program: reads the arguments, runs, and says how it ended.
+pub fn main() -> ExitCode {
+    let ended = match args::parse() {
+        Ok(args::Asked::Run(request)) => run(&request),
+        Ok(args::Asked::Text(text)) => print(&text),
+        Err(failure) => Err(failure),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(request: &Request) -> Result<(), Failure> {
+    let mut files = Staged::new(request.written_files(), request.read_file())?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(request.threads.unwrap_or(0))
+        .build()
+        .map_err(|error| Failure::of("--threads", error))?;
+    let text = pool.install(|| -> Result<String, Failure> {
+        let machine = Machine::open(request.backend)?;
+        let input = input::load(request)?;
+        for warning in &input.warnings {
+            failure::warn(warning);
+        }
+        let drawn = picture::drawn_heads(request, &input)?;
+        let outcome = compute::run(request, &machine, &input, drawn.len())?;
+        if let Some(path) = &request.output {
+            files.write(path, |to| output::write(to, &input, &outcome))?;
+        }
+        if let Some(path) = &request.report {
+            files.write(path, |to| report::write(to, request, &input, &outcome))?;
+        }
+        if let Some(path) = &request.picture {
+            files.write(path, |to| {
+                picture::write(to, request, &input, &outcome, &drawn)
+            })?;
+        }
+        Ok(table::table(request, &input, &outcome))
+    })?;
+    // The table is an output like the files: all of them, or none.
+    files.publish()?;
+    print(&text)?;
+    files.keep();
+    Ok(())
+}
+
+/// Prints to stdout. A reader that has seen enough is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("stdout", error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,143 @@
+//! The JSON report: the table's numbers, for programs.
+
+use std::io::Write;
+use std::time::Duration;
+
+use sample_attention::{HeadPath, Stage, Window};
+use serde_json::{Map, Value, json};
+
+use crate::args::Request;
+use crate::compute::{Measured, Outcome};
+use crate::failure::Failure;
+use crate::input::Input;
+use crate::table::{blocks_of, path_name};
+
+/// Writes the report. Times are in milliseconds; a head's `blocks_kept` and `stripes` are what attention ran over, and
+/// `selected` is what the policy had chosen, which is not the same where the head ran dense.
+pub fn write(
+    to: &mut dyn Write,
+    request: &Request,
+    input: &Input,
+    outcome: &Outcome,
+) -> Result<(), Failure> {
+    let mut document = json!({
+        "input": problem(input),
+        "backend": request.backend.name(),
+        "instruction_set": outcome.instruction_set,
+        "threads": outcome.threads,
+        "policy": policy(request),
+        "times_ms": times(outcome),
+        "measured": outcome.measured.to_string(),
+        "runs": match outcome.measured {
+            Measured::Once => 1,
+            Measured::Median(runs) => runs,
+        },
+        "mean_density": outcome.report.mean_density(),
+        "heads": heads(input, outcome),
+    });
+    if let Some(comparison) = &outcome.comparison {
+        let total = outcome.report.times.total();
+        document["dense_ms"] = json!(milliseconds(comparison.dense));
+        document["speed_up"] =
+            json!(comparison.dense.as_secs_f64() / total.as_secs_f64().max(f64::MIN_POSITIVE));
+        document["relative_error"] = json!(comparison.error);
+    }
+    serde_json::to_writer_pretty(&mut *to, &document).map_err(Failure::new)?;
+    writeln!(to).map_err(Failure::new)
+}
+
+fn problem(input: &Input) -> Value {
+    let problem = input.problem();
+    json!({
+        "source": input.title,
+        "warnings": input.warnings,
+        "metadata": input.capture.metadata,
+        "batch": problem.batch,
+        "q_heads": problem.q_heads,
+        "kv_heads": problem.kv_heads,
+        "q_len": problem.q_len,
+        "k_len": problem.k_len,
+        "head_dim": problem.head_dim,
+        "softmax_scale": problem.softmax_scale,
+        "causal": problem.causal,
+        "dtype": problem.dtype.to_string(),
+    })
+}
+
+fn policy(request: &Request) -> Value {
+    if request.dense {
+        return Value::Null;
+    }
+    let policy = &request.policy;
+    let mut fields = Map::new();
+    let budget = policy.budget.name();
+    let fallback = policy.fallback.name();
+    fields.insert("budget".to_owned(), json!(budget));
+    fields.insert("fallback".to_owned(), json!(fallback));
+    fields.insert("coverage".to_owned(), json!(policy.coverage));
+    fields.insert("row_stride".to_owned(), json!(policy.row_stride));
+    // `usize::MAX` is a number that few readers of JSON have.
+    let doubles_from = Some(policy.stride_doubles_from).filter(|&from| from != usize::MAX);
+    fields.insert("stride_doubles_from".to_owned(), json!(doubles_from));
+    fields.insert("sinks".to_owned(), json!(policy.sinks));
+    match policy.window {
+        Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),
+        Window::Ratio(ratio) => fields.insert("window_ratio".to_owned(), json!(ratio)),
+    };
+    Value::Object(fields)
+}
+
+fn times(outcome: &Outcome) -> Value {
+    let times = &outcome.report.times;
+    let mut fields: Map<String, Value> = Stage::ALL
+        .into_iter()
+        .map(|stage| {
+            (
+                stage.name().to_owned(),
+                json!(milliseconds(times.get(stage))),
+            )
+        })
+        .collect();
+    fields.insert("total".to_owned(), json!(milliseconds(times.total())));
+    Value::Object(fields)
+}
+
+fn heads(input: &Input, outcome: &Outcome) -> Vec<Value> {
+    let problem = input.problem();
+    let blocks = blocks_of(problem.q_len, problem.k_len);
+    outcome
+        .report
+        .heads
+        .iter()
+        .enumerate()
+        .map(|(at, head)| {
+            let dense = head.path != HeadPath::Sparse;
+            let mut value = json!({
+                "batch": head.batch,
+                "q_head": head.q_head,
+                "name": input.head_name(head.q_head),
+                "path": path_name(head.path),
+                "density": head.density,
+                "blocks": blocks,
+                "blocks_kept": if dense { blocks } else { head.blocks_kept },
+                "stripes": if dense { 0 } else { head.stripes },
+                "selected": { "blocks": head.blocks_kept, "stripes": head.stripes },
+                "sampled_coverage": head.sampled_coverage,
+            });
+            if let Some(comparison) = &outcome.comparison {
+                let coverage = &comparison.coverage[at];
+                value["true_coverage"] = json!({
+                    "mean": coverage.mean,
+                    "percentile_1": coverage.percentile_1,
+                    "min": coverage.min,
+                });
+                value["relative_error"] = json!(comparison.head_errors[at]);
+            }
+            value
+        })
+        .collect()
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
+}

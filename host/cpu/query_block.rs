@@ -1,0 +1,307 @@
+//! One query block's walk over what it attends to.
+
+use std::ops::Range;
+
+use super::accumulator::Accumulator;
+use super::rows::{HeadRows, OutputRows};
+use super::simd::{Lanes, PANEL, Simd};
+use super::tile::{self, KEY_GROUP, Rows, Stats};
+use crate::geometry::{BLOCK, Geometry};
+use crate::selection::HeadSelection;
+
+/// A query block of one head, and where its inputs and outputs are.
+#[derive(Clone, Copy)]
+pub(super) struct QueryBlock<'a> {
+    pub(super) geometry: Geometry,
+    pub(super) head_dim: usize,
+    pub(super) scale_log2: f64,
+    pub(super) batch: usize,
+    pub(super) head: usize,
+    pub(super) index: usize,
+    pub(super) q: HeadRows<'a>,
+    pub(super) k: HeadRows<'a>,
+    pub(super) v: HeadRows<'a>,
+    /// `None` is dense.
+    pub(super) mask: Option<HeadSelection<'a>>,
+    pub(super) output: &'a OutputRows<'a>,
+}
+
+/// A query block with its queries and what its walk works in.
+pub(super) struct Walk<'a, S> {
+    pub(super) simd: S,
+    pub(super) block: QueryBlock<'a>,
+    pub(super) rows: Range<usize>,
+    /// Qᵀ, one panel after the other.
+    pub(super) queries: &'a [Lanes],
+    pub(super) scores: &'a mut [Lanes],
+    pub(super) keys: &'a mut [f32],
+    pub(super) values: &'a mut [f32],
+    pub(super) row: &'a mut [f32],
+    pub(super) loose: &'a mut [u32],
+    /// A power of two that all weights are multiplied by on their way to O, but not to the statistics.
+    pub(super) weight_scale: f32,
+}
+
+impl<S: Simd> Walk<'_, S> {
+    /// Attends to the listed key blocks, and then to the keys that none of them covers.
+    #[inline(always)]
+    pub(super) fn attend(&mut self, accumulator: &mut Accumulator<'_>) {
+        let QueryBlock {
+            geometry,
+            head_dim,
+            index,
+            k,
+            v,
+            mask,
+            ..
+        } = self.block;
+        let (simd, weight_scale) = (self.simd, self.weight_scale);
+        let end = if geometry.causal {
+            index + 1
+        } else {
+            geometry.blocks()
+        };
+        for block in 0..end {
+            if mask.is_some_and(|mask| !mask.keeps_block(index, block)) {
+                continue;
+            }
+            let tokens = geometry.keys_of_block(block);
+            if geometry.causal && block == index {
+                self.attend_diagonal(tokens, accumulator);
+            } else {
+                let k = k.tile(tokens.clone(), self.keys, head_dim);
+                let v = v.tile(tokens.clone(), self.values, head_dim);
+                let tile = Tile {
+                    simd,
+                    k,
+                    v,
+                    keys: tokens.len(),
+                    weight_scale,
+                };
+                tile.attend_panels(self.queries, self.scores, accumulator);
+            }
+            accumulator.end_tile(simd);
+        }
+        let mut loose_len = 0;
+        if let Some(mask) = &mask {
+            for (slot, key) in self.loose.iter_mut().zip(mask.loose_keys(index)) {
+                *slot = key;
+                loose_len += 1;
+            }
+        }
+        for tokens in self.loose[..loose_len].chunks(BLOCK) {
+            let gathered = tokens.iter().map(|&key| key as usize);
+            let k = k.gather(gathered.clone(), self.keys, head_dim);
+            let v = v.gather(gathered, self.values, head_dim);
+            let tile = Tile {
+                simd,
+                k,
+                v,
+                keys: tokens.len(),
+                weight_scale,
+            };
+            tile.attend_panels(self.queries, self.scores, accumulator);
+            accumulator.end_tile(simd);
+        }
+        accumulator.finish(simd);
+    }
+
+    /// Attends to the block in which the queries themselves stand.
+    #[inline(always)]
+    fn attend_diagonal(&mut self, tokens: Range<usize>, accumulator: &mut Accumulator<'_>) {
+        let QueryBlock {
+            geometry,
+            head_dim,
+            k,
+            v,
+            ..
+        } = self.block;
+        let k = k.gather(tokens.clone(), self.keys, head_dim);
+        v.gather(tokens.clone(), self.values, head_dim);
+        let poisoned = take_poisoned_rows(self.values, head_dim, tokens.len());
+        for (panel, queries) in self.queries.chunks_exact(head_dim).enumerate() {
+            let first = self.rows.start + panel * PANEL;
+            let visible = VisibleKeys::of_panel(geometry, first, self.rows.end, tokens.start);
+            let (stats, output) = accumulator.panel(panel);
+            let tile = Tile {
+                simd: self.simd,
+                k,
+                v: Rows {
+                    data: self.values,
+                    stride: head_dim,
+                },
+                keys: visible.most,
+                weight_scale: self.weight_scale,
+            };
+            tile.attend(queries, self.scores, stats, output, Some(&visible));
+            if poisoned != 0 {
+                add_poisoned_rows(
+                    v,
+                    tokens.start,
+                    poisoned,
+                    self.scores,
+                    &visible,
+                    self.row,
+                    output,
+                );
+            }
+        }
+    }
+
+    /// Writes O and log-sum-exp of the rows that `which` holds, by their place in the block. Returns which of them have an O that is
+    /// not finite although their softmax is: where the values are finite, their sum has left f32's range.
+    #[inline(always)]
+    pub(super) fn write(&mut self, accumulator: &Accumulator<'_>, which: u128) -> u128 {
+        let QueryBlock {
+            batch,
+            head,
+            output,
+            head_dim,
+            ..
+        } = self.block;
+        let mut beyond = 0;
+        for (panel, first) in self.rows.clone().step_by(PANEL).enumerate() {
+            let (stats, sums) = accumulator.finished(panel);
+            let lse = tile::lse(stats);
+            let inverse = tile::inverse_sums(stats);
+            for (lane, token) in (first..self.rows.end.min(first + PANEL)).enumerate() {
+                let place = 1 << (token - self.rows.start);
+                if which & place == 0 {
+                    continue;
+                }
+                let has_mass = inverse.0[lane] > 0.0;
+                let unscale = 1.0 / self.weight_scale;
+                let row = &mut self.row[..head_dim];
+                if has_mass {
+                    for (x, lanes) in row.iter_mut().zip(sums) {
+                        let mean = lanes.0[lane] * inverse.0[lane] * unscale;
+                        // A mean of finite values is no larger than they are, whatever rounding makes of it.
+                        let finite = lanes.0[lane].is_finite();
+                        *x = if finite {
+                            mean.clamp(-f32::MAX, f32::MAX)
+                        } else {
+                            mean
+                        };
+                    }
+                    if row.iter().any(|x| !x.is_finite()) {
+                        beyond |= place;
+                    }
+                } else {
+                    row.fill(if accumulator.is_empty() {
+                        0.0
+                    } else {
+                        f32::NAN
+                    });
+                }
+                // SAFETY: each query block is one task, and its rows are its own.
+                unsafe { output.write((batch, head, token), row, lse[lane] as f32) };
+            }
+        }
+        beyond
+    }
+}
+
+/// One tile of keys and values, to be attended to by panels of queries.
+struct Tile<'a, S> {
+    simd: S,
+    k: Rows<'a>,
+    v: Rows<'a>,
+    /// Keys of the tile that at least one query sees.
+    keys: usize,
+    weight_scale: f32,
+}
+
+impl<S: Simd> Tile<'_, S> {
+    /// Attends with every panel of a query block, all of whose queries see all of the tile's keys.
+    #[inline(always)]
+    fn attend_panels(
+        &self,
+        queries: &[Lanes],
+        scores: &mut [Lanes],
+        accumulator: &mut Accumulator<'_>,
+    ) {
+        for (panel, queries) in queries.chunks_exact(accumulator.head_dim()).enumerate() {
+            let (stats, output) = accumulator.panel(panel);
+            self.attend(queries, scores, stats, output, None);
+        }
+    }
+
+    /// Afterwards `scores` holds the weights of the tile's keys.
+    #[inline(always)]
+    fn attend(
+        &self,
+        queries: &[Lanes],
+        scores: &mut [Lanes],
+        stats: &mut Stats,
+        output: &mut [Lanes],
+        causal: Option<&VisibleKeys>,
+    ) {
+        let simd = self.simd;
+        let padded = self.keys.next_multiple_of(KEY_GROUP);
+        tile::scores(simd, queries, self.k, &mut scores[..padded]);
+        let scores = &mut scores[..self.keys];
+        if let Some(visible) = causal {
+            tile::mask(simd, scores, &visible.lanes, visible.fewest);
+        }
+        let rescale = tile::online_softmax::<S, true>(simd, scores, stats);
+        if self.weight_scale != 1.0 {
+            tile::scale(simd, scores, &Lanes([self.weight_scale; PANEL]));
+        }
+        tile::accumulate(simd, scores, self.v, output, &rescale);
+    }
+}
+
+/// How many of a tile's keys each row of a panel sees. Lanes without a row see what the last row sees.
+struct VisibleKeys {
+    lanes: Lanes,
+    fewest: usize,
+    most: usize,
+}
+
+impl VisibleKeys {
+    fn of_panel(geometry: Geometry, first: usize, end: usize, tile_start: usize) -> Self {
+        let count = |row: usize| geometry.visible_keys(row) - tile_start;
+        let last = (first + PANEL).min(end) - 1;
+        VisibleKeys {
+            lanes: Lanes(std::array::from_fn(|lane| {
+                count((first + lane).min(last)) as f32
+            })),
+            fewest: count(first),
+            most: count(last),
+        }
+    }
+}
+
+/// Zeroes the value rows that hold NaN or infinity and returns them as a bit set: in a tile that some queries see only a
+/// part of, a weight of 0 would not keep them out of the sum.
+fn take_poisoned_rows(values: &mut [f32], head_dim: usize, keys: usize) -> u128 {
+    let mut poisoned = 0;
+    for (key, row) in values.chunks_exact_mut(head_dim).take(keys).enumerate() {
+        // The sum of finite x·0 is 0, of anything else NaN.
+        if row.iter().map(|x| x * 0.0).sum::<f32>() != 0.0 {
+            poisoned |= 1 << key;
+            row.fill(0.0);
+        }
+    }
+    poisoned
+}
+
+/// Adds the rows that [`take_poisoned_rows`] took out to the queries that do see them.
+fn add_poisoned_rows(
+    v: HeadRows<'_>,
+    tile_start: usize,
+    poisoned: u128,
+    weights: &[Lanes],
+    visible: &VisibleKeys,
+    row: &mut [f32],
+    output: &mut [Lanes],
+) {
+    for key in (0..visible.most).filter(|&key| poisoned >> key & 1 == 1) {
+        v.read(tile_start + key, row);
+        for lane in (0..PANEL).filter(|&lane| (key as f32) < visible.lanes.0[lane]) {
+            for (output, x) in output.iter_mut().zip(row.iter()) {
+                output.0[lane] += weights[key].0[lane] * x;
+            }
+        }
+    }
+}
