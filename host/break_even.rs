@@ -24,7 +24,7 @@ const PANELS_PER_CONVERSION: usize = 2;
 /// 128 queries over 32,768 keys differ by six such products a key block, and take 155 and 443 ms for 32 heads.
 const CONVERSION: f64 = 0.8;
 
-/// The largest part of dense attention's cost that selecting may cost. At the default stride a prefill pays 4 %, a chunk of 256 queries
+/// The largest part of dense attention's cost that selecting may cost. At the default stride a prefill pays 7 %, a chunk of 256 queries
 /// 9 %, one of 128 queries 19 %: less than a panel is sampled then.
 const MOST_SELECTION_SHARE: f64 = 0.15;
 
@@ -64,8 +64,13 @@ fn selection_share(problem: &Problem, policy: &Policy) -> f64 {
         }
         // Sampling, and the reduction that looks at the keys again.
         Budget::Residual | Budget::Paper => (policy.row_stride, 2.0),
+        Budget::Rows => (policy.row_stride, 1.0),
     };
-    let panels = live.rows.div_ceil(stride).div_ceil(PANEL);
+    let of_tail = match policy.budget {
+        Budget::Rows => policy.tail.min(live.rows).div_ceil(policy.tail_stride),
+        Budget::Blocks | Budget::Residual | Budget::Paper => 0,
+    };
+    let panels = (live.rows.div_ceil(stride) + of_tail).div_ceil(PANEL);
     let conversions = CONVERSION * panels.div_ceil(PANELS_PER_CONVERSION) as f64;
     passes * live.mean_key_blocks() * (panels as f64 + conversions) / dense
 }

@@ -125,36 +125,85 @@ impl Geometry {
     }
 }
 
-/// The rows that sampling reads: positions p with (p + 1) mod stride = 0, and the last row.
+/// Positions p of a range with (p + 1) mod stride = 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Multiples {
+    stride: usize,
+    /// How many multiples of `stride` lie at or below the range's first position.
+    before: usize,
+    len: usize,
+}
+
+impl Multiples {
+    fn new(stride: usize, positions: Range<usize>) -> Self {
+        let before = positions.start / stride;
+        Multiples {
+            stride,
+            before,
+            len: positions.end / stride - before,
+        }
+    }
+
+    fn position(&self, rank: usize) -> usize {
+        (self.before + rank + 1) * self.stride - 1
+    }
+
+    /// How many of them lie below `position`.
+    fn below(&self, position: usize) -> usize {
+        (position / self.stride)
+            .saturating_sub(self.before)
+            .min(self.len)
+    }
+}
+
+/// The last rows of a call, which are sampled at a stride of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) rows: usize,
+    pub(crate) stride: usize,
+}
+
+impl Tail {
+    pub(crate) const NONE: Tail = Tail { rows: 0, stride: 1 };
+}
+
+/// The rows that sampling reads: positions p with (p + 1) mod stride = 0, where the tail has its own stride, and the last row.
 /// Rows are addressed by their rank among the sampled rows of a range of positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SampledRows {
     geometry: Geometry,
-    stride: usize,
-    /// How many multiples of `stride` lie at or below the range's first position.
-    multiples_before: usize,
-    /// Sampled rows of the range that are multiples.
-    multiples: usize,
+    body: Multiples,
+    tail: Multiples,
     len: usize,
 }
 
 impl SampledRows {
     /// Sampled rows at `positions`, which must end at or before `k_len`.
-    pub(crate) fn new(geometry: Geometry, stride: usize, positions: Range<usize>) -> Self {
+    pub(crate) fn new(
+        geometry: Geometry,
+        stride: usize,
+        tail: Tail,
+        positions: Range<usize>,
+    ) -> Self {
         let first = positions
             .start
             .max(geometry.k_len.saturating_sub(geometry.q_len));
         let end = positions.end.max(first);
-        let multiples_before = first / stride;
-        let multiples = end / stride - multiples_before;
+        let tail_start = geometry.k_len.saturating_sub(tail.rows).clamp(first, end);
+        let body = Multiples::new(stride, first..tail_start);
+        let last_stride = if tail_start < end {
+            tail.stride
+        } else {
+            stride
+        };
+        let tail = Multiples::new(tail.stride, tail_start..end);
         let holds_last_row = end == geometry.k_len && end > first;
-        let last_is_extra = holds_last_row && !geometry.k_len.is_multiple_of(stride);
+        let last_is_extra = holds_last_row && !geometry.k_len.is_multiple_of(last_stride);
         SampledRows {
             geometry,
-            stride,
-            multiples_before,
-            multiples,
-            len: multiples + usize::from(last_is_extra),
+            body,
+            tail,
+            len: body.len + tail.len + usize::from(last_is_extra),
         }
     }
 
@@ -164,8 +213,11 @@ impl SampledRows {
 
     /// Key position of the sampled row of this rank.
     pub(crate) fn position(&self, rank: usize) -> usize {
-        if rank < self.multiples {
-            (self.multiples_before + rank + 1) * self.stride - 1
+        let in_tail = rank.saturating_sub(self.body.len);
+        if rank < self.body.len {
+            self.body.position(rank)
+        } else if in_tail < self.tail.len {
+            self.tail.position(in_tail)
         } else {
             self.geometry.k_len - 1
         }
@@ -181,9 +233,7 @@ impl SampledRows {
         if position >= self.geometry.k_len {
             return self.len;
         }
-        (position / self.stride)
-            .saturating_sub(self.multiples_before)
-            .min(self.multiples)
+        self.body.below(position) + self.tail.below(position)
     }
 }
 
@@ -191,12 +241,22 @@ impl SampledRows {
 mod tests {
     use super::*;
 
-    fn brute_force(geometry: Geometry, stride: usize, positions: Range<usize>) -> Vec<usize> {
+    fn brute_force(
+        geometry: Geometry,
+        stride: usize,
+        tail: Tail,
+        positions: Range<usize>,
+    ) -> Vec<usize> {
+        let stride_at = |p| match p + tail.rows >= geometry.k_len {
+            true => tail.stride,
+            false => stride,
+        };
         (0..geometry.q_len)
             .filter(|&row| geometry.visible_keys(row) > 0)
             .map(|row| (row, geometry.position(row)))
             .filter(|&(row, p)| {
-                positions.contains(&p) && ((p + 1) % stride == 0 || row + 1 == geometry.q_len)
+                let sampled = (p + 1) % stride_at(p) == 0 || row + 1 == geometry.q_len;
+                positions.contains(&p) && sampled
             })
             .map(|(row, _)| row)
             .collect()
@@ -204,30 +264,28 @@ mod tests {
 
     #[test]
     fn sampled_rows_are_the_multiples_and_the_last_row() {
+        let tail = |rows, stride| Tail { rows, stride };
         for (q_len, k_len) in [(1, 1), (5, 40), (40, 5), (333, 333), (200, 300), (256, 256)] {
             for stride in [1, 7, 16, 20, 500] {
                 for (start, end) in [(0, k_len), (0, k_len.min(128)), (k_len / 2, k_len)] {
-                    let geometry = Geometry {
-                        q_len,
-                        k_len,
-                        causal: true,
-                    };
-                    let rows = SampledRows::new(geometry, stride, start..end);
-                    let listed: Vec<usize> = (0..rows.len()).map(|rank| rows.row(rank)).collect();
-                    assert_eq!(
-                        listed,
-                        brute_force(geometry, stride, start..end),
-                        "{q_len} {k_len} {stride} {start}..{end}"
-                    );
-                    for position in start..=end {
-                        let below = (0..rows.len())
-                            .filter(|&rank| rows.position(rank) < position)
-                            .count();
-                        assert_eq!(
-                            rows.rank_at(position),
-                            below,
-                            "{geometry:?} {stride} {position}"
-                        );
+                    for tail in [Tail::NONE, tail(30, 4), tail(130, 7), tail(1000, 3)] {
+                        let geometry = Geometry {
+                            q_len,
+                            k_len,
+                            causal: true,
+                        };
+                        let rows = SampledRows::new(geometry, stride, tail, start..end);
+                        let listed: Vec<usize> =
+                            (0..rows.len()).map(|rank| rows.row(rank)).collect();
+                        let place = format!("{geometry:?} {stride} {tail:?} {start}..{end}");
+                        let expected = brute_force(geometry, stride, tail, start..end);
+                        assert_eq!(listed, expected, "{place}");
+                        for position in start..=end {
+                            let below = (0..rows.len())
+                                .filter(|&rank| rows.position(rank) < position)
+                                .count();
+                            assert_eq!(rows.rank_at(position), below, "{place} {position}");
+                        }
                     }
                 }
             }

@@ -3,10 +3,11 @@
 //! Attention over a long prompt costs time quadratic in its length, but most of its mass lies on few keys. This crate finds
 //! them for each head as it runs, with exact softmax statistics of a sample of the queries, and attends to those alone:
 //!
-//! 1. **sampling**: the exact softmax normaliser of one query row in 16;
-//! 2. **reduction**: the attention mass that those rows give each key block (or each single key);
-//! 3. **top-k key selection**: the smallest set that, with a local window and sinks, covers 97 % of it;
-//! 4. **block-sparse FlashAttention** over the selected set; dense where that would not be faster.
+//! 1. **sampling**: the exact softmax normaliser of one query row in 8;
+//! 2. **reduction**: the attention mass that each of those rows gives each key block;
+//! 3. **top-k key selection**: for each sampled row the smallest set that, with a local window and sinks, covers 75 % of it; a block
+//!    of 128 queries keeps what any of its 16 sampled rows asks for, which covers far more of most rows;
+//! 4. **block-sparse FlashAttention** over the selected set.
 //!
 //! Nothing is trained or tuned to a model, and every run reports what it kept. After Zhu et al. 2024, "SampleAttention:
 //! Near-Lossless Acceleration of Long Context LLM Inference with Adaptive Structured Sparse Attention"; the paper's own rule

@@ -115,7 +115,9 @@ pub struct HeadReport {
     /// Share of the visible (row, key) pairs that attention ran over: 1 where the head ran dense.
     pub density: f64,
     /// Share of the sampled rows' attention mass that the mask keeps, of the rows whose softmax is finite; `None` where there is
-    /// none.
+    /// none. The selection was fitted to these rows, so that the others reach less, most of all with
+    /// [`Budget::Residual`](crate::Budget::Residual), where few rows decide on single keys:
+    /// [`Plan::true_coverage`](crate::Plan::true_coverage) measures all of them.
     pub sampled_coverage: Option<f64>,
     /// Sampled rows whose softmax is not finite: one of their scores is NaN or +∞, or all are −∞. They count as nothing in the
     /// selection, so the other rows keep what they would keep without them. `None` where the backend does not count them.

@@ -45,15 +45,16 @@ fn densities(outcome: &Outcome) -> Vec<f64> {
 fn check_capture((case, qkv): (Case, Qkv), largest_error: f64) {
     let backend = Cpu::default();
     let dense = check_with(&backend, &case, &qkv);
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
-        let base = if budget == Budget::Paper {
-            Policy::paper()
-        } else {
-            Policy::default()
-        };
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
+        let base = Policy::of(budget);
         let mut errors = Vec::new();
         for coverage in [0.80, 0.95, 0.99] {
-            let policy = base.with_budget(budget).with_coverage(coverage);
+            let policy = base.with_coverage(coverage);
             let outcome = run_with(&backend, &with(&case, policy), &qkv);
             errors.push(relative_error(&outcome.o.values, &dense.o.values));
             let report = outcome.found.report.as_ref().expect("the CPU reports");

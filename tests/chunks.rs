@@ -58,7 +58,7 @@ fn whole_segments_select_and_compute_what_the_whole_prompt_does() {
         // The position that a segment begins at decides: 8, 8, 16 and 32.
         (8, SEGMENT + 1, 1024 * 2 + 512 + 22),
     ] {
-        let policy = Policy::default()
+        let policy = Policy::of(Budget::Blocks)
             .with_budget(Budget::Blocks)
             .with_coverage(0.8)
             .with_row_stride(row_stride)

@@ -13,7 +13,7 @@ use testkit::runner::{
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
 fn policy(budget: Budget) -> Policy {
-    Policy::default()
+    Policy::of(Budget::Blocks)
         .with_budget(budget)
         .with_coverage(0.9)
         .with_window(Window::Tokens(100))

@@ -98,7 +98,12 @@ fn policy(random: &mut Random) -> Policy {
     let mut policy = Policy::default()
         .with_budget(one_of(
             random,
-            &[Budget::Blocks, Budget::Residual, Budget::Paper],
+            &[
+                Budget::Rows,
+                Budget::Blocks,
+                Budget::Residual,
+                Budget::Paper,
+            ],
         ))
         .with_fallback(one_of(random, &[Fallback::Auto, Fallback::Never]));
     if random.chance(0.3) {
@@ -115,6 +120,9 @@ fn policy(random: &mut Random) -> Policy {
             true => Window::Tokens(size(random)),
             false => Window::Ratio(one_of(random, &SHARES)),
         };
+    }
+    if random.chance(0.3) {
+        policy = policy.with_tail(size(random), size(random));
     }
     if random.chance(0.5) {
         policy.sinks = size(random);
@@ -321,7 +329,12 @@ fn sizes_of_which_only_the_selection_overflows_are_refused() {
     let many = Problem::causal(1 << 30, 8, Dtype::F32)
         .with_heads(1 << 22, 1)
         .with_q_len(1);
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         let selecting = Plan::new(many, Policy::default().with_budget(budget));
         refused!(
             selecting,

@@ -187,12 +187,12 @@ fn first_bytes(launch: &Launch) -> String {
 #[test]
 fn row_strides_and_where_they_double_are_the_librarys() {
     let chunk = problem().with_q_len(4096).with_k_len(20_000);
-    let doubling = Policy::default().with_stride_doubles_from(8192);
-    let wide = Policy::default().with_row_stride(20);
+    let doubling = Policy::of(sample_attention::Budget::Blocks).with_stride_doubles_from(8192);
+    let wide = Policy::of(sample_attention::Budget::Blocks).with_row_stride(20);
     let mut example = Running::new();
     let mut bytes_before = u64::MAX;
     for (asked, policy) in [
-        (json!({}), Policy::default()),
+        (json!({}), Policy::of(sample_attention::Budget::Blocks)),
         (json!({ "row_stride": 20 }), wide),
         (json!({ "stride_doubles_from": 8192 }), doubling),
     ] {
@@ -218,7 +218,7 @@ fn launches_are_those_of_the_plan() {
             ),
             (
                 json!({ "policy": {} }),
-                GpuPlan::new(problem(), Policy::default()),
+                GpuPlan::new(problem(), Policy::of(sample_attention::Budget::Blocks)),
             ),
             (
                 json!({ "policy": { "budget": "paper" } }),

@@ -34,12 +34,14 @@ static ALLOCATOR: Counting = Counting;
 
 const MIB: usize = 1 << 20;
 
-fn policies() -> [Policy; 3] {
-    [Budget::Blocks, Budget::Residual, Budget::Paper].map(|budget| {
-        Policy::default()
-            .with_budget(budget)
-            .with_fallback(Fallback::Never)
-    })
+fn policies() -> [Policy; 4] {
+    [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ]
+    .map(|budget| Policy::of(budget).with_fallback(Fallback::Never))
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn masses_are_right_at_logits_where_a_log_sum_exp_has_no_digits_left() {
     for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
         for logit in [1e5f32, 1.3e8, 1e12, -1e8] {
             let problem = problem(1500, 1500, Dtype::F32).with_softmax_scale(1.0);
-            let policy = Policy::default()
+            let policy = Policy::of(Budget::Blocks)
                 .with_budget(budget)
                 .with_coverage(0.9)
                 .with_fallback(Fallback::Never);

@@ -76,7 +76,7 @@ fn a_key_is_kept_for_its_block_its_stripe_or_as_a_sink() {
 #[test]
 fn sampled_rows_are_multiples_by_position_and_the_last() {
     let sampled = |problem, row_stride| {
-        let policy = Policy::default().with_row_stride(row_stride);
+        let policy = Policy::of(Budget::Blocks).with_row_stride(row_stride);
         sampled_rows(&problem, &policy)
     };
     assert_eq!(sampled(problem(5, 40), 7), [4]);
@@ -89,7 +89,7 @@ fn sampled_rows_are_multiples_by_position_and_the_last() {
 fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
     let problem = problem(100, 16_384 + 50);
     let sampled = |row_stride, stride_doubles_from, budget| {
-        let policy = Policy::default()
+        let policy = Policy::of(Budget::Blocks)
             .with_budget(budget)
             .with_row_stride(row_stride)
             .with_stride_doubles_from(stride_doubles_from);
@@ -117,7 +117,7 @@ fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
 #[test]
 fn masses_of_indifferent_rows_are_counts_of_keys() {
     let problem = problem(512, 512);
-    let policy = Policy::default()
+    let policy = Policy::of(Budget::Blocks)
         .with_coverage(0.75)
         .with_row_stride(128)
         .with_window(Window::Tokens(1))

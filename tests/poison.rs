@@ -121,7 +121,7 @@ fn masses_of_poisoned_rows_count_as_nothing() {
     // A NaN key makes every sampled row that sees it NaN: the rows before it are all that is known.
     let problem = problem(1000, 1000, Dtype::F32);
     for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
-        let policy = Policy::default()
+        let policy = Policy::of(Budget::Blocks)
             .with_budget(budget)
             .with_coverage(0.9)
             .with_fallback(Fallback::Never);

@@ -27,6 +27,7 @@ fn problems() -> impl Strategy<Value = Problem> {
 
 fn policies() -> impl Strategy<Value = Policy> {
     let budget = prop_oneof![
+        Just(Budget::Rows),
         Just(Budget::Blocks),
         Just(Budget::Residual),
         Just(Budget::Paper)
@@ -35,17 +36,27 @@ fn policies() -> impl Strategy<Value = Policy> {
         (1usize..400).prop_map(Window::Tokens),
         (0.001f32..1.0).prop_map(Window::Ratio)
     ];
-    (budget, 0.01f32..=1.0, 1usize..200, window, 0usize..300).prop_map(
-        |(budget, coverage, row_stride, window, sinks)| {
-            Policy::default()
-                .with_budget(budget)
-                .with_coverage(coverage)
-                .with_row_stride(row_stride)
-                .with_window(window)
-                .with_sinks(sinks)
-                .with_fallback(Fallback::Never)
-        },
+    let tail = (0usize..300, 1usize..40);
+    (
+        budget,
+        0.01f32..=1.0,
+        1usize..200,
+        window,
+        0usize..300,
+        tail,
     )
+        .prop_map(
+            |(budget, coverage, row_stride, window, sinks, (tail, tail_stride))| {
+                Policy::default()
+                    .with_budget(budget)
+                    .with_coverage(coverage)
+                    .with_row_stride(row_stride)
+                    .with_window(window)
+                    .with_sinks(sinks)
+                    .with_tail(tail, tail_stride)
+                    .with_fallback(Fallback::Never)
+            },
+        )
 }
 
 fn circumstances() -> impl Strategy<Value = (Layout, Data, bool, u64)> {

@@ -158,8 +158,11 @@ fn complaint_of(
     fault: Fault,
     budget: Budget,
 ) -> Option<String> {
-    let policy = Policy::default()
+    // Rows that are sampled close to each other leave no fault to chance.
+    let row_stride = if budget == Budget::Rows { 2 } else { 16 };
+    let policy = Policy::of(Budget::Blocks)
         .with_budget(budget)
+        .with_row_stride(row_stride)
         .with_coverage(0.9)
         .with_fallback(Fallback::Never);
     let problem = Problem::causal(900, 16, Dtype::F32);
@@ -177,7 +180,12 @@ fn complaint_of(
 
 #[test]
 fn a_backend_without_a_fault_passes() {
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         assert_eq!(complaint(Fault::None, budget), None);
     }
 }
@@ -213,6 +221,27 @@ fn every_fault_is_found_and_named() {
                 "{fault:?} with {budget:?}: {complaint}"
             );
         }
+    }
+}
+
+#[test]
+fn every_fault_of_a_selection_by_rows_is_found_by_the_oracles_masses_alone() {
+    for (fault, words) in [
+        (Fault::Scale, "normaliser of SampledRow"),
+        (Fault::ExtraKey, " at [0, 0, "),
+        (Fault::MissingBlock, " at [0, 0, 8"),
+        (Fault::TooMuch, "no row of query block"),
+        (Fault::TooLittle, "lacks key block"),
+        (Fault::OtherRows, "sampled rows of head 0"),
+        (Fault::SmallWindow, "window and sinks"),
+        (Fault::FewSinks, "window and sinks"),
+        (Fault::Density, "density of head 0"),
+        (Fault::SampledCoverage, "sampled coverage of head 0"),
+        (Fault::TrueCoverage, "true coverage of head 0"),
+    ] {
+        let complaint = complaint(fault, Budget::Rows);
+        let complaint = complaint.unwrap_or_else(|| panic!("{fault:?} passes"));
+        assert!(complaint.contains(words), "{fault:?}: {complaint}");
     }
 }
 

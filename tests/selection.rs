@@ -4,11 +4,16 @@ use sample_attention::{BREAK_EVEN_TOKENS, Budget, Dtype, Fallback, Policy, Probl
 use testkit::oracle::Mask;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check};
 
-const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+const BUDGETS: [Budget; 4] = [
+    Budget::Rows,
+    Budget::Blocks,
+    Budget::Residual,
+    Budget::Paper,
+];
 
 /// Short problems go through the selection too.
 fn never(budget: Budget) -> Policy {
-    Policy::default()
+    Policy::of(Budget::Blocks)
         .with_budget(budget)
         .with_fallback(Fallback::Never)
 }
@@ -219,7 +224,11 @@ fn segments_spend_their_mass_by_themselves() {
                 ..structured(problem, policy)
             };
             let outcome = check(&Cpu::default(), &case);
-            let units = if budget == Budget::Blocks { 3 } else { 1 };
+            let units = match budget {
+                Budget::Rows => 0,
+                Budget::Blocks => 3,
+                _ => 1,
+            };
             assert_eq!(outcome.found.units.len(), units);
         }
     }
@@ -275,7 +284,7 @@ fn budgets_of_single_keys_sample_all_rows_alike() {
 #[test]
 fn heads_that_gain_nothing_fall_back_to_dense_and_others_do_not() {
     let problem = problem(2048, 2048);
-    let policy = Policy::default().with_window(Window::Tokens(200));
+    let policy = Policy::of(Budget::Blocks).with_window(Window::Tokens(200));
     let mut case = structured(problem, policy.with_coverage(0.9));
     case.row_step = 40;
     // The second head looks at nothing in particular, so nearly every block is needed.

@@ -16,7 +16,8 @@ pub fn pipeline(criterion: &mut Criterion) {
         for structure in Structure::ALL {
             let problem = problem(len, 128);
             let tensors = Tensors::new(problem, structure);
-            let plan = GpuPlan::new(problem, Policy::default()).expect("the policy is valid");
+            let plan = GpuPlan::new(problem, Policy::of(sample_attention::Budget::Blocks))
+                .expect("the policy is valid");
             let rig = Rig::new(plan, &tensors, None);
             let density = rig.report().mean_density();
             let pairs = density * (problem.q_heads * len * (len + 1) / 2) as f64;

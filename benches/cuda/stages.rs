@@ -40,7 +40,7 @@ fn selection_stage(criterion: &mut Criterion, stage: Stage) {
             if budget != Budget::Blocks && len != ALL_BUDGETS_AT {
                 continue;
             }
-            let policy = Policy::default()
+            let policy = Policy::of(Budget::Blocks)
                 .with_budget(budget)
                 .with_fallback(Fallback::Never);
             let plan = GpuPlan::new(problem, policy).expect("the policy is valid");

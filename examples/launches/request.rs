@@ -110,8 +110,8 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
         "fallback",
     ])?;
     let defaults = match fields.word_or("budget", "blocks")? {
-        "blocks" => Policy::default(),
-        "residual" => Policy::default().with_budget(Budget::Residual),
+        "blocks" => Policy::of(Budget::Blocks),
+        "residual" => Policy::of(Budget::Blocks).with_budget(Budget::Residual),
         "paper" => Policy::paper(),
         other => {
             return Err(format!(

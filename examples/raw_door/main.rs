@@ -50,7 +50,10 @@ struct Computed {
 
 fn run(mut gpu: Gpu) -> Result<(), Box<dyn Error>> {
     let capture = Capture::carried();
-    let (problem, policy) = (capture.problem, Policy::default());
+    let (problem, policy) = (
+        capture.problem,
+        Policy::of(sample_attention::Budget::Blocks),
+    );
     let inputs = capture.inputs()?;
     let plan = GpuPlan::new(problem, policy)?;
     let on_gpu = on_gpu(&mut gpu, &plan, &inputs)?;

@@ -7,6 +7,7 @@
 mod accumulator;
 mod arena;
 mod coverage;
+mod per_row;
 mod query_block;
 mod reduction;
 mod rows;

@@ -87,6 +87,7 @@ pub(super) fn reduction(
     for_each_task(scratches, tasks, |scratch, task| {
         match units.budget {
             Budget::Blocks => scratch.instruction_set.run(ReduceBlocks { task, sampled }),
+            Budget::Rows => {}
             Budget::Residual | Budget::Paper => {
                 let batch = task.unit.head / problem.q_heads;
                 let kv_head = task.unit.head % problem.q_heads / problem.group_size();
@@ -338,7 +339,7 @@ impl Kernel for ReduceKeys<'_, '_> {
                     mass[key] = whole;
                     outside[key] = beyond;
                 }
-                Budget::Residual | Budget::Blocks => mass[key] = beyond,
+                Budget::Rows | Budget::Residual | Budget::Blocks => mass[key] = beyond,
             }
         }
     }

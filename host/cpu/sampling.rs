@@ -134,6 +134,16 @@ impl PanelRows {
     pub(super) fn new(geometry: Geometry, rows: &SampledRows, panel: usize) -> Self {
         let first_rank = (panel * PANEL).min(rows.len());
         let len = (rows.len() - first_rank).min(PANEL);
+        PanelRows::of_ranks(geometry, rows, first_rank, len)
+    }
+
+    /// `len` sampled rows, at most [`PANEL`].
+    pub(super) fn of_ranks(
+        geometry: Geometry,
+        rows: &SampledRows,
+        first_rank: usize,
+        len: usize,
+    ) -> Self {
         let visible = std::array::from_fn(|lane| match len {
             0 => 0,
             // Lanes without a row repeat the last one, so that they ask for no mask of their own.

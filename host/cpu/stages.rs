@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::per_row;
 use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
@@ -24,7 +25,8 @@ use crate::tensor::{Inputs, Outputs};
 /// what each of them found. [`Plan::run`] drives it from end to end.
 ///
 /// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
-/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order.
+/// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order. With [`Budget::Rows`]
+/// the first of them selects too, since each query block's masses are used up where they are made, and its time is split.
 /// [`sparse_flash`](Stages::sparse_flash) then attends to what the waves selected.
 ///
 /// ```
@@ -150,13 +152,16 @@ impl<'a> Stages<'a> {
         self.plan.units().map_or(0, Units::waves)
     }
 
-    /// Finds the softmax normaliser of every sampled row of one wave.
+    /// Finds the softmax normaliser of every sampled row of one wave; with [`Budget::Rows`] it selects too.
     ///
     /// # Errors
     /// [`Error::NoSuchWave`].
     pub fn sampling(&mut self, wave: usize) -> Result<()> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         self.in_buffers = Some((wave, Stage::Sampling));
+        if units.budget == Budget::Rows {
+            return self.sample_and_select(wave);
+        }
         let count = Count::new(
             self.progress,
             Stage::Sampling,
@@ -182,6 +187,40 @@ impl<'a> Stages<'a> {
         Ok(())
     }
 
+    /// [`sampling`](Stages::sampling) of the budget of rows.
+    fn sample_and_select(&mut self, wave: usize) -> Result<()> {
+        let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        let tasks = per_row::groups(units).count();
+        let count = Count::new(
+            self.progress,
+            Stage::Sampling,
+            wave * units.wave * tasks,
+            units.count() * tasks,
+        );
+        let times = per_row::select(
+            self.plan.problem(),
+            (units, self.plan.coverage()),
+            wave,
+            (&self.inputs.q, &self.inputs.k),
+            per_row::Selected {
+                row_stats: selecting.row_stats,
+                selection: &mut selecting.selection,
+                totals: selecting.totals,
+            },
+            (&mut self.workspace.scratches, &mut selecting.tasks),
+            || count.advance(),
+        );
+        self.times.add(Stage::Sampling, times.statistics);
+        self.times.add(Stage::TopK, times.demand);
+        Ok(())
+    }
+
+    /// Counts the units of a wave for a stage that the budget of rows has no work for.
+    fn pass_over(&self, stage: Stage, units: &Units, wave: usize) {
+        let count = Count::new(self.progress, stage, wave * units.wave, units.count());
+        units.of_wave(wave).for_each(|_| count.advance());
+    }
+
     /// Adds up the sampled mass of every candidate of one wave, which must have been sampled.
     ///
     /// # Errors
@@ -190,6 +229,10 @@ impl<'a> Stages<'a> {
         self.check_order("reduction", wave, Stage::Sampling)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         self.in_buffers = Some((wave, Stage::Reduction));
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::Reduction, units, wave);
+            return Ok(());
+        }
         let count = Count::new(
             self.progress,
             Stage::Reduction,
@@ -229,6 +272,10 @@ impl<'a> Stages<'a> {
     pub fn top_k(&mut self, wave: usize) -> Result<()> {
         self.check_order("top_k", wave, Stage::Reduction)?;
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
+        if units.budget == Budget::Rows {
+            self.pass_over(Stage::TopK, units, wave);
+            return Ok(());
+        }
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
         let masses = Masses {
@@ -332,7 +379,11 @@ impl<'a> Stages<'a> {
         let panels = selecting.row_stats.chunks(units.panels.max(1));
         let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
             let rows = units.rows(unit.segment);
-            let lse = panels.iter().flat_map(tile::lse);
+            let of_panels = || panels.iter().flat_map(tile::lse).collect::<Vec<_>>();
+            let lse = match units.budget {
+                Budget::Rows => per_row::row_lse(panels).collect(),
+                Budget::Blocks | Budget::Residual | Budget::Paper => of_panels(),
+            };
             (0..rows.len()).zip(lse).map(move |(rank, lse)| SampledRow {
                 batch: unit.head / q_heads,
                 q_head: unit.head % q_heads,
@@ -343,7 +394,7 @@ impl<'a> Stages<'a> {
         Ok(rows.collect())
     }
 
-    /// The masses of the wave that was reduced last.
+    /// The masses of the wave that was reduced last; none with [`Budget::Rows`], which does not keep them.
     ///
     /// # Errors
     /// [`Error::NoSuchWave`], and [`Error::StageOrder`] where the wave buffers do not hold the masses of this wave.
@@ -352,6 +403,9 @@ impl<'a> Stages<'a> {
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
             return Ok(Vec::new());
         };
+        if units.budget == Budget::Rows {
+            return Ok(Vec::new());
+        }
         let q_heads = self.plan.problem().q_heads;
         let masses = Masses {
             units,
@@ -379,7 +433,7 @@ impl<'a> Stages<'a> {
                     need,
                     candidates_per_row: match units.budget {
                         Budget::Blocks => units.geometry.blocks(),
-                        Budget::Residual | Budget::Paper => units.candidates(),
+                        Budget::Rows | Budget::Residual | Budget::Paper => units.candidates(),
                     },
                     mass: &selecting.mass[masses.range(slot)],
                 }

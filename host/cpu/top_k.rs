@@ -46,7 +46,7 @@ impl<'a> Masses<'a> {
         let mass = &self.mass[self.range(slot)];
         match self.units.budget {
             Budget::Paper => (mass, &self.outside[self.range(slot)]),
-            Budget::Blocks | Budget::Residual => (mass, mass),
+            Budget::Rows | Budget::Blocks | Budget::Residual => (mass, mass),
         }
     }
 
@@ -59,7 +59,7 @@ impl<'a> Masses<'a> {
         let need = match self.units.budget {
             // The paper's rule does not count what the window covers.
             Budget::Paper => goal,
-            Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
+            Budget::Rows | Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
         };
         (rows, covered, need)
     }
@@ -89,6 +89,7 @@ pub(super) fn select(
     };
     let first = wave * units.wave;
     match units.budget {
+        Budget::Rows => {}
         Budget::Blocks => {
             let segments = (0..units.per_head).map(|segment| units.query_blocks(segment));
             let rows = selection.block_rows(segments).skip(first);

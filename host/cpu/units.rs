@@ -1,9 +1,10 @@
 //! How the selection is cut up: a *unit* is what spends its mass by itself (one segment of one head for
-//! [`Budget::Blocks`], else one head), and a *wave* is as many units as the workspace holds at once.
+//! [`Budget::Blocks`], else one head), and a *wave* is as many units as the workspace holds at once. With [`Budget::Rows`] nothing
+//! is shared between query blocks; a unit is one head there too, and its query blocks go in small groups.
 
 use std::ops::Range;
 
-use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, row_stride_at};
+use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, Tail, row_stride_at};
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 
@@ -20,6 +21,7 @@ pub(crate) struct Units {
     pub(crate) budget: Budget,
     pub(crate) row_stride: usize,
     pub(crate) stride_doubles_from: usize,
+    pub(crate) tail: Tail,
     pub(crate) sinks: usize,
     /// Key blocks of a query block's window, its own included.
     pub(crate) window_blocks: usize,
@@ -51,13 +53,20 @@ impl Units {
             budget: policy.budget,
             row_stride: policy.row_stride,
             stride_doubles_from: policy.stride_doubles_from,
+            tail: match policy.budget {
+                Budget::Rows => Tail {
+                    rows: policy.tail,
+                    stride: policy.tail_stride,
+                },
+                Budget::Blocks | Budget::Residual | Budget::Paper => Tail::NONE,
+            },
             sinks: policy.sinks.min(problem.k_len),
             window_blocks: (window - 1).div_ceil(BLOCK) + 1,
             head_dim: problem.head_dim,
             heads: problem.batch * problem.q_heads,
             per_head: match policy.budget {
                 Budget::Blocks => geometry.segments(),
-                Budget::Residual | Budget::Paper => 1,
+                Budget::Rows | Budget::Residual | Budget::Paper => 1,
             },
             panels: 0,
             wave: 1,
@@ -80,9 +89,13 @@ impl Units {
         let in_unit = match self.budget {
             Budget::Blocks if segment.is_multiple_of(stride) => segment / stride,
             Budget::Blocks => segment.div_ceil(stride) + 1,
-            Budget::Residual | Budget::Paper => usize::MAX,
+            Budget::Rows | Budget::Residual | Budget::Paper => usize::MAX,
         };
-        anywhere.min(in_unit)
+        let in_tail = match self.tail {
+            Tail::NONE => 0,
+            tail => tail.rows.min(q_len).min(k_len).div_ceil(tail.stride) + 1,
+        };
+        anywhere.min(in_unit) + in_tail
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -109,7 +122,7 @@ impl Units {
                 let first = segment * SEGMENT_BLOCKS;
                 first..(first + SEGMENT_BLOCKS).min(self.geometry.blocks())
             }
-            Budget::Residual | Budget::Paper => 0..self.geometry.blocks(),
+            Budget::Rows | Budget::Residual | Budget::Paper => 0..self.geometry.blocks(),
         }
     }
 
@@ -118,25 +131,38 @@ impl Units {
         let blocks = self.query_blocks(segment);
         let positions = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.geometry.k_len);
         let stride = row_stride_at(self.row_stride, self.stride_doubles_from, positions.start);
-        SampledRows::new(self.geometry, stride, positions)
+        SampledRows::new(self.geometry, stride, self.tail, positions)
     }
 
     /// Lanes of one unit's Qᵀ panels.
     pub(crate) fn query_lanes(&self) -> usize {
-        self.panels * self.head_dim
+        match self.budget {
+            // A task of the selection has them in its scratch.
+            Budget::Rows => 0,
+            Budget::Blocks | Budget::Residual | Budget::Paper => self.panels * self.head_dim,
+        }
     }
 
     /// Per-block statistics of one unit: one entry a (panel, key block).
     pub(crate) fn block_stats(&self) -> usize {
         match self.budget {
             Budget::Blocks => self.panels * self.geometry.blocks(),
-            Budget::Residual | Budget::Paper => 0,
+            Budget::Rows | Budget::Residual | Budget::Paper => 0,
+        }
+    }
+
+    /// Statistics of the sinks of one unit: one entry a panel.
+    pub(crate) fn sink_stats(&self) -> usize {
+        match self.budget {
+            Budget::Rows => 0,
+            Budget::Blocks | Budget::Residual | Budget::Paper => self.panels,
         }
     }
 
     /// Reduction tasks of one unit: query blocks, or key blocks where single keys are ranked.
     pub(crate) fn reductions(&self) -> usize {
         match self.budget {
+            Budget::Rows => 0,
             Budget::Blocks => SEGMENT_BLOCKS.min(self.geometry.blocks()),
             Budget::Residual | Budget::Paper => self.geometry.blocks(),
         }
@@ -145,6 +171,7 @@ impl Units {
     /// Candidates that one reduction task fills.
     pub(crate) fn candidates_per_reduction(&self) -> usize {
         match self.budget {
+            Budget::Rows => 0,
             Budget::Blocks => self.geometry.blocks(),
             Budget::Residual | Budget::Paper => BLOCK,
         }
@@ -159,7 +186,7 @@ impl Units {
     pub(crate) fn outside_candidates(&self) -> usize {
         match self.budget {
             Budget::Paper => self.candidates(),
-            Budget::Blocks | Budget::Residual => 0,
+            Budget::Rows | Budget::Blocks | Budget::Residual => 0,
         }
     }
 
@@ -172,7 +199,7 @@ impl Units {
     /// Bytes of the buffers of one unit in a wave.
     fn unit_bytes(&self) -> usize {
         self.query_lanes() * size_of::<Lanes>()
-            + (self.block_stats() + 2 * self.panels) * size_of::<BlockStats>()
+            + (self.block_stats() + self.panels + self.sink_stats()) * size_of::<BlockStats>()
             + (self.candidates() + self.outside_candidates() + self.reductions()) * size_of::<u64>()
     }
 }

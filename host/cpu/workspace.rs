@@ -1,6 +1,7 @@
 //! The buffers of a run, carved out of the caller's bytes.
 
 use super::arena::{ALIGNMENT, Arena, Footprint};
+use super::per_row::TaskBuffers;
 use super::sampling::BlockStats;
 use super::scratch::Scratch;
 use super::simd::{InstructionSet, Lanes};
@@ -27,6 +28,8 @@ pub(super) struct Selecting<'a> {
     pub(super) mass: &'a mut [u64],
     pub(super) outside: &'a mut [u64],
     pub(super) covered: &'a mut [u64],
+    /// One a worker for the budget of rows, else none.
+    pub(super) tasks: Vec<TaskBuffers<'a>>,
 }
 
 /// What selection found of one head, over all its units.
@@ -85,8 +88,15 @@ fn wave_bytes(units: &Units) -> usize {
 
 fn stripe_capacity(units: &Units) -> usize {
     match units.budget {
-        Budget::Blocks => 0,
+        Budget::Rows | Budget::Blocks => 0,
         Budget::Residual | Budget::Paper => units.geometry.k_len,
+    }
+}
+
+fn task_buffers(units: &Units, threads: usize) -> usize {
+    match units.budget {
+        Budget::Rows => threads,
+        Budget::Blocks | Budget::Residual | Budget::Paper => 0,
     }
 }
 
@@ -103,7 +113,7 @@ impl<'a> Workspace<'a> {
             .map(|_| Scratch::carve(&mut arena, problem, instruction_set))
             .collect::<Option<_>>()?;
         let selecting = match units {
-            Some(units) => Some(Selecting::carve(&mut arena, problem, units)?),
+            Some(units) => Some(Selecting::carve(&mut arena, problem, units, threads)?),
             None => None,
         };
         Some(Workspace {
@@ -114,7 +124,12 @@ impl<'a> Workspace<'a> {
 }
 
 impl<'a> Selecting<'a> {
-    fn carve(arena: &mut Arena<'a>, problem: &Problem, units: &Units) -> Option<Self> {
+    fn carve(
+        arena: &mut Arena<'a>,
+        problem: &Problem,
+        units: &Units,
+        threads: usize,
+    ) -> Option<Self> {
         let shape = SelectionShape::new(problem);
         let wave_bytes = arena.take(wave_bytes(units))?;
         let wave = &mut Arena::new(wave_bytes);
@@ -131,10 +146,13 @@ impl<'a> Selecting<'a> {
             queries: wave.take(units.wave * units.query_lanes())?,
             row_stats: wave.take(units.wave * units.panels)?,
             blocks: wave.take(units.wave * units.block_stats())?,
-            sinks: wave.take(units.wave * units.panels)?,
+            sinks: wave.take(units.wave * units.sink_stats())?,
             mass: wave.take(units.wave * units.candidates())?,
             outside: wave.take(units.wave * units.outside_candidates())?,
             covered: wave.take(units.wave * units.reductions())?,
+            tasks: (0..task_buffers(units, threads))
+                .map(|_| TaskBuffers::carve(arena, units))
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -153,6 +171,11 @@ pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) ->
         footprint.take::<StripeSpan>(units.heads, 1);
         footprint.take::<u8>(units.heads, 1);
         footprint.take::<HeadTotals>(units.heads, 1);
+        if units.budget == Budget::Rows {
+            let mut task = Footprint::new();
+            TaskBuffers::measure(&mut task, units);
+            footprint.repeat(&task, threads);
+        }
     }
     footprint.bytes()
 }
@@ -170,7 +193,12 @@ mod tests {
             ..Problem::causal(1000, 64, Dtype::F32)
         };
         let workers = (2, InstructionSet::widest());
-        for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+        for budget in [
+            Budget::Rows,
+            Budget::Blocks,
+            Budget::Residual,
+            Budget::Paper,
+        ] {
             let policy = Policy {
                 budget,
                 ..Policy::default()

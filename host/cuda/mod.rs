@@ -3,11 +3,11 @@
 //! ```no_run
 //! use sample_attention::cuda::Device;
 //! use sample_attention::pipeline::{DeviceTensor, GpuPlan, Operands};
-//! use sample_attention::{Dtype, Policy, Problem, StageTimes};
+//! use sample_attention::{Budget, Dtype, Policy, Problem, StageTimes};
 //! # fn main() -> Result<(), sample_attention::Error> {
 //! let device = Device::new(0)?;
 //! let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
-//! let plan = GpuPlan::new(problem, Policy::default())?;
+//! let plan = GpuPlan::new(problem, Policy::of(Budget::Blocks))?;
 //!
 //! // Memory of any library that uses the driver will do: cust's `&DeviceSlice`, or an address and a length.
 //! let bytes = |shape: [usize; 4]| 2 * shape.iter().product::<usize>() as u64;

@@ -7,10 +7,10 @@
 //! ```
 //! use sample_attention::emulator::Emulator;
 //! use sample_attention::pipeline::GpuPlan;
-//! use sample_attention::{Dtype, Fallback, Inputs, Outputs, Policy, Problem, TensorView, TensorViewMut};
+//! use sample_attention::{Budget, Dtype, Fallback, Inputs, Outputs, Policy, Problem, TensorView, TensorViewMut};
 //! # use half::bf16;
 //! let problem = Problem::causal(200, 64, Dtype::Bf16);
-//! let plan = GpuPlan::new(problem, Policy::default().with_fallback(Fallback::Never))?;
+//! let plan = GpuPlan::new(problem, Policy::of(Budget::Blocks).with_fallback(Fallback::Never))?;
 //! let data = vec![bf16::ONE; 200 * 64];
 //! let view = TensorView::bhsd(&data, problem.q_shape())?;
 //! let mut o = vec![bf16::ZERO; data.len()];

@@ -107,14 +107,19 @@ pub enum Error {
     )]
     SparseNeedsCausal,
     /// Coverage outside (0, 1].
-    #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.97 by default)")]
+    #[error("coverage is {coverage}; it must be above 0 and at most 1 (0.75 by default)")]
     Coverage {
         /// The given coverage.
         coverage: f32,
     },
     /// A row stride of zero.
-    #[error("row_stride is 0; use 1 to sample every row, 16 by default")]
+    #[error("row_stride is 0; use 1 to sample every row, 8 by default")]
     RowStride,
+    /// A stride of zero for the tail.
+    #[error(
+        "tail_stride is 0; use 1 to sample every row of the tail, 4 by default; tail = 0 has none"
+    )]
+    TailStride,
     /// Row strides that double from position 0 on.
     #[error(
         "stride_doubles_from is 0; it must be at least 1; usize::MAX, the default, never doubles the row stride"
@@ -307,6 +312,11 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
+    /// The GPU kernels do not select by this budget.
+    #[error(
+        "the GPU kernels have no selection for the budget `rows`; use Budget::Blocks, or the CPU backend"
+    )]
+    KernelBudget,
     /// A kernel broke a rule of the hardware, as the emulator found.
     #[error(
         "{fault} (a mistake in a kernel of sample-attention, not in the call: please report it)"

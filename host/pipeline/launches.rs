@@ -180,7 +180,7 @@ impl GpuPlan {
             },
         };
         let (reduction_shape, reduction, top_k) = match policy.budget {
-            Budget::Blocks => {
+            Budget::Rows | Budget::Blocks => {
                 let reduction = to_blocks::ReductionBlocksParams {
                     units,
                     scale_log2,

@@ -236,7 +236,7 @@ impl GpuPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
+    use crate::policy::{Budget, Policy};
 
     const SHAPE: [usize; 4] = [2, 4, 300, 64];
 
@@ -253,7 +253,7 @@ mod tests {
         let never = crate::policy::Fallback::Never;
         let policy = Policy {
             fallback: never,
-            ..Policy::default()
+            ..Policy::of(Budget::Blocks)
         };
         GpuPlan::new(problem(), policy).unwrap()
     }

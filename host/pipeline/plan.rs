@@ -34,9 +34,9 @@ pub const WAVE_BYTES: u64 = 1 << 30;
 ///
 /// ```
 /// use sample_attention::pipeline::GpuPlan;
-/// use sample_attention::{Dtype, Policy, Problem};
+/// use sample_attention::{Budget, Dtype, Policy, Problem};
 /// let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
-/// let plan = GpuPlan::new(problem, Policy::default())?;
+/// let plan = GpuPlan::new(problem, Policy::of(Budget::Blocks))?;
 /// println!("{} MiB of workspace, {} waves", plan.workspace().bytes >> 20, plan.waves());
 /// # assert_eq!(plan.waves(), 1);
 /// # Ok::<(), sample_attention::Error>(())
@@ -127,6 +127,7 @@ impl GpuPlan {
             return GpuPlan::with_work(plan, Work::Dense);
         }
         let candidates = match policy.budget {
+            Budget::Rows => return Err(Error::KernelBudget),
             Budget::Blocks => Candidates::Blocks,
             Budget::Residual | Budget::Paper => Candidates::Keys,
         };

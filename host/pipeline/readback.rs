@@ -171,7 +171,7 @@ impl GpuPlan {
         let mass = region(&self.workspace().mass, &mut read)?;
         let covered = region(&self.workspace().covered, &mut read)?;
         let (candidates, candidates_per_row, tasks) = match policy.budget {
-            Budget::Blocks => (
+            Budget::Rows | Budget::Blocks => (
                 units.pair_capacity(),
                 units.sizes.key_blocks(),
                 units.unit_blocks,
@@ -198,7 +198,9 @@ impl GpuPlan {
                 covered,
                 need: match policy.budget {
                     Budget::Paper => goal,
-                    Budget::Blocks | Budget::Residual => goal.saturating_sub(covered),
+                    Budget::Rows | Budget::Blocks | Budget::Residual => {
+                        goal.saturating_sub(covered)
+                    }
                 },
                 candidates_per_row: candidates_per_row as usize,
                 mass,

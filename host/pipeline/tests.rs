@@ -66,7 +66,7 @@ fn policy(budget: Budget, fallback: Fallback) -> Policy {
     Policy {
         budget,
         fallback,
-        ..Policy::default()
+        ..Policy::of(Budget::Blocks)
     }
 }
 
@@ -193,7 +193,7 @@ fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
     let short = Problem::causal(1000, 64, Dtype::F16);
     for plan in [
         GpuPlan::dense(short).unwrap(),
-        GpuPlan::new(short, Policy::default()).unwrap(),
+        GpuPlan::new(short, Policy::of(Budget::Blocks)).unwrap(),
     ] {
         // Hopper's counter of tasks alone.
         assert_eq!((plan.workspace_bytes(), plan.waves()), (4, 0));

@@ -118,7 +118,10 @@ impl Workspace {
             } => {
                 workspace.take_wave(&mut end, wave, budget);
                 workspace.kept = end.take(top_k::kept_len(wave));
-                (budget != Budget::Blocks, chooses_dense)
+                (
+                    matches!(budget, Budget::Residual | Budget::Paper),
+                    chooses_dense,
+                )
             }
         };
         workspace.lists = end.take(list_count * u64::from(sizes.key_blocks()));
@@ -146,7 +149,7 @@ impl Workspace {
     fn take_wave(&mut self, end: &mut End, wave: &Units, budget: Budget) {
         self.row_lse = end.take(sampling::row_lse_len(wave));
         match budget {
-            Budget::Blocks => {
+            Budget::Rows | Budget::Blocks => {
                 self.stats = end.take(sampling::stats_len(wave));
                 self.sink_stats = end.take(sampling::sink_stats_len(wave));
                 self.mass = end.take(blocks::mass_len(wave));

@@ -5,10 +5,12 @@
 
 mod attention;
 mod mask;
+mod rows;
 mod selection;
 
 pub use attention::{Row, attention, attention_row};
 pub use mask::{HeadMask, Mask};
+pub use rows::{RowDemand, row_demands};
 pub use selection::{Unit, normaliser, sampled_rows, smallest_set, units, window_tokens};
 
 use sample_attention::Problem;

@@ -23,6 +23,7 @@ mod emulator;
 mod gpu_kernels;
 mod poison;
 mod report_checks;
+mod row_checks;
 mod selection_checks;
 
 pub use backend::{Backend, Found, UnitFound};

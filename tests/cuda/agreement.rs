@@ -17,7 +17,7 @@ fn the_selection_is_the_emulators() {
             let problem = Problem::causal(700, head_dim, dtype)
                 .with_heads(4, 2)
                 .with_q_len(600);
-            let policy = Policy::default()
+            let policy = Policy::of(Budget::Blocks)
                 .with_budget(budget)
                 .with_coverage(0.9)
                 .with_window(Window::Tokens(100))
@@ -45,7 +45,7 @@ fn a_captured_input_is_selected_from_as_on_the_cpu() {
     for budget in BUDGETS {
         let policy = match budget {
             Budget::Paper => Policy::paper(),
-            budget => Policy::default().with_budget(budget),
+            budget => Policy::of(Budget::Blocks).with_budget(budget),
         };
         let policy = policy.with_fallback(Fallback::Never);
         let case = Case {

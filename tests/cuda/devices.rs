@@ -9,7 +9,7 @@ use crate::support::run::{Bits, Run};
 use crate::support::{device, skip};
 
 fn case() -> Case {
-    let policy = Policy::default()
+    let policy = Policy::of(sample_attention::Budget::Blocks)
         .with_coverage(0.9)
         .with_fallback(Fallback::Never);
     let problem = Problem::causal(1500, 128, Dtype::Bf16).with_heads(4, 2);

@@ -13,7 +13,7 @@ use crate::support::{every_target, skip, tell};
 const BEYOND: usize = 1 << 31;
 
 fn plan(problem: Problem, budget: Budget) -> GpuPlan {
-    let policy = Policy::default()
+    let policy = Policy::of(Budget::Blocks)
         .with_budget(budget)
         .with_coverage(0.9)
         .with_fallback(Fallback::Never);

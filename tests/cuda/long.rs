@@ -13,7 +13,7 @@ fn check_shape(q_len: usize, k_len: usize, head_dim: usize, dtype: Dtype) {
         .with_q_len(q_len);
     let budget = |budget| {
         Attend::Policy(
-            Policy::default()
+            Policy::of(Budget::Blocks)
                 .with_budget(budget)
                 .with_coverage(0.9)
                 .with_fallback(Fallback::Never),

@@ -76,7 +76,7 @@ fn what_lies_between_and_after_the_rows_is_not_read() {
         let stream = device.stream().unwrap();
         for (budget, kernel) in [Budget::Blocks, Budget::Paper].into_iter().zip(KERNELS) {
             let problem = problem(700, 700, kernel).with_batch(2).with_heads(2, 2);
-            let policy = Policy::default()
+            let policy = Policy::of(Budget::Blocks)
                 .with_budget(budget)
                 .with_coverage(0.9)
                 .with_fallback(Fallback::Never);

@@ -13,7 +13,7 @@ fn problem() -> Problem {
 }
 
 fn plan() -> GpuPlan {
-    let policy = Policy::default().with_fallback(Fallback::Never);
+    let policy = Policy::of(sample_attention::Budget::Blocks).with_fallback(Fallback::Never);
     GpuPlan::new(problem(), policy).unwrap()
 }
 

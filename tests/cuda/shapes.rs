@@ -12,7 +12,7 @@ const HEADS: [(usize, usize); 4] = [(1, 1), (3, 3), (8, 1), (4, 2)];
 const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
 
 fn policy(budget: Budget) -> Policy {
-    Policy::default()
+    Policy::of(Budget::Blocks)
         .with_budget(budget)
         .with_coverage(0.9)
         .with_window(Window::Tokens(100))

@@ -20,7 +20,7 @@ fn problem(budget: Budget) -> Problem {
 }
 
 fn policy(budget: Budget) -> Policy {
-    Policy::default()
+    Policy::of(Budget::Blocks)
         .with_budget(budget)
         .with_coverage(0.9)
         .with_fallback(Fallback::Never)

@@ -79,6 +79,8 @@ fn policy(request: &Request) -> Value {
     // `usize::MAX` is a number that few readers of JSON have.
     let doubles_from = Some(policy.stride_doubles_from).filter(|&from| from != usize::MAX);
     fields.insert("stride_doubles_from".to_owned(), json!(doubles_from));
+    fields.insert("tail".to_owned(), json!(policy.tail));
+    fields.insert("tail_stride".to_owned(), json!(policy.tail_stride));
     fields.insert("sinks".to_owned(), json!(policy.sinks));
     match policy.window {
         Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),

@@ -85,8 +85,11 @@ pub fn policy_text(policy: &Policy) -> String {
         other => other.name(),
     };
     let doubles = match (policy.budget, policy.stride_doubles_from) {
-        (Budget::Residual | Budget::Paper, _) | (_, usize::MAX) => String::new(),
-        (_, from) => format!(" (fewer from {from} on)"),
+        (Budget::Rows, _) if policy.tail > 0 => {
+            format!(" ({} of the last {})", policy.tail_stride, policy.tail)
+        }
+        (Budget::Blocks, from) if from != usize::MAX => format!(" (fewer from {from} on)"),
+        _ => String::new(),
     };
     format!(
         "budget {budget}, coverage {}, window {window}, {}, 1 row in {}{doubles} sampled, {fallback}",

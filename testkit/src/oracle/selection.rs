@@ -31,20 +31,26 @@ pub struct Unit {
     pub score_magnitude: f64,
 }
 
-/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment.
+/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of the
+/// tail for `rows`.
 pub fn sampled_rows(problem: &Problem, policy: &Policy) -> Vec<usize> {
     (0..problem.q_len)
         .filter(|&row| {
             let p = position(problem, row);
             let is_last = row == problem.q_len - 1;
-            p >= 0 && (is_last || (p as usize + 1).is_multiple_of(stride_at(policy, p as usize)))
+            p >= 0
+                && (is_last
+                    || (p as usize + 1).is_multiple_of(stride_at(problem, policy, p as usize)))
         })
         .collect()
 }
 
 /// s of a position: for `blocks` twice as large for each power of two times `stride_doubles_from`, from one times on, that its
 /// segment does not begin below, up to 64.
-fn stride_at(policy: &Policy, position: usize) -> usize {
+fn stride_at(problem: &Problem, policy: &Policy, position: usize) -> usize {
+    if policy.budget == Budget::Rows && position + policy.tail >= problem.k_len {
+        return policy.tail_stride;
+    }
     let segment_start = position / 8192 * 8192;
     let mut stride = policy.row_stride;
     let mut doubles_at = policy.stride_doubles_from;
@@ -65,7 +71,12 @@ pub fn window_tokens(problem: &Problem, policy: &Policy) -> usize {
 }
 
 /// Whether window or sinks keep a key of a query block.
-fn is_covered(problem: &Problem, policy: &Policy, query_block: usize, key: usize) -> bool {
+pub(super) fn is_covered(
+    problem: &Problem,
+    policy: &Policy,
+    query_block: usize,
+    key: usize,
+) -> bool {
     let window_blocks_before = (window_tokens(problem, policy) - 1).div_ceil(128);
     key < policy.sinks || key / 128 + window_blocks_before >= query_block
 }
@@ -75,7 +86,7 @@ pub fn normaliser(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> f64 
     log_sum_exp(&visible_scores(problem, qkv, head, row))
 }
 
-fn visible_scores(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> Vec<f64> {
+pub(super) fn visible_scores(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> Vec<f64> {
     let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
     let kv_head = q_head / (problem.q_heads / problem.kv_heads);
     let query = qkv.q.row(batch, q_head, row);
@@ -85,12 +96,14 @@ fn visible_scores(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> Vec<
         .collect()
 }
 
-/// Masses of every unit: heads in order, and the segments of each in order.
+/// Masses of every unit: heads in order, and the segments of each in order. Not of `rows`, where each row stands for itself: see
+/// [`row_demands`](super::row_demands).
 pub fn units(problem: &Problem, policy: &Policy, qkv: &Qkv) -> Vec<Unit> {
     let blocks = problem.k_len.div_ceil(128);
     let segments = match policy.budget {
         Budget::Blocks => blocks.div_ceil(64),
         Budget::Residual | Budget::Paper => 1,
+        Budget::Rows => 0,
         other => unimplemented!("{other:?}"),
     };
     (0..problem.batch * problem.q_heads * segments)
@@ -163,7 +176,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
     unit
 }
 
-fn score_magnitude(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> f64 {
+pub(super) fn score_magnitude(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> f64 {
     let absolute = |row: &[f32]| row.iter().map(|x| x.abs()).collect::<Vec<_>>();
     let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
     let kv_head = q_head / (problem.q_heads / problem.kv_heads);

@@ -122,7 +122,9 @@ pub fn assert_what_a_policy_drops_may_be_poisoned(
     problem: Problem,
     fallback: Fallback,
 ) {
-    let policy = Policy::default().with_coverage(0.7).with_fallback(fallback);
+    let policy = Policy::of(sample_attention::Budget::Blocks)
+        .with_coverage(0.7)
+        .with_fallback(fallback);
     let case = Case {
         data: Data::Structured,
         ..Case::new(problem, Attend::Policy(policy))

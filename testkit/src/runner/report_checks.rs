@@ -3,7 +3,7 @@
 use sample_attention::{Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem};
 
 use super::selection_checks::MASS_ONE;
-use super::{Attend, Backend, Case, Outcome};
+use super::{Attend, Backend, Case, Outcome, row_checks};
 use crate::oracle::{self, HeadMask, Mask};
 use crate::tensor::Qkv;
 
@@ -32,7 +32,7 @@ pub(super) fn check(backend: &dyn Backend, case: &Case, qkv: &Qkv, outcome: &Out
             );
             if let (Attend::Policy(policy), Mask::Heads(masks)) = (&case.attend, &outcome.mask) {
                 check_counts(problem, report, &masks[head], case);
-                check_sampled_coverage(policy, report, (head, qkv), outcome, case);
+                check_sampled_coverage(policy, report, (head, qkv), (&masks[head], outcome), case);
                 check_rows(policy, report, (head, qkv), &masks[head], case);
             } else {
                 assert_eq!((report.stripes, report.blocks_kept), (0, 0), "{case:#?}");
@@ -83,7 +83,7 @@ fn check_sampled_coverage(
     policy: &Policy,
     report: &HeadReport,
     (head, qkv): (usize, &Qkv),
-    outcome: &Outcome,
+    (mask, outcome): (&HeadMask, &Outcome),
     case: &Case,
 ) {
     let problem = &case.problem;
@@ -96,7 +96,7 @@ fn check_sampled_coverage(
         .collect();
     let oracle_units: Vec<_> = match policy.budget {
         // The backend's own masses tell it all, and were compared with the oracle's.
-        Budget::Blocks | Budget::Residual => Vec::new(),
+        Budget::Rows | Budget::Blocks | Budget::Residual => Vec::new(),
         Budget::Paper => oracle::units(problem, policy, qkv)
             .into_iter()
             .filter(|unit| own(unit.batch, unit.q_head))
@@ -116,7 +116,10 @@ fn check_sampled_coverage(
             unit.covered as f64 / MASS_ONE + chosen.into_iter().map(beyond).sum::<f64>()
         })
         .sum();
-    let expected = (rows > 0).then(|| kept / rows as f64);
+    let expected = match policy.budget {
+        Budget::Rows => row_checks::sampled_coverage(problem, policy, (qkv, head), mask),
+        _ => (rows > 0).then(|| kept / rows as f64),
+    };
     match (report.sampled_coverage, expected) {
         (None, None) => {}
         (Some(got), Some(expected)) if (got - expected).abs() < 1e-4 && got < 1.0 + 1e-5 => {}
@@ -161,7 +164,7 @@ fn check_rows(
         sampled.len() - shares.len(),
         "rows that are not finite, of head {head}\n{case:#?}"
     );
-    if policy.budget != Budget::Blocks {
+    if !matches!(policy.budget, Budget::Rows | Budget::Blocks) {
         assert_eq!(report.least_covered_row, None, "{case:#?}");
         return;
     }

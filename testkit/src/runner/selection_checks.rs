@@ -3,7 +3,7 @@
 use sample_attention::{Budget, Policy, Problem};
 
 use super::attention_checks::score_error;
-use super::{Attend, Case, Outcome, UnitFound};
+use super::{Attend, Case, Outcome, UnitFound, row_checks};
 use crate::oracle::{self, HeadMask, Mask, Unit};
 use crate::tensor::Qkv;
 
@@ -18,6 +18,12 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let problem = &case.problem;
     let context = || format!("{case:#?}");
     check_sampled_rows(problem, policy, qkv, outcome, &context);
+    if policy.budget == Budget::Rows {
+        for (head, mask) in heads.iter().enumerate() {
+            row_checks::check_lists(problem, policy, (qkv, head), 1, mask, &context);
+        }
+        return;
+    }
     let oracle_units = oracle::units(problem, policy, qkv);
     if !outcome.found.units.is_empty() {
         assert_eq!(
@@ -34,7 +40,8 @@ pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     check_all_lists(problem, policy, heads, outcome, &context);
 }
 
-/// As [`check`], but of the masses only their sum, to which every sampled row brings a whole, and the need that it leaves.
+/// As [`check`], but of the masses only their sum, to which every sampled row brings a whole, and the need that it leaves; and for
+/// the budget of rows only some query blocks.
 pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let (Attend::Policy(policy), Mask::Heads(heads)) = (&case.attend, &outcome.mask) else {
         return;
@@ -42,6 +49,12 @@ pub(super) fn check_long(case: &Case, qkv: &Qkv, outcome: &Outcome) {
     let problem = &case.problem;
     let context = || format!("{case:#?}");
     check_sampled_rows(problem, policy, qkv, outcome, &context);
+    if policy.budget == Budget::Rows {
+        for (head, mask) in heads.iter().enumerate() {
+            row_checks::check_lists(problem, policy, (qkv, head), 9, mask, &context);
+        }
+        return;
+    }
     for unit in &outcome.found.units {
         // The paper's masses hold what window and sinks cover as well.
         let covered = match policy.budget {
@@ -125,7 +138,7 @@ fn check_sampled_rows(
 }
 
 /// Relative error that f32 arithmetic may bring into a mass.
-fn relative_error(problem: &Problem, score_magnitude: f64) -> f64 {
+pub(super) fn relative_error(problem: &Problem, score_magnitude: f64) -> f64 {
     2.0 * score_error(problem.head_dim, score_magnitude) + 4e-6
 }
 
@@ -213,6 +226,46 @@ fn check_reached(
     }
 }
 
+/// Window and sinks, and nothing else: what every policy keeps.
+fn window_and_sinks(problem: &Problem, policy: &Policy, dense: bool) -> HeadMask {
+    let blocks = problem.k_len.div_ceil(128);
+    let window_blocks_before = (oracle::window_tokens(problem, policy) - 1).div_ceil(128);
+    let mut expected = HeadMask {
+        dense,
+        sinks: policy.sinks.min(problem.k_len),
+        blocks: vec![vec![false; blocks]; blocks],
+        stripes: vec![false; problem.k_len],
+    };
+    for (query_block, row) in expected.blocks.iter_mut().enumerate() {
+        row[query_block.saturating_sub(window_blocks_before)..=query_block].fill(true);
+    }
+    expected
+}
+
+pub(super) fn check_window_and_sinks(
+    problem: &Problem,
+    policy: &Policy,
+    mask: &HeadMask,
+    context: &dyn Fn() -> String,
+) {
+    let expected = window_and_sinks(problem, policy, mask.dense);
+    let window_kept = expected
+        .blocks
+        .iter()
+        .zip(&mask.blocks)
+        .all(|(window, listed)| {
+            window
+                .iter()
+                .zip(listed)
+                .all(|(&window, &listed)| !window || listed)
+        });
+    assert!(
+        window_kept && mask.sinks == expected.sinks,
+        "window and sinks\n{}",
+        context()
+    );
+}
+
 /// The lists are window, sinks, and exactly the smallest sets by the backend's own masses.
 fn check_lists<'a>(
     problem: &Problem,
@@ -221,35 +274,11 @@ fn check_lists<'a>(
     units: impl Iterator<Item = &'a UnitFound>,
     context: &dyn Fn() -> String,
 ) {
-    let blocks = problem.k_len.div_ceil(128);
-    let window_blocks_before = (oracle::window_tokens(problem, policy) - 1).div_ceil(128);
-    let mut expected = HeadMask {
-        dense: mask.dense,
-        sinks: policy.sinks.min(problem.k_len),
-        blocks: vec![vec![false; blocks]; blocks],
-        stripes: vec![false; problem.k_len],
-    };
-    for (query_block, row) in expected.blocks.iter_mut().enumerate() {
-        row[query_block.saturating_sub(window_blocks_before)..=query_block].fill(true);
-    }
+    let mut expected = window_and_sinks(problem, policy, mask.dense);
     let mut units = units.peekable();
     if units.peek().is_none() {
-        // A backend that does not tell its masses: only what every policy keeps can be checked.
-        let window_kept = expected
-            .blocks
-            .iter()
-            .zip(&mask.blocks)
-            .all(|(window, listed)| {
-                window
-                    .iter()
-                    .zip(listed)
-                    .all(|(&window, &listed)| !window || listed)
-            });
-        assert!(
-            window_kept && mask.sinks == expected.sinks,
-            "window and sinks\n{}",
-            context()
-        );
+        // A backend that does not tell its masses, as none does for the budget of rows.
+        check_window_and_sinks(problem, policy, mask, context);
         return;
     }
     for unit in units {
@@ -259,6 +288,7 @@ fn check_lists<'a>(
                     let query_block = unit.first_query_block + index / unit.candidates_per_row;
                     expected.blocks[query_block][index % unit.candidates_per_row] = true;
                 }
+                Budget::Rows => unreachable!("rows tell no masses"),
                 Budget::Residual | Budget::Paper => expected.stripes[index] = true,
                 other => unimplemented!("{other:?}"),
             }

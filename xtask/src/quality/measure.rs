@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use sample_attention::{HeadPath, Policy};
+use sample_attention::{Budget, HeadPath, Policy};
 
 use super::attention::{Head, Planned, RowCoverage};
 use super::divergence::Predictions;
 use super::model::Model;
 use super::progress::Bar;
+use super::retrieval::{Answered, Case, Place, share_right};
 
 /// Bytes of a text: the model reads `bytes`, and `targets` are the bytes that came after each of them.
 pub struct Stretch<'a> {
@@ -142,13 +143,41 @@ impl Comparison {
     }
 }
 
-/// One policy on all stretches.
+/// Answers to one text's questions, with dense attention or by a policy.
+pub fn answered(
+    model: &Model,
+    policy: Option<Policy>,
+    case: &Case,
+    bar: &Bar,
+) -> Result<Answered, String> {
+    let name = policy.map_or("dense", |policy| policy.budget.name());
+    let (seed, place) = (case.seed, case.place.name());
+    let watch = |layer| bar.layer(format!("{name}, questions {seed}, {place}"), layer);
+    let mut attention = Planned::new(policy, RowCoverage::Skipped, &watch);
+    let logits = model.forward(&case.bytes, &mut attention)?;
+    Ok(case.judge(&logits))
+}
+
+/// One policy on all stretches and questions.
 pub struct Measurement {
     pub policy: Policy,
+    /// Length of every stretch and text.
+    pub bytes: usize,
+    pub answers: Vec<Answered>,
     pub stretches: Vec<Comparison>,
 }
 
 impl Measurement {
+    /// What attention and selection cost by their arithmetic, beside dense attention.
+    pub fn cost(&self) -> f64 {
+        self.mean(Comparison::density) + sampling_cost(&self.policy, self.bytes)
+    }
+
+    /// Share of the questions at a place that are answered right.
+    pub fn share_right(&self, place: Place) -> Option<f64> {
+        share_right(&self.answers, place)
+    }
+
     /// Mean over the stretches.
     pub fn mean(&self, of: impl Fn(&Comparison) -> f64) -> f64 {
         self.stretches.iter().map(of).sum::<f64>() / self.stretches.len() as f64
@@ -161,9 +190,34 @@ impl Measurement {
     }
 }
 
+/// Sampling's part of the cost: scores are half of attention's arithmetic, and the selection takes 1.3 times as long as the
+/// scores of its rows alone. 1.3 / (2 · row stride) and what the tail brings besides. Budgets of single keys compute the scores twice,
+/// which this does not count.
+pub fn sampling_cost(policy: &Policy, len: usize) -> f64 {
+    let is_rows = policy.budget == Budget::Rows;
+    let stride_at = |position: usize| match is_rows && position + policy.tail >= len {
+        true => policy.tail_stride,
+        false => policy.row_stride,
+    };
+    let sampled = (1..=len).filter(|&end| end % stride_at(end - 1) == 0 || end == len);
+    let pairs = sampled.map(|end| end as f64).sum::<f64>();
+    1.3 / 2.0 * pairs / ((len * (len + 1) / 2) as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sampling_costs_what_its_rows_do() {
+        let policy = Policy::of(Budget::Rows).with_row_stride(8).with_tail(0, 1);
+        let cost = sampling_cost(&policy, 8192);
+        assert!((cost - 1.3 / 16.0).abs() < 1e-4, "{cost}");
+        let tail = policy.with_tail(256, 4);
+        // 32 more rows of about 8064 keys.
+        let more = 0.65 * 32.0 * 8064.0 / (8192.0 * 8192.0 / 2.0);
+        assert!((sampling_cost(&tail, 8192) - cost - more).abs() < 1e-4);
+    }
 
     #[test]
     fn a_stretch_holds_the_byte_after_each_of_its_bytes() {

@@ -1,7 +1,8 @@
 //! How close a whole model stays to its dense self when every layer's attention is replaced.
 //!
 //! The model reads stretches of text, once with dense attention and once by each policy; the next-byte distributions are
-//! compared. A layer's inputs come from the sparse layers before it, so errors add up as they would in use.
+//! compared. A layer's inputs come from the sparse layers before it, so errors add up as they would in use. And it answers questions:
+//! numbers that a text defines somewhere and asks for later.
 
 mod attention;
 mod divergence;
@@ -10,6 +11,7 @@ mod measure;
 mod model;
 mod policies;
 mod progress;
+mod retrieval;
 mod table;
 mod weights;
 #[cfg(test)]
@@ -20,13 +22,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use sample_attention::{Dtype, Plan, Problem};
+use sample_attention::{Dtype, Plan, Policy, Problem};
 
 use attention::RowCoverage;
-use measure::{Comparison, Measurement, Reference, Stretch};
+use measure::{Comparison, Measurement, Reference, Stretch, answered};
 use model::Model;
 use policies::Grid;
 use progress::Bar;
+use retrieval::{Answered, Case, Place};
 use weights::Weights;
 
 /// Options of the measurement.
@@ -44,6 +47,9 @@ pub struct Options {
     /// Where in the text each stretch begins, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "0,150000")]
     offsets: Vec<usize>,
+    /// Texts with twelve questions at their end, and as many with questions in the middle.
+    #[arg(long, default_value_t = 8)]
+    cases: u64,
     #[command(flatten)]
     grid: Grid,
     /// Measure the true coverage of every row in a sweep too, which takes half the time of dense attention.
@@ -83,6 +89,9 @@ fn measure(options: &Options) -> Result<(), String> {
         .iter()
         .map(|&offset| Stretch::of(&text, offset, options.bytes))
         .collect::<Result<Vec<_>, _>>()?;
+    let cases = (0..options.cases)
+        .flat_map(|seed| Place::ALL.map(|place| Case::new(&text, options.bytes, seed, place)))
+        .collect::<Result<Vec<_>, _>>()?;
     let policies = options.grid.policies();
     for &policy in &policies {
         // A bad value is told now, not after the dense passes.
@@ -93,7 +102,8 @@ fn measure(options: &Options) -> Result<(), String> {
         false => RowCoverage::Measured,
     };
 
-    let bar = Bar::new(model.config().layers * stretches.len() * (1 + policies.len()));
+    let bar =
+        Bar::new(model.config().layers * (stretches.len() + cases.len()) * (1 + policies.len()));
     let references = stretches
         .into_iter()
         .map(|stretch| {
@@ -106,6 +116,17 @@ fn measure(options: &Options) -> Result<(), String> {
             Ok(reference)
         })
         .collect::<Result<Vec<_>, String>>()?;
+    let answers = answer(&model, None, &cases, &bar)?;
+    let dense = Dense {
+        references: &references,
+        answers,
+    };
+    for place in Place::ALL {
+        if let Some(share) = retrieval::share_right(&dense.answers, place) {
+            let place = place.name();
+            bar.print(&format!("asked, {place}: {share:.3} right, dense"));
+        }
+    }
     bar.print(&format!("\n{}", table::HEADER));
     let mut measurements = Vec::with_capacity(policies.len());
     for policy in policies {
@@ -113,12 +134,18 @@ fn measure(options: &Options) -> Result<(), String> {
             .iter()
             .map(|reference| Comparison::measure(&model, policy, reference, row_coverage, &bar))
             .collect::<Result<Vec<_>, _>>()?;
-        let measurement = Measurement { policy, stretches };
+        let answers = answer(&model, Some(policy), &cases, &bar)?;
+        let measurement = Measurement {
+            policy,
+            bytes: options.bytes,
+            stretches,
+            answers,
+        };
         bar.print(&table::row(&measurement));
         measurements.push(measurement);
         // After every policy, so that a long sweep which is cut short leaves what it found.
         if let Some(path) = &options.report {
-            write_report(path, &references, &measurements)?;
+            write_report(path, &dense, &measurements)?;
         }
     }
     bar.finish();
@@ -129,6 +156,22 @@ fn measure(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
+/// What the dense model does.
+struct Dense<'a> {
+    references: &'a [Reference<'a>],
+    answers: Vec<Answered>,
+}
+
+fn answer(
+    model: &Model,
+    policy: Option<Policy>,
+    cases: &[Case],
+    bar: &Bar,
+) -> Result<Vec<Answered>, String> {
+    let judged = cases.iter().map(|case| answered(model, policy, case, bar));
+    judged.collect()
+}
+
 fn load(directory: &Path) -> Result<Model, String> {
     let (config, weights) = Weights::load(directory)?;
     Model::new(config, weights).map_err(|why| format!("{}: {why}", directory.display()))
@@ -136,14 +179,14 @@ fn load(directory: &Path) -> Result<Model, String> {
 
 fn write_report(
     path: &Path,
-    references: &[Reference<'_>],
+    dense: &Dense<'_>,
     measurements: &[Measurement],
 ) -> Result<(), String> {
     let text = match path.extension() {
         Some(extension) if extension == "json" => {
-            format!("{:#}\n", table::json(references, measurements))
+            format!("{:#}\n", table::json(dense, measurements))
         }
-        _ => table::markdown(references, measurements),
+        _ => table::markdown(dense, measurements),
     };
     fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

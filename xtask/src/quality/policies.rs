@@ -6,10 +6,10 @@ use clap::{Args, ValueEnum};
 use sample_attention::{Budget, Fallback, Policy, Window};
 
 /// Every option takes several values, separated by commas, and every combination is measured. What is not given is the
-/// budget's own: `Policy::default()`, and `Policy::paper()` for `paper`.
+/// budget's own: `Policy::of` it.
 #[derive(Args)]
 pub struct Grid {
-    /// What the sampled mass buys; all three when not given, and `blocks` in a sweep.
+    /// What the sampled mass buys; all four when not given, and `rows` in a sweep.
     #[arg(long, value_delimiter = ',')]
     budget: Vec<BudgetName>,
     /// Share of the sampled mass to reach, in (0, 1].
@@ -24,10 +24,16 @@ pub struct Grid {
     /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; never when not given.
     #[arg(long, value_delimiter = ',')]
     stride_doubles_from: Vec<usize>,
+    /// Last queries of a text that are sampled at their own stride, for the budget `rows`; 0 for none.
+    #[arg(long, value_delimiter = ',')]
+    tail: Vec<usize>,
+    /// One query of the tail in this many is sampled.
+    #[arg(long, value_delimiter = ',')]
+    tail_stride: Vec<usize>,
     /// First keys that every query keeps.
     #[arg(long, value_delimiter = ',')]
     sinks: Vec<usize>,
-    /// Whether a head may run dense where its selection would cost more; both when not given, and `never` in a sweep.
+    /// Whether a head may run dense where its selection would cost more; `auto` when not given, and `never` in a sweep.
     #[arg(long, value_delimiter = ',')]
     fallback: Vec<FallbackName>,
     /// Vary coverage, window and row stride over the ranges from which the defaults are chosen.
@@ -37,6 +43,7 @@ pub struct Grid {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum BudgetName {
+    Rows,
     Blocks,
     Residual,
     Paper,
@@ -64,9 +71,11 @@ impl FromStr for WindowSize {
     }
 }
 
+/// For `rows`, where the worst of some rows decides, and for the others, which count rows together.
+const SWEPT_ROW_COVERAGES: [f32; 6] = [0.6, 0.7, 0.75, 0.8, 0.85, 0.9];
 const SWEPT_COVERAGES: [f32; 6] = [0.94, 0.95, 0.96, 0.97, 0.98, 0.99];
 const SWEPT_WINDOWS: [usize; 3] = [128, 256, 512];
-const SWEPT_ROW_STRIDES: [usize; 5] = [8, 16, 20, 32, 64];
+const SWEPT_ROW_STRIDES: [usize; 5] = [4, 8, 16, 32, 64];
 
 impl Grid {
     pub fn is_sweep(&self) -> bool {
@@ -76,19 +85,28 @@ impl Grid {
     /// All combinations, the last option varying fastest.
     pub fn policies(&self) -> Vec<Policy> {
         let budgets = match (&*self.budget, self.sweep) {
-            ([], false) => &[BudgetName::Blocks, BudgetName::Residual, BudgetName::Paper][..],
-            ([], true) => &[BudgetName::Blocks],
+            ([], false) => &[
+                BudgetName::Rows,
+                BudgetName::Blocks,
+                BudgetName::Residual,
+                BudgetName::Paper,
+            ][..],
+            ([], true) => &[BudgetName::Rows],
             (given, _) => given,
         };
         let fallbacks = match (&*self.fallback, self.sweep) {
-            ([], false) => &[FallbackName::Never, FallbackName::Auto][..],
+            ([], false) => &[FallbackName::Auto][..],
             ([], true) => &[FallbackName::Never],
             (given, _) => given,
+        };
+        let coverages = match budgets {
+            [BudgetName::Rows] => SWEPT_ROW_COVERAGES,
+            _ => SWEPT_COVERAGES,
         };
         let mut policies: Vec<Policy> = budgets.iter().map(own_policy).collect();
         vary(
             &mut policies,
-            &self.swept(&self.coverage, &SWEPT_COVERAGES),
+            &self.swept(&self.coverage, &coverages),
             |policy, &coverage| {
                 policy.coverage = coverage;
             },
@@ -115,6 +133,12 @@ impl Grid {
                 policy.stride_doubles_from = position;
             },
         );
+        vary(&mut policies, &self.tail, |policy, &tail| {
+            policy.tail = tail
+        });
+        vary(&mut policies, &self.tail_stride, |policy, &stride| {
+            policy.tail_stride = stride
+        });
         vary(&mut policies, &self.sinks, |policy, &sinks| {
             policy.sinks = sinks
         });
@@ -136,11 +160,12 @@ impl Grid {
 }
 
 fn own_policy(budget: &BudgetName) -> Policy {
-    match budget {
-        BudgetName::Blocks => Policy::default().with_budget(Budget::Blocks),
-        BudgetName::Residual => Policy::default().with_budget(Budget::Residual),
-        BudgetName::Paper => Policy::paper(),
-    }
+    Policy::of(match budget {
+        BudgetName::Rows => Budget::Rows,
+        BudgetName::Blocks => Budget::Blocks,
+        BudgetName::Residual => Budget::Residual,
+        BudgetName::Paper => Budget::Paper,
+    })
 }
 
 /// Each policy once for each value; unchanged where there is none.
@@ -180,9 +205,10 @@ mod tests {
     fn no_options_mean_each_budget_by_its_own_settings() {
         let own = policies("--fallback auto");
         assert_eq!(own[0], Policy::default());
-        assert_eq!(own[1], Policy::default().with_budget(Budget::Residual));
-        assert_eq!(own[2], Policy::paper());
-        assert_eq!(policies("").len(), 6);
+        assert_eq!(own[1], Policy::of(Budget::Blocks));
+        assert_eq!(own[2], Policy::of(Budget::Residual));
+        assert_eq!(own[3], Policy::paper());
+        assert_eq!(policies(""), own);
     }
 
     #[test]

@@ -5,16 +5,19 @@ use std::fmt::Write;
 use sample_attention::{Budget, HeadPath, Policy, Window};
 use serde_json::{Value, json};
 
-use super::measure::{Comparison, Measurement, Reference};
+use super::Dense;
+use super::measure::{Comparison, Measurement};
+use super::retrieval::{Place, share_right};
 
 /// Names of the columns, and the line under them.
 pub const HEADER: &str = "\
-| budget | coverage | window | row stride | doubles from | sinks | fallback | density | row coverage | 1st percentile | KL, bits | agree | loss | dense heads | selection |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| budget | coverage | window | row stride | tail | doubles from | sinks | fallback | cost | asked at the end | in the middle | density | row coverage | 1st percentile | KL, bits | agree | loss | dense heads | selection |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// What the columns mean.
 pub const LEGEND: &str = "\
-density: share of the causal area that attention ran over, mean over layers and heads. row coverage: share of a row's \
+cost: density + 1.3 / (2 · row stride) and what the tail brings besides, dense attention being 1. asked: share of the \
+questions answered right. density: share of the causal area that attention ran over, mean over layers and heads. row coverage: share of a row's \
 dense attention mass that was kept, mean over layers, heads and rows; beside it the 1st percentile of the rows, mean over \
 layers and heads. KL: mean divergence of the next-byte distributions from the dense model's. agree: same most likely byte. \
 loss: change of the loss in bits per byte. selection: time of sampling, reduction and top-k over the time of dense attention.";
@@ -22,16 +25,21 @@ loss: change of the loss in bits per byte. selection: time of sampling, reductio
 /// One line of the table: means over the stretches.
 pub fn row(measurement: &Measurement) -> String {
     let policy = &measurement.policy;
+    let asked = |share: Option<f64>| share.map_or("".to_owned(), |share| format!("{share:.3}"));
     let share = |known: Option<f64>| known.map_or("".to_owned(), |share| format!("{share:.4}"));
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {:.3} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
         budget(policy),
         policy.coverage,
         window(policy),
         policy.row_stride,
+        tail(policy),
         doubles_from(policy).map_or("never".to_owned(), |from| from.to_string()),
         policy.sinks,
         fallback(policy),
+        measurement.cost(),
+        asked(measurement.share_right(Place::End)),
+        asked(measurement.share_right(Place::Middle)),
         measurement.mean(Comparison::density),
         share(measurement.mean_known(Comparison::row_coverage)),
         share(measurement.mean_known(Comparison::row_coverage_percentile_1)),
@@ -41,6 +49,14 @@ pub fn row(measurement: &Measurement) -> String {
         100.0 * measurement.mean(Comparison::dense_heads),
         100.0 * measurement.mean(|stretch| stretch.selection_cost),
     )
+}
+
+/// The tail as rows and stride.
+fn tail(policy: &Policy) -> String {
+    match policy.budget == Budget::Rows && policy.tail > 0 {
+        true => format!("{}, 1 in {}", policy.tail, policy.tail_stride),
+        false => "none".to_owned(),
+    }
 }
 
 /// Where the row stride begins to double, if it does.
@@ -73,9 +89,9 @@ pub fn heads(measurement: &Measurement) -> String {
 }
 
 /// The whole measurement in Markdown.
-pub fn markdown(references: &[Reference<'_>], measurements: &[Measurement]) -> String {
+pub fn markdown(dense: &Dense<'_>, measurements: &[Measurement]) -> String {
     let mut text = String::from("| offset | bytes | dense loss, bits per byte |\n|---|---|---|\n");
-    for reference in references {
+    for reference in dense.references {
         let stretch = &reference.stretch;
         let _ = writeln!(
             text,
@@ -84,6 +100,12 @@ pub fn markdown(references: &[Reference<'_>], measurements: &[Measurement]) -> S
             stretch.bytes.len(),
             reference.loss
         );
+    }
+    for place in Place::ALL {
+        if let Some(share) = share_right(&dense.answers, place) {
+            let place = place.name();
+            let _ = writeln!(text, "\nAsked, {place}: {share:.3} right, dense.");
+        }
     }
     let _ = writeln!(text, "\n{HEADER}");
     for measurement in measurements {
@@ -97,8 +119,9 @@ pub fn markdown(references: &[Reference<'_>], measurements: &[Measurement]) -> S
 }
 
 /// The whole measurement, every stretch and head by itself.
-pub fn json(references: &[Reference<'_>], measurements: &[Measurement]) -> Value {
-    let dense: Vec<Value> = references
+pub fn json(dense: &Dense<'_>, measurements: &[Measurement]) -> Value {
+    let stretches: Vec<Value> = dense
+        .references
         .iter()
         .map(|reference| {
             json!({
@@ -118,6 +141,11 @@ pub fn json(references: &[Reference<'_>], measurements: &[Measurement]) -> Value
                 "coverage": policy.coverage,
                 "window": window(policy),
                 "row_stride": policy.row_stride,
+                "tail": policy.tail,
+                "tail_stride": policy.tail_stride,
+                "cost": measurement.cost(),
+                "asked_at_the_end": measurement.share_right(Place::End),
+                "asked_in_the_middle": measurement.share_right(Place::Middle),
                 "stride_doubles_from": doubles_from(policy),
                 "sinks": policy.sinks,
                 "fallback": fallback(policy),
@@ -125,7 +153,12 @@ pub fn json(references: &[Reference<'_>], measurements: &[Measurement]) -> Value
             })
         })
         .collect();
-    json!({ "dense": dense, "policies": measured })
+    json!({
+        "dense": stretches,
+        "dense_asked_at_the_end": share_right(&dense.answers, Place::End),
+        "dense_asked_in_the_middle": share_right(&dense.answers, Place::Middle),
+        "policies": measured,
+    })
 }
 
 fn comparison(stretch: &Comparison) -> Value {
@@ -176,6 +209,7 @@ fn window(policy: &Policy) -> String {
 mod tests {
     use super::*;
     use crate::quality::attention::Head;
+    use crate::quality::retrieval::Answered;
 
     fn measurement(divergences: &[f64]) -> Measurement {
         let head = |layer, density| Head {
@@ -198,7 +232,13 @@ mod tests {
             .collect();
         Measurement {
             policy: Policy::paper(),
+            bytes: 8192,
             stretches,
+            answers: vec![Answered {
+                place: Place::End,
+                right: 9,
+                asked: 12,
+            }],
         }
     }
 
@@ -211,7 +251,9 @@ mod tests {
             "{row}"
         );
         assert!(
-            row.starts_with("| paper | 0.95 | 8 % | 20 | never | 16 | auto | 0.625 |"),
+            row.starts_with(
+                "| paper | 0.95 | 8 % | 20 | none | never | 16 | auto | 0.658 | 0.750 |  | 0.625 |"
+            ),
             "{row}"
         );
         assert!(

@@ -305,4 +305,4 @@ fn the_real_model_stays_close_to_dense() {
 }
 
 /// Bits per byte of the first 1024 bytes with dense attention.
-const NUMPY_LOSS: f64 = 0.556_023;
+const NUMPY_LOSS: f64 = 0.539_960;

@@ -33,11 +33,18 @@ pub struct PolicyOptions {
     /// Key position at which the row stride doubles, and again at each doubling of it, up to 64; or never. Budget blocks alone.
     #[arg(long, value_name = "N", value_parser = Position::parse, allow_negative_numbers = true)]
     stride_doubles_from: Option<Position>,
+    /// Last queries that are sampled at a stride of their own; 0 for none. Budget rows alone.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    tail: Option<usize>,
+    /// One query of the tail in this many is sampled.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    tail_stride: Option<usize>,
     /// First keys that every query keeps.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     sinks: Option<usize>,
-    /// What the mass buys: pairs of blocks, single keys by the mass that window and sinks leave, or single keys by their
-    /// whole mass, as the paper has it. The other values stay as they are: --paper sets them too.
+    /// What the mass buys: key blocks that single rows ask for, pairs of blocks, single keys by the mass that window and sinks leave,
+    /// or single keys by their whole mass, as the paper has it. Coverage, window and row stride are then the budget's own unless
+    /// given; those of paper are residual's here, and the paper's with --paper.
     #[arg(long, value_enum)]
     budget: Option<Budget>,
     /// Where to run dense instead: where that is faster, or never.
@@ -47,6 +54,7 @@ pub struct PolicyOptions {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Budget {
+    Rows,
     Blocks,
     Residual,
     Paper,
@@ -84,6 +92,8 @@ impl PolicyOptions {
             ("--window-ratio", self.window_ratio.is_some()),
             ("--row-stride", self.row_stride.is_some()),
             ("--stride-doubles-from", self.stride_doubles_from.is_some()),
+            ("--tail", self.tail.is_some()),
+            ("--tail-stride", self.tail_stride.is_some()),
             ("--sinks", self.sinks.is_some()),
             ("--budget", self.budget.is_some()),
             ("--fallback", self.fallback.is_some()),
@@ -98,7 +108,14 @@ impl PolicyOptions {
         let base = if self.paper {
             Policy::paper()
         } else {
-            Policy::default()
+            match self.budget.map(Budget::of_library) {
+                // The paper's rule by settings that compare with the other budgets'.
+                Some(paper @ sample_attention::Budget::Paper) => {
+                    Policy::of(sample_attention::Budget::Residual).with_budget(paper)
+                }
+                Some(budget) => Policy::of(budget),
+                None => Policy::default(),
+            }
         };
         let window = match (self.window, self.window_ratio) {
             (_, Some(ratio)) => Window::Ratio(ratio),
@@ -109,10 +126,13 @@ impl PolicyOptions {
             .stride_doubles_from
             .map_or(base.stride_doubles_from, |position| position.0);
         let policy = base
-            .with_budget(self.budget.map_or(base.budget, Budget::of_library))
             .with_coverage(self.coverage.unwrap_or(base.coverage))
             .with_row_stride(self.row_stride.unwrap_or(base.row_stride))
             .with_stride_doubles_from(doubles_from)
+            .with_tail(
+                self.tail.unwrap_or(base.tail),
+                self.tail_stride.unwrap_or(base.tail_stride),
+            )
             .with_window(window)
             .with_sinks(self.sinks.unwrap_or(base.sinks))
             .with_fallback(self.fallback.map_or(base.fallback, Fallback::of_library));
@@ -124,6 +144,10 @@ impl PolicyOptions {
                 "only budget blocks has strides that double",
             ));
         }
+        let has_tail = self.tail.is_some() || self.tail_stride.is_some();
+        if has_tail && policy.budget != sample_attention::Budget::Rows {
+            return Err(Failure::of("--tail", "only budget rows has a tail"));
+        }
         Ok(policy)
     }
 }
@@ -131,6 +155,7 @@ impl PolicyOptions {
 impl Budget {
     fn of_library(self) -> sample_attention::Budget {
         match self {
+            Budget::Rows => sample_attention::Budget::Rows,
             Budget::Blocks => sample_attention::Budget::Blocks,
             Budget::Residual => sample_attention::Budget::Residual,
             Budget::Paper => sample_attention::Budget::Paper,

@@ -130,13 +130,11 @@ fn the_papers_policy_is_the_librarys() {
     assert_eq!(policy["window"], 9);
     assert_eq!(policy["row_stride"], paper.row_stride);
 
-    // The budget alone is another policy, and the table says which values are in force.
+    // The budget alone, by settings that are not the paper's, is another policy, and the table says which values are in force.
+    let own = Policy::of(sample_attention::Budget::Residual);
     let (table, policy) = reported_policy(&folder, "--budget paper");
-    assert!(
-        is(&policy["coverage"], Policy::default().coverage),
-        "{policy}"
-    );
-    let in_force = format!("budget paper, coverage {}", Policy::default().coverage);
+    assert!(is(&policy["coverage"], own.coverage), "{policy}");
+    let in_force = format!("budget paper, coverage {}", own.coverage);
     assert!(table.contains(&in_force), "{table}");
     assert!(
         table.contains("--paper gives: budget paper, coverage 0.95"),
@@ -158,6 +156,8 @@ fn options_without_effect_are_errors() {
         "--window-ratio 0.1",
         "--row-stride 8",
         "--stride-doubles-from never",
+        "--tail 8",
+        "--tail-stride 2",
         "--sinks 2",
         "--budget blocks",
         "--fallback never",
@@ -187,6 +187,14 @@ fn options_without_effect_are_errors() {
         ),
         (
             "--input in --budget paper --stride-doubles-from 4096",
+            "--stride-doubles-from: only budget blocks",
+        ),
+        (
+            "--input in --budget blocks --tail 9",
+            "--tail: only budget rows",
+        ),
+        (
+            "--input in --stride-doubles-from 4096",
             "--stride-doubles-from: only budget blocks",
         ),
         (

@@ -137,6 +137,7 @@ fn files_hold_what_the_library_computes() {
     let chunk = whole.with_q_len(300);
     let ahead = whole.with_k_len(300);
     let never = Policy::default().with_fallback(Fallback::Never);
+    let of_keys = Policy::of(Budget::Residual).with_fallback(Fallback::Never);
     for problem in [whole, chunk, ahead] {
         let folder = Folder::new();
         let capture = capture(problem);
@@ -145,7 +146,7 @@ fn files_hold_what_the_library_computes() {
             ("--fallback never", never),
             (
                 "--fallback never --budget residual --coverage 0.8 --window 100 --sinks 3",
-                never
+                of_keys
                     .with_budget(Budget::Residual)
                     .with_coverage(0.8)
                     .with_window(Window::Tokens(100))
@@ -153,7 +154,7 @@ fn files_hold_what_the_library_computes() {
             ),
             (
                 "--fallback never --budget paper --row-stride 20 --window-ratio 0.08",
-                never
+                of_keys
                     .with_budget(Budget::Paper)
                     .with_row_stride(20)
                     .with_window(Window::Ratio(0.08)),
@@ -185,14 +186,16 @@ fn row_strides_double_where_the_command_line_says() {
     {
         let table = succeeds(
             &folder,
-            &format!("--input in.safetensors {FILES} --stride-doubles-from {position}"),
+            &format!(
+                "--input in.safetensors {FILES} --budget blocks --stride-doubles-from {position}"
+            ),
         );
         assert_eq!(
             table.contains("(fewer from"),
             position != "never",
             "{table}"
         );
-        let policy = Policy::default().with_stride_doubles_from(stride_doubles_from);
+        let policy = Policy::of(Budget::Blocks).with_stride_doubles_from(stride_doubles_from);
         check_files(&folder, &capture, &Plan::new(problem, policy).unwrap());
     }
 }
@@ -201,7 +204,7 @@ fn row_strides_double_where_the_command_line_says() {
 #[test]
 fn heads_that_fall_back_keep_every_block() {
     let folder = Folder::new();
-    let arguments = "--synthetic 1700 --structure uniform --head-dim 16 --q-heads 2 --kv-heads 1 --seed 3 --coverage 1";
+    let arguments = "--synthetic 1700 --structure uniform --head-dim 16 --q-heads 2 --kv-heads 1 --seed 3 --budget blocks --coverage 1";
     let table = succeeds(&folder, &format!("{arguments} {FILES}"));
     assert!(table.contains("fallback"), "{table}");
     let problem = Problem::causal(1700, 16, Dtype::Bf16).with_heads(2, 1);
@@ -210,7 +213,7 @@ fn heads_that_fall_back_keep_every_block() {
         structure: Structure::UNIFORM,
         seed: 3,
     };
-    let policy = Policy::default().with_coverage(1.0);
+    let policy = Policy::of(Budget::Blocks).with_coverage(1.0);
     check_files(
         &folder,
         &recipe.generate().unwrap(),
