@@ -2,6 +2,7 @@
 //!
 //! | entry | threads | blocks of the grid | dynamic shared memory |
 //! |---|---|---|---|
+//! | `write_heads` | [`WRITE_HEADS_THREADS`] | 1 | none |
 //! | `sampling_*` | [`PANEL_THREADS`] | sampled head × panel of [`PANEL`] sampled rows × split | [`STAGES`] tiles of [`TILE`] rows |
 //! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | sampled head × panel of 256 sampled rows × split | 4 tiles of 128 rows, the panel, and 64 bytes |
 //! | `sparse_flash_schedule` | [`THREADS`](crate::sparse_flash::hopper::schedule::THREADS) | group of heads | 4.1 KB |
@@ -39,6 +40,9 @@ pub const TOP_K_THREADS: u32 = 1024;
 
 /// A tile has 16 sampled rows at the default row stride: a warp has two, and eight blocks fit a multiprocessor.
 pub const SELECT_ROWS_THREADS: u32 = 256;
+
+/// A thread for each head of a launch.
+pub const WRITE_HEADS_THREADS: u32 = 32;
 
 /// A thread for each query block of 32K tokens.
 pub const CHOOSE_DENSE_THREADS: u32 = 256;

@@ -61,6 +61,10 @@ const fn hopper(kernel: &'static str, threads: u32) -> LaunchBounds {
 
 /// Every kernel, a row each.
 pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
+    LaunchBounds {
+        hot: false,
+        ..portable("write_heads", 32, 1)
+    },
     // Two blocks of four warps need at most 255 registers a thread, which is no cap: the second hides the first's waits.
     portable("sampling_bf16_d64", 128, 2),
     portable("sampling_bf16_d128", 128, 2),

@@ -34,6 +34,8 @@ pub struct ReductionBlocksParams {
     pub slice: TileSlice,
     /// From sampling.
     pub statistics: Statistics,
+    /// \[row\]: the row's log-sum-exp in two parts, the second NaN where it is not finite, is written here; or null.
+    pub row_lse: Global<f32>,
     /// \[tile place, key block\]: mass outside window and sinks.
     pub mass: Global<u64>,
     /// \[tile place\]: mass in window and sinks.
@@ -90,6 +92,7 @@ fn reduce(p: &ReductionBlocksParams) {
     while row < rows {
         let statistics = RowStatistics::new(&p.statistics, slice, first_row + row, seen);
         let lse = statistics.lse();
+        statistics.write_row_lse(p.row_lse, first_row + row, lse);
         let mut split = gpu::laneid();
         while split < splits {
             // With +∞ all shares are 0, or NaN, which is nothing too.

@@ -122,10 +122,13 @@ impl RowStatistics {
         Some(maximum + gpu::lg2_approx_ftz_f32(sum))
     }
 
-    /// The row's log-sum-exp in two parts, as sampling has it, of a normaliser.
+    /// Writes the row's log-sum-exp in two parts, as sampling has it, if it is wanted. The whole warp calls it.
     #[inline(always)]
-    pub(crate) fn row_lse(&self, lse: f32) -> [f32; 2] {
-        [self.base, lse]
+    pub(crate) fn write_row_lse(&self, to: Global<f32>, row: u32, lse: Option<f32>) {
+        if !to.is_null() && gpu::laneid() == 0 {
+            let both = [self.base, lse.unwrap_or(f32::NAN)];
+            gpu::st_global_v2(to.add(2 * u64::from(row)), both);
+        }
     }
 }
 

@@ -30,6 +30,7 @@ use crate::gpu::{self, Global};
 use crate::params::TensorArg;
 use crate::tile::{exponent, scale};
 
+pub mod heads;
 pub mod hopper;
 pub mod portable;
 

@@ -45,8 +45,23 @@ pub struct SelectRowsParams {
     pub statistics: Statistics,
     /// \[row\]: the row's log-sum-exp in two parts, the second NaN where it is not finite, is written here; or null.
     pub row_lse: Global<f32>,
+    /// \[q_heads, query tiles of the batch\]: how many sampled rows have a finite normaliser.
+    pub finite_rows: Global<u32>,
     /// Selected blocks and window.
     pub output: SelectionOutput,
+}
+
+impl SelectRowsParams {
+    /// Writes what is known of a query tile.
+    #[inline(always)]
+    fn set(&self, q_head: u32, tile: u32, count: u32, kept: u64, finite_rows: u32) {
+        self.output.set_count(q_head, tile, count);
+        self.output.set_kept(q_head, tile, kept);
+        gpu::st_global(
+            self.finite_rows.add(self.output.at(q_head, tile)),
+            finite_rows,
+        );
+    }
 }
 
 /// The launch of `select_rows`.
@@ -260,10 +275,7 @@ fn select_of_row(
 ) -> Option<u64> {
     let statistics = RowStatistics::new(&p.statistics, &p.slice, row, bitmap.blocks);
     let lse = statistics.lse();
-    if !p.row_lse.is_null() && gpu::laneid() == 0 {
-        let both = statistics.row_lse(lse.unwrap_or(f32::NAN));
-        gpu::st_global_v2(p.row_lse.add(2 * u64::from(row)), both);
-    }
+    statistics.write_row_lse(p.row_lse, row, lse);
     let lse = lse?;
     let (mut of_window, mut outside, mut heaviest) = (0, 0, 0);
     let mut block = gpu::laneid();
@@ -308,8 +320,7 @@ fn select(p: &SelectRowsParams) {
         tile.and_then(|tile| Some((tile.sequence, tile.query_block?)))
     else {
         if gpu::tid_x() == 0 {
-            p.output.set_count(q_head, number, 0);
-            p.output.set_kept(q_head, number, 0);
+            p.set(q_head, number, 0, 0, 0);
         }
         return;
     };
@@ -331,6 +342,7 @@ fn select(p: &SelectRowsParams) {
     gpu::bar_sync(0);
 
     let mut kept = 0;
+    let mut finite_of_tile = 0;
     if policy.kind == HeadKind::Rows {
         let from = query_block * BLOCK;
         let rows = policy.sampled_rows(&sequence, from, from + BLOCK).len();
@@ -358,7 +370,8 @@ fn select(p: &SelectRowsParams) {
             gpu::atom_shared_add_u32(finite_rows, finite.count_ones());
         }
         gpu::bar_sync(0);
-        if gpu::ld_shared(finite_rows) == 0 {
+        finite_of_tile = gpu::ld_shared(finite_rows);
+        if finite_of_tile == 0 {
             bitmap.fill_from(0);
             gpu::bar_sync(0);
         }
@@ -374,8 +387,7 @@ fn select(p: &SelectRowsParams) {
     let count = bitmap.write(list);
     let kept = sum_in_block(kept, shared.cast());
     if gpu::tid_x() == 0 {
-        p.output.set_count(q_head, number, count);
-        p.output.set_kept(q_head, number, kept);
+        p.set(q_head, number, count, kept, finite_of_tile);
     }
 }
 

@@ -7,7 +7,7 @@ use sample_attention_device::abi::{
 use sample_attention_device::gpu::emu::{Buffer, Gpu, Kernel, Launch, Mode, tensor_map};
 use sample_attention_device::gpu::{Global, Word};
 use sample_attention_device::launch::LaunchShape;
-use sample_attention_device::params::{ProblemSizes, SEGMENT_BLOCKS, TensorArg};
+use sample_attention_device::params::{SEGMENT_BLOCKS, TensorArg};
 use sample_attention_device::reduction::blocks as to_blocks;
 use sample_attention_device::reduction::keys::{self as to_keys, WholeHeads};
 use sample_attention_device::reduction::statistics::Statistics;
@@ -267,6 +267,7 @@ struct Pipeline<'a> {
 pub struct Output {
     pub kept: Buffer<u64>,
     listed: Buffer<u32>,
+    finite_rows: Buffer<u32>,
     pub kv_num_blocks: Buffer<u32>,
     pub kv_indices: Buffer<u32>,
     pub num_keys: Buffer<u32>,
@@ -281,6 +282,7 @@ impl Output {
         let heads = (slice.q_heads * slice.sequences.count) as usize;
         let kept = gpu.alloc("kept", lists);
         let listed = gpu.alloc("listed", lists);
+        let finite_rows = gpu.alloc("finite_rows", lists);
         let kv_num_blocks = gpu.alloc("kv_num_blocks", lists);
         let kv_indices = gpu.alloc("kv_indices", lists * slice.block_capacity as usize);
         let num_keys = gpu.alloc("num_keys", if key_capacity > 0 { heads } else { 0 });
@@ -307,6 +309,7 @@ impl Output {
         Output {
             kept,
             listed,
+            finite_rows,
             kv_num_blocks,
             kv_indices,
             num_keys,
@@ -481,6 +484,7 @@ impl<'a> Pipeline<'a> {
             slice: *slice,
             statistics: self.statistics(),
             row_lse: self.row_lse.address(),
+            finite_rows: self.output.finite_rows.address(),
             output: self.output.params(),
         };
         let shape = rows::launch_shape(slice);
@@ -518,6 +522,7 @@ impl<'a> Pipeline<'a> {
         let params = to_blocks::ReductionBlocksParams {
             slice: *slice,
             statistics: self.statistics(),
+            row_lse: Global::NULL,
             mass: self.mass.address(),
             covered: self.covered.address(),
         };
@@ -618,7 +623,9 @@ impl<'a> Pipeline<'a> {
                     (Format::F16, _) => hopper::F16_D128,
                 };
                 let shape = hopper::launch_shape(&params.slice, head_dim);
-                let layout = hopper::k_map_layout(&self.k, &sizes(self.case));
+                let case = self.case;
+                let extents = [case.batch, case.kv_heads, case.k_len].map(|size| size as u32);
+                let layout = hopper::k_map_layout(&params.k, head_dim, extents);
                 let params = HopperParams {
                     k_map: tensor_map(&layout).expect("a valid layout"),
                     sampling: params,
@@ -704,18 +711,6 @@ fn copy_tiles<T: Copy>(all: &TileSlice, slice: &TileSlice, of_tile: u32, from: &
             [slice, all].map(|slices| (slices.tile_row(slot, slice.first_tile) * of_tile) as usize);
         let len = (slice.tiles * of_tile) as usize;
         to[to_at..to_at + len].copy_from_slice(&from[from_at..from_at + len]);
-    }
-}
-
-fn sizes(case: &Case) -> ProblemSizes {
-    ProblemSizes {
-        batch: case.batch as u32,
-        q_heads: case.q_heads as u32,
-        kv_heads: case.kv_heads as u32,
-        q_len: case.q_len as u32,
-        k_len: case.k_len as u32,
-        head_dim: case.head_dim as u32,
-        causal: 1,
     }
 }
 

@@ -45,13 +45,13 @@ mod sums;
 use core::marker::PhantomData;
 
 use super::SamplingParams;
-use crate::abi::{RowPanel, TileSlice};
+use crate::abi::{KvTensor, RowPanel, TileSlice};
 use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
-use crate::params::{BLOCK, ProblemSizes, TensorArg};
+use crate::params::BLOCK;
 use crate::tile::warpgroup::{
-    self, D64, D128, GROUP_ROWS, HeadDim, Products, TILE_ROWS, WARPGROUP, map_layout,
-    warpgroups_fit,
+    self, D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, WARPGROUP,
+    kv_map_layout, warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
@@ -65,7 +65,7 @@ use sums::Raise;
 pub struct HopperParams {
     /// The keys, as [`k_map_layout`] has them.
     pub k_map: TensorMap,
-    /// As on every GPU; `k` is read through the map alone.
+    /// As on every GPU; of `k` only the page numbers are read, if it has some.
     pub sampling: SamplingParams,
 }
 
@@ -106,13 +106,13 @@ pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     )
 }
 
-/// The layout of [`HopperParams::k_map`].
-pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
-    map_layout(
-        k,
-        sizes.head_dim,
-        [sizes.batch, sizes.kv_heads, sizes.k_len],
-    )
+/// The layout of [`HopperParams::k_map`]: `[batch, kv_heads, tokens]` tokens, of a page where keys are paged.
+pub const fn k_map_layout(
+    k: &KvTensor,
+    head_dim: u32,
+    batch_heads_tokens: [u32; 3],
+) -> TensorMapLayout {
+    kv_map_layout(k, head_dim, batch_heads_tokens)
 }
 
 /// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
@@ -191,7 +191,7 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
     if role == 0 {
         gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
         if gpu::tid_x() == 0 {
-            produce(&in_place.k_map, &panel, steps, ring);
+            produce(&p.sampling.k, &in_place.k_map, &panel, steps, ring);
         }
     } else {
         gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
@@ -200,19 +200,65 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
 }
 
 #[inline(always)]
-fn produce<D: HeadDim>(map: &TensorMap, panel: &RowPanel, steps: Steps, ring: Ring<D>) {
+fn produce<D: HeadDim>(
+    k: &KvTensor,
+    map: &TensorMap,
+    panel: &RowPanel,
+    steps: Steps,
+    ring: Ring<D>,
+) {
     let mut step = 0;
     while step < steps.count() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
-        gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
-        // In a packed batch the tile's end may be the next sequence's: no row sees it.
-        let first_key = panel.sequence.k_start + steps.tile(step) * TILE;
-        let at = [first_key, panel.kv_head, panel.sequence.batch].map(|at| at as i32);
-        warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
+        let tile = steps.tile(step);
+        if k.is_paged() {
+            copy_pages(k, map, panel, tile, ring, step);
+        } else {
+            gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
+            // In a packed batch the tile's end may be the next sequence's: no row sees it.
+            let first_key = panel.sequence.k_start + tile * TILE;
+            let at = [first_key, panel.kv_head, panel.sequence.batch].map(|at| at as i32);
+            warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
+        }
         step += 1;
     }
 }
+
+/// Copies the pages of a tile that hold keys of the sequence. What is left of the tile stays as it was: no row sees it.
+#[inline(always)]
+fn copy_pages<D: HeadDim>(
+    k: &KvTensor,
+    map: &TensorMap,
+    panel: &RowPanel,
+    tile: u32,
+    ring: Ring<D>,
+    step: u32,
+) {
+    let first_key = tile * TILE;
+    let keys = (panel.sequence.k_len - first_key).min(TILE);
+    let pages = (keys + k.last_in_page()) >> k.page_log2;
+    let page_row_bytes = (k.last_in_page() + 1) * PIECE_ROW_BYTES;
+    let full = ring.full(step);
+    gpu::mbarrier_arrive_expect_tx(full, pages * page_row_bytes * D::PIECES);
+    let numbers = k.pages(&panel.sequence).add((first_key >> k.page_log2).into());
+    let mut page = 0;
+    while page < pages {
+        let number = gpu::ld_global_nc(numbers.add(page.into()));
+        for piece in 0..D::PIECES {
+            let to = ring
+                .tile(step)
+                .byte_add(piece * PIECE_BYTES + page * page_row_bytes);
+            let column = (piece * PIECE_COLUMNS) as i32;
+            let at = [column, 0, panel.kv_head as i32, number as i32];
+            gpu::cp_async_bulk_tensor_4d_shared_global(to, map, at, full);
+        }
+        page += 1;
+    }
+}
+
+/// Bytes of a row of a tile's piece.
+const PIECE_ROW_BYTES: u32 = PIECE_BYTES / TILE;
 
 #[inline(always)]
 fn consume<T: Float16, D: Products<T>>(
