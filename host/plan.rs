@@ -66,6 +66,22 @@ pub(crate) enum Path {
     Select,
 }
 
+/// What a plan's runs do, for a backend with this break-even.
+///
+/// # Errors
+/// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
+pub(crate) fn path(problem: &Problem, policy: &Policy, break_even: BreakEven) -> Result<Path> {
+    problem.validate()?;
+    policy.validate()?;
+    if !problem.causal {
+        return Err(Error::SparseNeedsCausal);
+    }
+    Ok(match policy.fallback {
+        Fallback::Auto if !break_even.selects(problem, policy) => Path::BelowBreakEven,
+        Fallback::Auto | Fallback::Never => Path::Select,
+    })
+}
+
 impl Plan {
     /// A plan that selects what to attend to by `policy`, on as many threads as the current rayon pool has.
     ///
@@ -77,7 +93,8 @@ impl Plan {
             tokens: BREAK_EVEN_TOKENS,
             counts_queries: true,
         };
-        Plan::selecting(problem, policy, break_even)
+        let path = path(&problem, &policy, break_even)?;
+        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
 
     /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
@@ -91,24 +108,6 @@ impl Plan {
         }
         policy.validate()?;
         Plan::dense(problem)
-    }
-
-    /// The same for a backend with a break-even of its own.
-    pub(crate) fn selecting(
-        problem: Problem,
-        policy: Policy,
-        break_even: BreakEven,
-    ) -> Result<Self> {
-        problem.validate()?;
-        policy.validate()?;
-        if !problem.causal {
-            return Err(Error::SparseNeedsCausal);
-        }
-        let path = match policy.fallback {
-            Fallback::Auto if !break_even.selects(&problem, &policy) => Path::BelowBreakEven,
-            Fallback::Auto | Fallback::Never => Path::Select,
-        };
-        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
 
     /// A plan that attends to everything, or to a [`Selection`] that the caller brings to [`Plan::attend`].

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::plan::{Path, Plan};
+use crate::plan::Path;
+use crate::problem::Problem;
 use crate::selection::HeadSelection;
 
 /// A stage of the pipeline.
@@ -151,7 +152,7 @@ pub struct Report {
 
 /// What a backend knows of one head's selection.
 pub(crate) struct SelectedHead<'a> {
-    pub(crate) mask: HeadSelection<'a>,
+    pub(crate) kept: KeptKeys<'a>,
     /// These as in [`HeadReport`].
     pub(crate) sampled_coverage: Option<f64>,
     pub(crate) non_finite_rows: Option<usize>,
@@ -177,18 +178,29 @@ impl HeadReport {
     }
 }
 
+/// Which keys a head kept, or how many.
+pub(crate) enum KeptKeys<'a> {
+    Mask(HeadSelection<'a>),
+    /// The lists are gone.
+    Counted {
+        /// Over all query blocks.
+        blocks: usize,
+        density: f64,
+    },
+}
+
 impl Report {
     /// The report of a plan's run; `selected` gives what was selected for a head, `None` where the plan runs dense.
     pub(crate) fn new<'a>(
-        plan: &Plan,
+        problem: &Problem,
+        path: Path,
         times: StageTimes,
         selected: impl Fn(usize) -> Option<SelectedHead<'a>>,
     ) -> Self {
-        let problem = plan.problem();
         let heads = (0..problem.batch * problem.q_heads)
             .map(|head| {
                 let mut report = HeadReport {
-                    path: match plan.path() {
+                    path: match path {
                         Path::Dense => HeadPath::Dense,
                         Path::BelowBreakEven => HeadPath::BelowBreakEven,
                         Path::Select => HeadPath::Sparse,
@@ -196,13 +208,20 @@ impl Report {
                     ..HeadReport::of_dense(head / problem.q_heads, head % problem.q_heads)
                 };
                 if let Some(selected) = selected(head) {
-                    let mask = selected.mask;
-                    if mask.is_dense() {
-                        report.path = HeadPath::Fallback;
+                    match selected.kept {
+                        KeptKeys::Mask(mask) => {
+                            if mask.is_dense() {
+                                report.path = HeadPath::Fallback;
+                            }
+                            report.stripes = mask.stripes().len();
+                            report.blocks_kept = mask.blocks_kept();
+                            report.density = mask.density();
+                        }
+                        KeptKeys::Counted { blocks, density } => {
+                            report.blocks_kept = blocks;
+                            report.density = density;
+                        }
                     }
-                    report.stripes = mask.stripes().len();
-                    report.blocks_kept = mask.blocks_kept();
-                    report.density = mask.density();
                     report.sampled_coverage = selected.sampled_coverage;
                     report.non_finite_rows = selected.non_finite_rows;
                     report.least_covered_row = selected.least_covered_row;

@@ -19,7 +19,6 @@
 )]
 
 pub mod abi;
-pub mod geometry;
 pub mod gpu;
 pub mod launch;
 pub mod launch_bounds;

@@ -25,11 +25,12 @@ mod memory;
 
 use std::time::Instant;
 
+use sample_attention_device::abi::KvTensor;
 use sample_attention_device::gpu::emu::{self, Buffer, Fault, Gpu};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    Arguments, Device, GpuPlan, Launch, Lists, Outcome, Target, TensorMap, TensorMapLayout, Watch,
+    Arguments, Device, GpuPlan, Launch, Lengths, Lists, Outcome, Target, TensorMap, TensorMapLayout, Watch,
 };
 use crate::report::StageTimes;
 use crate::selection::Selection;
@@ -135,11 +136,14 @@ impl Emulator {
         let workspace = gpu.alloc::<u64>("workspace", words);
         let arguments = Arguments {
             q,
-            k,
-            v,
+            k: KvTensor::strided(k),
+            v: KvTensor::strided(v),
+            kv_extents: [problem.batch, problem.kv_heads, problem.k_len].map(|size| size as u32),
+            q_tokens: problem.q_len as u32,
             o: o.tensor(),
             o_dtype: outputs.o.dtype(),
             lse: lse.address(),
+            lengths: Lengths::EQUAL,
             workspace: workspace.address().cast(),
         };
         let mut executor = Executor {

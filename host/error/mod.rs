@@ -322,11 +322,18 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
-    /// The GPU kernels do not select by this budget.
-    #[error(
-        "the GPU kernels have no selection for the budget `rows`; use Budget::Blocks, or the CPU backend"
-    )]
-    KernelBudget,
+    /// Operands without lengths for a plan of [`GpuPlan::for_bounds`](crate::pipeline::GpuPlan::for_bounds).
+    #[error("the plan takes its lengths from the device: use GpuPlan::packed_arguments")]
+    LengthsMissing,
+    /// Operands with lengths for a plan of equal ones.
+    #[error("the plan is for equal lengths: use GpuPlan::arguments, or plan with GpuPlan::for_bounds")]
+    LengthsUnexpected,
+    /// A page of a number of tokens that the kernels do not take.
+    #[error("pages of {given} tokens: use 16, 32, 64 or 128")]
+    PageTokens {
+        /// Tokens of a page.
+        given: usize,
+    },
     /// A kernel broke a rule of the hardware, as the emulator found.
     #[error(
         "{fault} (a mistake in a kernel of sample-attention, not in the call: please report it)"

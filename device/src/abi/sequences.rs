@@ -245,6 +245,16 @@ impl Sequences {
         }
     }
 
+    /// The number of the first query tile of a sequence by its number; [`query_tiles`](Self::query_tiles) or less after the last.
+    #[inline(always)]
+    pub fn first_query_tile_at(&self, index: u32) -> u32 {
+        if self.is_ragged() {
+            gpu::ld_global_nc(self.cu_q.add(index.into())) / BLOCK + 2 * index
+        } else {
+            index * self.alike(0).query_tiles()
+        }
+    }
+
     /// The number of a sequence's first query tile.
     #[inline(always)]
     pub fn first_query_tile(&self, sequence: &Sequence) -> u32 {
@@ -276,8 +286,7 @@ impl Sequences {
         let (mut low, mut high) = (0, self.count);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let q_start = gpu::ld_global_nc(self.cu_q.add(middle.into()));
-            if q_start / BLOCK + 2 * middle <= number {
+            if self.first_query_tile_at(middle) <= number {
                 low = middle;
             } else {
                 high = middle;

@@ -26,13 +26,7 @@ impl Head {
         let kv_head = q_head / (case.q_heads / case.kv_heads);
         let positions: Vec<usize> = (0..case.k_len)
             .filter(|p| p + case.q_len >= case.k_len)
-            .filter(|&p| {
-                let stride = match budget {
-                    Budget::Blocks => case.stride_at(p),
-                    Budget::Residual | Budget::Paper => case.row_stride,
-                };
-                (p + 1) % stride == 0 || p + 1 == case.k_len
-            })
+            .filter(|&p| case.is_sampled(p, budget == Budget::Blocks))
             .collect();
         let scale = f64::from(case.softmax_scale) * std::f64::consts::LOG2_E;
         let scores: Vec<Vec<f64>> = positions
