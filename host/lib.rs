@@ -17,7 +17,7 @@
 //! A [`Problem`] says what to compute and a [`Policy`] how much to keep; a [`Plan`] validates both once and states its
 //! workspace in bytes. [`Plan::run`] takes [`TensorView`]s over the caller's buffers (f32, f16 or bf16, any strides) and
 //! returns a [`Report`]. [`Plan::stages`] drives the four stages one by one, [`Plan::attend`] takes the caller's own
-//! [`Selection`], and [`Plan::dense`] is dense FlashAttention through the same kernel.
+//! [`Selection`], a [`HeadPlan`] has a policy for each head, and [`Plan::dense`] is dense FlashAttention through the same kernel.
 //!
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
 //! The same call gives the same bits, whatever the number of threads.
@@ -37,6 +37,7 @@ pub mod cuda;
 pub mod emulator;
 mod error;
 mod geometry;
+mod head_policies;
 pub mod pipeline;
 mod plan;
 mod policy;
@@ -52,6 +53,7 @@ pub mod top_k;
 pub use cpu::Stages;
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
+pub use head_policies::{HeadPlan, HeadPolicy};
 pub use plan::{MAX_THREADS, Plan};
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};
 pub use problem::{Dtype, MAX_HEAD_DIM, MAX_SCALE, Problem};

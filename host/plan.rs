@@ -12,6 +12,15 @@ use crate::tensor::{Inputs, Outputs};
 
 /// How attention will be computed: made once for a problem and a policy, then run on any number of inputs.
 ///
+/// # Running several at a time
+/// A run waits for the tasks that it hands to the rayon pool, and a thread of the pool that waits takes other work meanwhile: the
+/// next item of a `par_iter` around the run, for one. So hold no lock across a run inside a pool. One workspace for each thread of
+/// the pool, each behind a `Mutex`, stands still as soon as a thread that waits in a run takes an item that asks for the workspace
+/// it holds itself. Give each item a workspace of its own (`par_iter().for_each_init(|| vec![0; bytes], …)` makes one for each
+/// piece of work that rayon splits off), or take workspaces from a pool and put them back after the run, the lock held only while
+/// one is taken; or run on one thread ([`Plan::with_threads`]`(1)`), which hands nothing to the pool and waits for nobody.
+///
+/// # Memory
 /// A plan holds no memory to work in: the caller brings [`Plan::workspace_bytes`] bytes to every call, in any alignment and
 /// with any contents.
 ///
@@ -183,7 +192,8 @@ impl Plan {
         self.policy.as_ref()
     }
 
-    /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads.
+    /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads, and never shrinks when there
+    /// are more keys or more queries: with the same policy, a buffer for the longest context serves the shorter ones too.
     pub fn workspace_bytes(&self) -> usize {
         self.workspace_bytes
     }

@@ -171,6 +171,24 @@ pub(crate) enum KeptKeys<'a> {
     },
 }
 
+impl HeadReport {
+    /// A head that attended to everything because the plan is dense.
+    pub(crate) fn of_dense(batch: usize, q_head: usize) -> Self {
+        HeadReport {
+            batch,
+            q_head,
+            path: HeadPath::Dense,
+            stripes: 0,
+            blocks_kept: 0,
+            density: 1.0,
+            sampled_coverage: None,
+            non_finite_rows: None,
+            least_covered_row: None,
+            last_row_coverage: None,
+        }
+    }
+}
+
 impl Report {
     /// The report of a plan's run; `selected` gives what was selected for a head, `None` where the plan runs dense.
     pub(crate) fn new<'a>(
@@ -182,20 +200,12 @@ impl Report {
         let heads = (0..problem.batch * problem.q_heads)
             .map(|head| {
                 let mut report = HeadReport {
-                    batch: head / problem.q_heads,
-                    q_head: head % problem.q_heads,
                     path: match path {
                         Path::Dense => HeadPath::Dense,
                         Path::BelowBreakEven => HeadPath::BelowBreakEven,
                         Path::Select => HeadPath::Sparse,
                     },
-                    stripes: 0,
-                    blocks_kept: 0,
-                    density: 1.0,
-                    sampled_coverage: None,
-                    non_finite_rows: None,
-                    least_covered_row: None,
-                    last_row_coverage: None,
+                    ..HeadReport::of_dense(head / problem.q_heads, head % problem.q_heads)
                 };
                 if let Some(selected) = selected(head) {
                     match selected.kept {

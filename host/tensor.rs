@@ -155,6 +155,16 @@ impl Layout {
             .finish()
     }
 
+    /// One head of one sequence, and the element at which it begins; the buffer holds at least one.
+    fn of_head(&self, batch: usize, head: usize) -> (usize, Layout) {
+        let [_, _, len, head_dim] = self.shape;
+        let layout = Layout {
+            shape: [1, 1, len, head_dim],
+            strides: self.strides,
+        };
+        (self.row(batch, head, 0), layout)
+    }
+
     /// Element offset of row (batch, head, token).
     #[inline]
     pub(crate) fn row(&self, batch: usize, head: usize, token: usize) -> usize {
@@ -229,6 +239,17 @@ impl<'a> TensorView<'a> {
 
     pub(crate) fn data(&self) -> Slice<'a> {
         self.data
+    }
+
+    /// One head of one sequence.
+    pub(crate) fn of_head(&self, batch: usize, head: usize) -> TensorView<'a> {
+        let (start, layout) = self.layout.of_head(batch, head);
+        let data = match self.data {
+            Slice::F32(data) => Slice::F32(&data[start..]),
+            Slice::F16(data) => Slice::F16(&data[start..]),
+            Slice::Bf16(data) => Slice::Bf16(&data[start..]),
+        };
+        TensorView { data, layout }
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -360,6 +381,21 @@ impl<'a> TensorViewMut<'a> {
         }
         // SAFETY: the same memory, which holds values, of types of which any bytes are one.
         unsafe { std::slice::from_raw_parts_mut(start, bytes) }
+    }
+
+    /// One head of one sequence.
+    pub(crate) fn of_head(&mut self, batch: usize, head: usize) -> TensorViewMut<'_> {
+        let (start, layout) = self.layout.of_head(batch, head);
+        let data = match &mut self.data {
+            SliceMut::F32(data) => SliceMut::F32(&mut data[start..]),
+            SliceMut::F16(data) => SliceMut::F16(&mut data[start..]),
+            SliceMut::Bf16(data) => SliceMut::Bf16(&mut data[start..]),
+        };
+        TensorViewMut {
+            data,
+            is_initialised: self.is_initialised,
+            layout,
+        }
     }
 
     pub(crate) fn parts(&mut self) -> (&mut SliceMut<'a>, &Layout) {

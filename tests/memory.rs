@@ -32,6 +32,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+use testkit::random::Random;
+
 const MIB: usize = 1 << 20;
 
 fn policies() -> [Policy; 4] {
@@ -58,6 +60,48 @@ fn a_thread_needs_less_than_64_mib_at_128k_tokens() {
                 policy.budget
             );
         }
+    }
+}
+
+#[test]
+fn the_workspace_never_shrinks_when_keys_or_queries_are_added() {
+    let mut random = Random::new(8);
+    for _ in 0..3000 {
+        let policy = Policy::default()
+            .with_budget(
+                [
+                    Budget::Rows,
+                    Budget::Blocks,
+                    Budget::Residual,
+                    Budget::Paper,
+                ][random.below(4)],
+            )
+            .with_row_stride(1 + random.below(300))
+            .with_stride_doubles_from([usize::MAX, 8192][random.below(2)])
+            .with_tail(random.below(2) * random.below(5000), 1 + random.below(9))
+            .with_fallback(Fallback::Never);
+        let most = 1 << (5 + random.below(14));
+        let k_len = 1 + random.below(most);
+        let q_len = if random.chance(0.5) {
+            k_len
+        } else {
+            1 + random.below(k_len)
+        };
+        let more = [1, 7, 128, 512, 8192, 40_000][random.below(6)];
+        let chunk = random.chance(0.5);
+        let threads = [1, 2, 16][random.below(3)];
+        let bytes = |q_len: usize, k_len: usize| {
+            let problem = Problem::causal(k_len, 64, Dtype::Bf16)
+                .with_heads(32, 8)
+                .with_q_len(q_len);
+            let plan = Plan::new(problem, policy).unwrap();
+            plan.with_threads(threads).unwrap().workspace_bytes()
+        };
+        let longer = bytes(if chunk { q_len } else { q_len + more }, k_len + more);
+        assert!(
+            bytes(q_len, k_len) <= longer,
+            "{q_len} {k_len}, {more} more: {policy:?}, {threads} threads"
+        );
     }
 }
 

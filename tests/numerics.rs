@@ -30,7 +30,7 @@ fn on_every_set(check: impl Fn(&Cpu)) {
 fn the_mean_of_equal_values_is_that_value_however_many_there_are() {
     on_every_set(|cpu| {
         for k_len in [128, 4096, 131_072, 1 << 20] {
-            for q_len in [1, 40, 200] {
+            for q_len in [1, 40, 120] {
                 for v in [0.7, 0.3, 1.1] {
                     let problem = problem(q_len, k_len, Dtype::F32);
                     let case = Case::new(problem, Attend::Dense);
@@ -183,10 +183,14 @@ fn scales_of_any_size_are_right_or_refused() {
             ..Case::new(problem, Attend::Dense)
         };
         let mut qkv = case.inputs();
-        // Integers, whose products are exact: at large scales the heaviest key has all the weight, and equals share it.
-        let integers = |tensor: &mut Tensor| tensor.values.iter_mut().for_each(|x| *x = x.round());
-        integers(&mut qkv.q);
-        integers(&mut qkv.k);
+        // Small integers in one element: at large scales the heaviest key has all the weight, and equals share it.
+        for (tensor, len) in [(&mut qkv.q, 200), (&mut qkv.k, 300)] {
+            for token in 0..len {
+                let row = tensor.row_mut(0, 0, token);
+                row[0] = (2.0 * row[0]).round();
+                row[1..].fill(0.0);
+            }
+        }
         on_every_set(|cpu| {
             let outcome = run_with(cpu, &case, &qkv);
             for row in 0..200 {

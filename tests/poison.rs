@@ -1,12 +1,14 @@
 //! NaN and infinity where they must not matter, and where they must.
 
-use sample_attention::{Budget, Dtype, Fallback, Policy, Problem};
+use sample_attention::cpu::InstructionSet;
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
 use testkit::random::Random;
 use testkit::runner::{
     Attend, Case, Cpu, Data, assert_poison_stays_where_it_is_seen,
     assert_what_a_policy_drops_may_be_poisoned, check_with, loose_lists, poison_key, row_bits,
     run_with,
 };
+use testkit::tensor::{Qkv, Tensor};
 
 const POISONS: [f32; 3] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
 
@@ -162,6 +164,107 @@ fn masses_of_poisoned_rows_count_as_nothing() {
         );
         for row in 0..300 {
             assert_eq!(row_bits(&clean, 0, row), row_bits(&outcome, 0, row));
+        }
+    }
+}
+
+/// 512 × 8, where key 64 has all that later rows look for, and something in row 511 is not finite.
+fn one_poisoned_row(poison: impl Fn(&mut Qkv)) -> Qkv {
+    let problem = Problem::causal(512, 8, Dtype::F32);
+    let mut qkv = Qkv {
+        q: Tensor::filled(problem.q_shape(), 0.0),
+        k: Tensor::filled(problem.kv_shape(), 0.0),
+        v: Tensor::filled(problem.kv_shape(), 0.0),
+    };
+    (0..512).for_each(|row| qkv.q.row_mut(0, 0, row)[0] = 8.0);
+    qkv.k.row_mut(0, 0, 64)[0] = 8.0;
+    qkv.v.row_mut(0, 0, 64).fill(1.0);
+    poison(&mut qkv);
+    qkv
+}
+
+#[test]
+fn a_row_that_is_not_finite_changes_nothing_for_the_others() {
+    type Poison = fn(&mut Qkv);
+    let poisons: [Poison; 4] = [
+        |qkv| qkv.q.row_mut(0, 0, 511)[3] = f32::NAN,
+        |qkv| qkv.k.row_mut(0, 0, 511)[0] = f32::INFINITY,
+        |qkv| qkv.k.row_mut(0, 0, 511)[2] = f32::NEG_INFINITY,
+        |qkv| qkv.q.row_mut(0, 0, 511)[0] = f32::INFINITY,
+    ];
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
+        for poison in poisons {
+            for instruction_set in InstructionSet::available() {
+                let policy = Policy::of(Budget::Blocks)
+                    .with_budget(budget)
+                    .with_fallback(Fallback::Never)
+                    .with_sinks(0)
+                    .with_window(Window::Tokens(1));
+                let problem = Problem::causal(512, 8, Dtype::F32);
+                let case = Case::new(problem, Attend::Policy(policy));
+                let cpu = Cpu {
+                    instruction_set,
+                    ..Cpu::default()
+                };
+                let outcome = check_with(&cpu, &case, &one_poisoned_row(poison));
+                for row in 64..511 {
+                    let o = outcome.o.row(0, 0, row)[0];
+                    assert!((o - 1.0).abs() < 1e-5, "{budget:?}: row {row}: {o}");
+                }
+                let head = &outcome.found.report.expect("the CPU reports").heads[0];
+                assert_eq!(head.non_finite_rows, Some(1), "{budget:?}");
+                assert!(head.sampled_coverage.is_some_and(|coverage| coverage > 0.9));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_head_without_a_finite_row_reports_no_coverage() {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
+        let policy = Policy::default()
+            .with_budget(budget)
+            .with_fallback(Fallback::Never);
+        let case = Case::new(problem(300, 300, Dtype::F32), Attend::Policy(policy));
+        let mut qkv = case.inputs();
+        qkv.k.row_mut(0, 0, 0)[0] = f32::NAN;
+        let outcome = check_with(&Cpu::default(), &case, &qkv);
+        for head in outcome.found.report.expect("the CPU reports").heads {
+            assert_eq!(head.sampled_coverage, None);
+            assert_eq!(head.least_covered_row, None);
+            assert!(head.non_finite_rows > Some(10));
+        }
+    }
+}
+
+#[test]
+fn rows_whose_scores_are_all_minus_infinity_have_no_mean() {
+    for causal in [true, false] {
+        for scale in [1.0, 1e-3] {
+            let problem = problem(150, 140, Dtype::F32)
+                .with_causal(causal)
+                .with_softmax_scale(scale);
+            let case = Case::new(problem, Attend::Dense);
+            let mut qkv = case.inputs();
+            qkv.q.values.fill(1.0);
+            qkv.k.values.fill(f32::NEG_INFINITY);
+            let outcome = check_with(&Cpu::default(), &case, &qkv);
+            for row in 0..150 {
+                let sees = !causal || row >= 10;
+                assert_eq!(outcome.lse[row], f32::NEG_INFINITY);
+                let o = outcome.o.row(0, 0, row);
+                assert!(o.iter().all(|x| if sees { x.is_nan() } else { *x == 0.0 }));
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Sampling, reduction and top-k: each policy selects exactly what the definition says.
 
-use sample_attention::{BREAK_EVEN_TOKENS, Budget, Dtype, Fallback, Policy, Problem, Window};
+use sample_attention::{
+    BREAK_EVEN_TOKENS, Budget, Dtype, Fallback, HeadPath, Policy, Problem, Window,
+};
 use testkit::oracle::Mask;
 use testkit::runner::{Attend, Case, Cpu, Data, Layout, Outcome, check};
 
@@ -314,4 +316,22 @@ fn short_problems_are_dense_outright_unless_told_never() {
     let long = problem(BREAK_EVEN_TOKENS, BREAK_EVEN_TOKENS);
     let outcome = check(&backend(), &structured(long, policy));
     assert!(!outcome.found.units.is_empty());
+}
+
+#[test]
+fn few_queries_over_many_keys_run_dense_and_lose_nothing() {
+    for q_len in [1, 16, 128] {
+        let problem = problem(q_len, 4096);
+        let decode = Case::new(problem, Attend::Policy(Policy::default()));
+        let dense = Case::new(problem, Attend::Dense);
+        let decoded = check(&Cpu::default(), &decode);
+        let report = decoded.found.report.as_ref().expect("the CPU reports");
+        assert!(
+            report
+                .heads
+                .iter()
+                .all(|head| head.path == HeadPath::BelowBreakEven)
+        );
+        assert_eq!(decoded.bits(), check(&Cpu::default(), &dense).bits());
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! recent = recent · 2^(old maximum - maximum) + tile             each tile
-//! every 16 tiles:
+//! every 8 tiles:
 //!     scaled = total · f, where f = 2^(maximum at the last fold - maximum)
 //!     y      = recent + carry · f
 //!     total  = scaled + y
@@ -14,7 +14,7 @@
 //!     recent = 0
 //! ```
 //!
-//! Up to 16 tiles there is no total: the recent sum is all.
+//! Up to 8 tiles there is no total: the recent sum is all.
 
 use super::simd::{Lanes, PANEL, Simd};
 use super::tile::{self, Stats};
@@ -24,7 +24,47 @@ use crate::geometry::BLOCK;
 pub(super) const PANELS: usize = BLOCK / PANEL;
 
 /// Tiles of a recent sum: few enough that their order does not show, enough that folding costs next to nothing.
-const TILES_PER_FOLD: usize = 16;
+const TILES_PER_FOLD: usize = 8;
+
+/// Statistics of a panel over any number of tiles.
+#[derive(Clone, Copy)]
+pub(super) struct RunningStats {
+    /// Maximum over everything so far, sum of the tiles since the last fold.
+    pub(super) recent: Stats,
+    /// Maximum and sum of everything up to the last fold.
+    pub(super) stats: Stats,
+    carry: Lanes,
+}
+
+impl RunningStats {
+    pub(super) const EMPTY: RunningStats = RunningStats {
+        recent: Stats::EMPTY,
+        stats: Stats::EMPTY,
+        carry: Lanes::ZERO,
+    };
+
+    /// Folds the recent tiles in. Returns what was folded before has to be multiplied by.
+    #[inline(always)]
+    pub(super) fn fold<S: Simd>(&mut self, simd: S) -> Lanes {
+        let factor = factor(simd, &self.stats.max, &self.recent.max);
+        let [total, carry, recent] =
+            [&mut self.stats.sum, &mut self.carry, &mut self.recent.sum].map(std::slice::from_mut);
+        add(simd, total, carry, recent, &factor);
+        self.stats.max = self.recent.max;
+        factor
+    }
+
+    /// Adds the sum of other keys, whose maximum is at most `stats.max`.
+    #[inline(always)]
+    pub(super) fn add<S: Simd>(&mut self, simd: S, other: &Stats) {
+        let factor = factor(simd, &other.max, &self.stats.max);
+        let mut part = other.sum;
+        tile::scale(simd, std::slice::from_mut(&mut part), &factor);
+        let [total, carry, part] =
+            [&mut self.stats.sum, &mut self.carry, &mut part].map(std::slice::from_mut);
+        add(simd, total, carry, part, &Lanes([1.0; PANEL]));
+    }
+}
 
 /// Memory of an accumulator, `head_dim` lanes a panel each.
 pub(super) struct Sums<'a> {
@@ -47,12 +87,7 @@ impl Sums<'_> {
 pub(super) struct Accumulator<'a> {
     head_dim: usize,
     sums: Sums<'a>,
-    /// Maximum over everything so far, sum of the recent tiles.
-    stats: [Stats; PANELS],
-    /// Maximum at the last fold, total sum.
-    folded: [Stats; PANELS],
-    /// Carry of the total sum.
-    sum_carry: [Lanes; PANELS],
+    stats: [RunningStats; PANELS],
     /// Tiles since the last fold.
     recent_tiles: usize,
     has_total: bool,
@@ -65,9 +100,7 @@ impl<'a> Accumulator<'a> {
         Accumulator {
             head_dim,
             sums,
-            stats: [Stats::EMPTY; PANELS],
-            folded: [Stats::EMPTY; PANELS],
-            sum_carry: [Lanes::ZERO; PANELS],
+            stats: [RunningStats::EMPTY; PANELS],
             recent_tiles: 0,
             has_total: false,
         }
@@ -86,7 +119,7 @@ impl<'a> Accumulator<'a> {
     #[inline(always)]
     pub(super) fn panel(&mut self, panel: usize) -> (&mut Stats, &mut [Lanes]) {
         let lanes = panel * self.head_dim..(panel + 1) * self.head_dim;
-        (&mut self.stats[panel], &mut self.sums.recent[lanes])
+        (&mut self.stats[panel].recent, &mut self.sums.recent[lanes])
     }
 
     /// To be called when all panels have attended to a tile.
@@ -110,9 +143,9 @@ impl<'a> Accumulator<'a> {
     pub(super) fn finished(&self, panel: usize) -> (&Stats, &[Lanes]) {
         let lanes = panel * self.head_dim..(panel + 1) * self.head_dim;
         if self.has_total {
-            (&self.folded[panel], &self.sums.total[lanes])
+            (&self.stats[panel].stats, &self.sums.total[lanes])
         } else {
-            (&self.stats[panel], &self.sums.recent[lanes])
+            (&self.stats[panel].recent, &self.sums.recent[lanes])
         }
     }
 
@@ -121,9 +154,6 @@ impl<'a> Accumulator<'a> {
         let panels = self.sums.recent.len() / self.head_dim;
         for panel in 0..panels {
             let lanes = panel * self.head_dim..(panel + 1) * self.head_dim;
-            let stats = &mut self.stats[panel];
-            let folded = &mut self.folded[panel];
-            let sum_carry = std::slice::from_mut(&mut self.sum_carry[panel]);
             let total = &mut self.sums.total[lanes.clone()];
             let carry = &mut self.sums.carry[lanes.clone()];
             let recent = &mut self.sums.recent[lanes];
@@ -131,11 +161,8 @@ impl<'a> Accumulator<'a> {
                 total.fill(Lanes::ZERO);
                 carry.fill(Lanes::ZERO);
             }
-            let factor = factor(simd, &folded.max, &stats.max);
+            let factor = self.stats[panel].fold(simd);
             add(simd, total, carry, recent, &factor);
-            let [sum, recent_sum] = [&mut folded.sum, &mut stats.sum].map(std::slice::from_mut);
-            add(simd, sum, sum_carry, recent_sum, &factor);
-            folded.max = stats.max;
         }
         self.has_total = true;
         self.recent_tiles = 0;

@@ -163,18 +163,18 @@ impl<S: Simd> Walk<'_, S> {
         for (panel, first) in self.rows.clone().step_by(PANEL).enumerate() {
             let (stats, sums) = accumulator.finished(panel);
             let lse = tile::lse(stats);
-            let inverse = tile::inverse_sums(stats);
+            let has_mass = tile::inverse_sums(stats).0.map(|inverse| inverse > 0.0);
             for (lane, token) in (first..self.rows.end.min(first + PANEL)).enumerate() {
                 let place = 1 << (token - self.rows.start);
                 if which & place == 0 {
                     continue;
                 }
-                let has_mass = inverse.0[lane] > 0.0;
+                let sum = stats.sum.0[lane];
                 let unscale = 1.0 / self.weight_scale;
                 let row = &mut self.row[..head_dim];
-                if has_mass {
+                if has_mass[lane] {
                     for (x, lanes) in row.iter_mut().zip(sums) {
-                        let mean = lanes.0[lane] * inverse.0[lane] * unscale;
+                        let mean = lanes.0[lane] / sum * unscale;
                         // A mean of finite values is no larger than they are, whatever rounding makes of it.
                         let finite = lanes.0[lane].is_finite();
                         *x = if finite {

@@ -13,6 +13,7 @@
 //!
 //! Scores never leave the tile.
 
+use super::accumulator::RunningStats;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
@@ -26,6 +27,9 @@ use crate::tensor::TensorView;
 
 /// Statistics of a panel's rows over one key block.
 pub(crate) type BlockStats = Stats;
+
+/// Key blocks between folds of a row's running statistics.
+const BLOCKS_PER_FOLD: usize = 16;
 
 /// Panels of one task, which share the conversion of each key block.
 const PANELS_PER_TASK: usize = 2;
@@ -230,7 +234,7 @@ impl Kernel for Sample<'_, '_> {
             let row = &mut scratch.row[..head_dim];
             q.queries(ranks.map(|rank| rows.row(rank)), scale_log2, row, lanes);
         }
-        let mut running = [Stats::EMPTY; PANELS_PER_TASK];
+        let mut running = [RunningStats::EMPTY; PANELS_PER_TASK];
         blocks.fill(Stats::EMPTY);
         sinks.fill(Stats::EMPTY);
 
@@ -253,37 +257,44 @@ impl Kernel for Sample<'_, '_> {
                     let stats = &mut blocks[index * geometry.blocks() + block];
                     tile::online_softmax::<S, false>(simd, in_sinks, &mut sinks[index]);
                     tile::online_softmax::<S, false>(simd, rest, stats);
-                    merge(simd, &mut running[index], stats);
+                    raise(simd, &mut running[index].stats.max, &stats.max);
                 } else {
+                    let running = &mut running[index];
                     tile::online_softmax::<S, false>(
                         simd,
                         &mut scores[..keys],
-                        &mut running[index],
+                        &mut running.recent,
                     );
+                    if block % BLOCKS_PER_FOLD == BLOCKS_PER_FOLD - 1 {
+                        running.fold(simd);
+                    }
                 }
             }
         }
         for (index, panel) in panels.iter().enumerate() {
-            merge(simd, &mut running[index], &sinks[index]);
+            let running = &mut running[index];
+            if per_block {
+                raise(simd, &mut running.stats.max, &sinks[index].max);
+                let blocks = &blocks[index * geometry.blocks()..][..end.div_ceil(BLOCK)];
+                for part in blocks.iter().chain([&sinks[index]]) {
+                    running.add(simd, part);
+                }
+            } else {
+                running.fold(simd);
+            }
             let stats = &mut row_stats[index];
-            *stats = running[index];
+            *stats = running.stats;
             stats.max.0[panel.len..].fill(f32::NEG_INFINITY);
             stats.sum.0[panel.len..].fill(0.0);
         }
     }
 }
 
-/// Adds the statistics of other keys.
+/// The larger maximum.
 #[inline(always)]
-fn merge<S: Simd>(simd: S, into: &mut Stats, other: &Stats) {
+fn raise<S: Simd>(simd: S, max: &mut Lanes, other: &Lanes) {
     for at in (0..PANEL).step_by(S::LANES) {
-        let maxima = [simd.load(&into.max, at), simd.load(&other.max, at)];
-        let max = simd.max(maxima[0], maxima[1]);
-        let reference = tile::finite_or_zero(simd, max);
-        let parts = [simd.load(&into.sum, at), simd.load(&other.sum, at)];
-        let scaled = simd.mul(parts[0], simd.exp2(simd.sub(maxima[0], reference)));
-        let factor = simd.exp2(simd.sub(maxima[1], reference));
-        simd.store(&mut into.sum, at, simd.mul_add(parts[1], factor, scaled));
-        simd.store(&mut into.max, at, max);
+        let larger = simd.max(simd.load(max, at), simd.load(other, at));
+        simd.store(max, at, larger);
     }
 }

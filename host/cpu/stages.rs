@@ -55,6 +55,8 @@ pub struct Stages<'a> {
     times: StageTimes,
     /// What the wave buffers hold: results of this wave up to this stage.
     in_buffers: Option<(usize, Stage)>,
+    /// Waves whose rows are in the totals.
+    counted: Vec<bool>,
     /// Waves whose selection is made.
     selected: Vec<bool>,
 }
@@ -127,6 +129,7 @@ impl<'a> Stages<'a> {
             progress,
             times: StageTimes::default(),
             in_buffers: None,
+            counted: vec![false; plan.units().map_or(0, Units::waves)],
             selected: vec![false; plan.units().map_or(0, Units::waves)],
         })
     }
@@ -197,6 +200,8 @@ impl<'a> Stages<'a> {
             wave * units.wave * tasks,
             units.count() * tasks,
         );
+        let mut again = Vec::new();
+        let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
         let times = per_row::select(
             self.plan.problem(),
             (units, self.plan.coverage()),
@@ -205,7 +210,7 @@ impl<'a> Stages<'a> {
             per_row::Selected {
                 row_stats: selecting.row_stats,
                 selection: &mut selecting.selection,
-                totals: selecting.totals,
+                totals,
             },
             (&mut self.workspace.scratches, &mut selecting.tasks),
             || count.advance(),
@@ -274,6 +279,7 @@ impl<'a> Stages<'a> {
         let (units, selecting) = selecting(self.plan, &mut self.workspace.selecting, wave)?;
         if units.budget == Budget::Rows {
             self.pass_over(Stage::TopK, units, wave);
+            self.selected[wave] = true;
             return Ok(());
         }
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
@@ -292,13 +298,7 @@ impl<'a> Stages<'a> {
             },
         };
         let mut again = Vec::new();
-        let totals = if self.selected[wave] {
-            // The same rows once more: they count once.
-            again.resize(selecting.totals.len(), HeadTotals::EMPTY);
-            &mut again[..]
-        } else {
-            &mut *selecting.totals
-        };
+        let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
         select(
             &masses,
             wave,
@@ -458,6 +458,20 @@ impl<'a> Stages<'a> {
                 last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
             })
         })
+    }
+}
+
+/// The totals for rows that were not counted yet, or others where they were: the same rows once more count once.
+fn once<'t>(
+    counted: &mut bool,
+    totals: &'t mut [HeadTotals],
+    again: &'t mut Vec<HeadTotals>,
+) -> &'t mut [HeadTotals] {
+    if std::mem::replace(counted, true) {
+        again.resize(totals.len(), HeadTotals::EMPTY);
+        again
+    } else {
+        totals
     }
 }
 

@@ -84,8 +84,8 @@ fn scores_in_groups<S: Simd, const ROWS: usize>(
     }
 }
 
-/// Keys of a sum that is added up by itself, half a tile: one that went on from tile to tile would lose bits.
-const KEYS_PER_SUM: usize = 64;
+/// Keys of a sum that is added up by itself: one that went on through the tile, and from tile to tile, would lose bits.
+const KEYS_PER_SUM: usize = 32;
 
 /// `output[d] = output[d] · factor + Σ values[key][d] · weights[key]`; `output` has a multiple of [`KEY_GROUP`] rows. Without keys
 /// `output` is left alone.
@@ -174,7 +174,7 @@ pub(super) fn online_softmax<S: Simd, const KEEP: bool>(
         }
         let reference = finite_or_zero(simd, max);
         let factor = simd.exp2(simd.sub(old_max, reference));
-        // Of the tile alone, and of half of it: thousands of small weights, added one by one to a large sum, would lose bits.
+        // Of a few keys, and of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
         let mut sum = simd.splat(0.0);
         for scores in scores.chunks_mut(KEYS_PER_SUM) {
             let mut part = simd.splat(0.0);
@@ -212,18 +212,22 @@ pub(super) fn scale<S: Simd>(simd: S, output: &mut [Lanes], factor: &Lanes) {
     }
 }
 
-/// 1 / sum of each row whose softmax is finite; 0 for lanes without a row, and for rows whose scores are NaN, +∞ or all -∞.
+/// 1 / sum of each row whose softmax is finite, a little less than that ([`MASS_SLACK`]); 0 for lanes without a row, and for rows whose scores are NaN, +∞ or all -∞.
 /// A finite row's sum is at least 1, its maximum's own weight.
 pub(super) fn inverse_sums(stats: &Stats) -> Lanes {
     Lanes(std::array::from_fn(|lane| {
         let (max, sum) = (stats.max.0[lane], stats.sum.0[lane]);
         if max.is_finite() && sum.is_finite() {
-            1.0 / sum
+            MASS_SLACK / sum
         } else {
             0.0
         }
     }))
 }
+
+/// A row's shares are rounded, and so is the sum that they are divided by. Less than 1 by more than that may add up to, so that the
+/// shares of a row do not sum to more than 1.
+const MASS_SLACK: f32 = 1.0 - 1.0 / (1 << 20) as f32;
 
 /// Rows whose softmax is finite.
 pub(super) fn finite_rows(stats: &[Stats]) -> usize {

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use sample_attention_device::gpu::emu::Kernel;
+use sample_attention_device::gpu::Kernel;
 #[cfg(feature = "emulator")]
 use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
 use sample_attention_device::reduction::blocks::ReductionBlocksParams;

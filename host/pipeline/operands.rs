@@ -291,7 +291,7 @@ impl GpuPlan {
         } = operands;
         let [_, _, q_tokens, _] = q.shape();
         if q_tokens < total_q {
-            return Err(Error::LseLength {
+            return Err(Error::LseLen {
                 expected: total_q,
                 given: q_tokens,
             });
@@ -300,7 +300,7 @@ impl GpuPlan {
         let lse_len = problem.q_heads * q_tokens;
         let given = (lse.bytes / 4) as usize;
         if given < lse_len {
-            return Err(Error::LseLength {
+            return Err(Error::LseLen {
                 expected: lse_len,
                 given,
             });

@@ -1,6 +1,7 @@
 //! What tests, benches, examples and chores share: captured and synthetic inputs, an independent f64 oracle, and one test
 //! runner that every backend answers to.
 
+pub mod fuzz;
 pub mod lists;
 pub mod oracle;
 pub mod product;

@@ -44,6 +44,13 @@ fn score(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
     products.sum::<f64>() * f64::from(problem.softmax_scale)
 }
 
+/// exp(score) / Σ exp(scores), of each score. Not by way of the log-sum-exp: at scores of 1e17 that has no digits left for the sum.
+fn softmax(scores: &[f64]) -> Vec<f64> {
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|x| (x - max).exp()).sum();
+    scores.iter().map(|x| (x - max).exp() / sum).collect()
+}
+
 /// log Σ exp(scores); −∞ of no scores.
 fn log_sum_exp(scores: &[f64]) -> f64 {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

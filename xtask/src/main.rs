@@ -1,5 +1,6 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod fuzz;
 mod ptx;
 mod quality;
 
@@ -19,6 +20,8 @@ enum Command {
     /// Build, check and lint the shipped PTX.
     #[command(subcommand)]
     Ptx(ptx::Command),
+    /// Compare random problems with the oracle, for as long as you like.
+    Fuzz(fuzz::Options),
     /// Measure how close a language model stays to dense with every layer's attention replaced.
     Quality(Box<quality::Options>),
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Ptx(command) => ptx::run(command),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Quality(options) => quality::run(*options),
     }
 }

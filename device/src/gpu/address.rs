@@ -234,81 +234,81 @@ macro_rules! word {
             #[inline(always)]
             #[track_caller]
             fn ld_global(address: u64) -> Self {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(concat!("ld.global.", $suffix), $t, $class, address, reg64) }
-                    _ => { let [v] = super::emu::memory::load_global(address, concat!("ld.global.", $suffix)); v }
+                on! {
+                    gpu => { load!(concat!("ld.global.", $suffix), $t, $class, address, reg64) }
+                    emulator => { let [v] = super::emu::memory::load_global(address, concat!("ld.global.", $suffix)); v }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_global_nc(address: u64) -> Self {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(concat!("ld.global.nc.", $suffix), $t, $class, address, reg64) }
-                    _ => { let [v] = super::emu::memory::load_global(address, concat!("ld.global.nc.", $suffix)); v }
+                on! {
+                    gpu => { load!(concat!("ld.global.nc.", $suffix), $t, $class, address, reg64) }
+                    emulator => { let [v] = super::emu::memory::load_global(address, concat!("ld.global.nc.", $suffix)); v }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_global(address: u64, value: Self) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(concat!("st.global.", $suffix), $class, address, reg64, value) }
-                    _ => { super::emu::memory::store_global(address, [value], concat!("st.global.", $suffix)) }
+                on! {
+                    gpu => { store!(concat!("st.global.", $suffix), $class, address, reg64, value) }
+                    emulator => { super::emu::memory::store_global(address, [value], concat!("st.global.", $suffix)) }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_shared(address: u32) -> Self {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(concat!("ld.shared.", $suffix), $t, $class, address, reg32) }
-                    _ => { let [v] = super::emu::memory::load_shared(address, concat!("ld.shared.", $suffix)); v }
+                on! {
+                    gpu => { load!(concat!("ld.shared.", $suffix), $t, $class, address, reg32) }
+                    emulator => { let [v] = super::emu::memory::load_shared(address, concat!("ld.shared.", $suffix)); v }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_shared(address: u32, value: Self) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(concat!("st.shared.", $suffix), $class, address, reg32, value) }
-                    _ => { super::emu::memory::store_shared(address, [value], concat!("st.shared.", $suffix)) }
+                on! {
+                    gpu => { store!(concat!("st.shared.", $suffix), $class, address, reg32, value) }
+                    emulator => { super::emu::memory::store_shared(address, [value], concat!("st.shared.", $suffix)) }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_global_x2(address: u64) -> [Self; 2] {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(x2 concat!("ld.global.v2.", $suffix), $t, $class, address, reg64) }
-                    _ => { super::emu::memory::load_global(address, concat!("ld.global.v2.", $suffix)) }
+                on! {
+                    gpu => { load!(x2 concat!("ld.global.v2.", $suffix), $t, $class, address, reg64) }
+                    emulator => { super::emu::memory::load_global(address, concat!("ld.global.v2.", $suffix)) }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_global_x2(address: u64, value: [Self; 2]) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(x2 concat!("st.global.v2.", $suffix), $class, address, reg64, value) }
-                    _ => { super::emu::memory::store_global(address, value, concat!("st.global.v2.", $suffix)) }
+                on! {
+                    gpu => { store!(x2 concat!("st.global.v2.", $suffix), $class, address, reg64, value) }
+                    emulator => { super::emu::memory::store_global(address, value, concat!("st.global.v2.", $suffix)) }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_shared_x2(address: u32) -> [Self; 2] {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(x2 concat!("ld.shared.v2.", $suffix), $t, $class, address, reg32) }
-                    _ => { super::emu::memory::load_shared(address, concat!("ld.shared.v2.", $suffix)) }
+                on! {
+                    gpu => { load!(x2 concat!("ld.shared.v2.", $suffix), $t, $class, address, reg32) }
+                    emulator => { super::emu::memory::load_shared(address, concat!("ld.shared.v2.", $suffix)) }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_shared_x2(address: u32, value: [Self; 2]) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(x2 concat!("st.shared.v2.", $suffix), $class, address, reg32, value) }
-                    _ => { super::emu::memory::store_shared(address, value, concat!("st.shared.v2.", $suffix)) }
+                on! {
+                    gpu => { store!(x2 concat!("st.shared.v2.", $suffix), $class, address, reg32, value) }
+                    emulator => { super::emu::memory::store_shared(address, value, concat!("st.shared.v2.", $suffix)) }
                 }
             }
         }
@@ -321,45 +321,45 @@ macro_rules! word32 {
             #[inline(always)]
             #[track_caller]
             fn ld_global_x4(address: u64) -> [Self; 4] {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(x4 "ld.global.v4.b32", $t, reg32, address, reg64) }
-                    _ => { super::emu::memory::load_global(address, "ld.global.v4.b32") }
+                on! {
+                    gpu => { load!(x4 "ld.global.v4.b32", $t, reg32, address, reg64) }
+                    emulator => { super::emu::memory::load_global(address, "ld.global.v4.b32") }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_global_nc_x4(address: u64) -> [Self; 4] {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(x4 "ld.global.nc.v4.b32", $t, reg32, address, reg64) }
-                    _ => { super::emu::memory::load_global(address, "ld.global.nc.v4.b32") }
+                on! {
+                    gpu => { load!(x4 "ld.global.nc.v4.b32", $t, reg32, address, reg64) }
+                    emulator => { super::emu::memory::load_global(address, "ld.global.nc.v4.b32") }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_global_x4(address: u64, value: [Self; 4]) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(x4 "st.global.v4.b32", reg32, address, reg64, value) }
-                    _ => { super::emu::memory::store_global(address, value, "st.global.v4.b32") }
+                on! {
+                    gpu => { store!(x4 "st.global.v4.b32", reg32, address, reg64, value) }
+                    emulator => { super::emu::memory::store_global(address, value, "st.global.v4.b32") }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn ld_shared_x4(address: u32) -> [Self; 4] {
-                cfg_select! {
-                    target_arch = "nvptx64" => { load!(x4 "ld.shared.v4.b32", $t, reg32, address, reg32) }
-                    _ => { super::emu::memory::load_shared(address, "ld.shared.v4.b32") }
+                on! {
+                    gpu => { load!(x4 "ld.shared.v4.b32", $t, reg32, address, reg32) }
+                    emulator => { super::emu::memory::load_shared(address, "ld.shared.v4.b32") }
                 }
             }
 
             #[inline(always)]
             #[track_caller]
             fn st_shared_x4(address: u32, value: [Self; 4]) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { store!(x4 "st.shared.v4.b32", reg32, address, reg32, value) }
-                    _ => { super::emu::memory::store_shared(address, value, "st.shared.v4.b32") }
+                on! {
+                    gpu => { store!(x4 "st.shared.v4.b32", reg32, address, reg32, value) }
+                    emulator => { super::emu::memory::store_shared(address, value, "st.shared.v4.b32") }
                 }
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Warps arrive whole: every form here is `.aligned`. Barrier 0 is the one that whole blocks use.
 
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::barrier::{Combine, arrive};
 
 /// Waits until every thread of the block is at barrier `id`. Orders all memory accesses of the
@@ -15,12 +15,12 @@ use super::emu::barrier::{Combine, arrive};
 #[track_caller]
 #[inline(always)]
 pub fn bar_sync(id: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a barrier has no operands that could be invalid but its number.
             unsafe { core::arch::asm!("bar.sync {id};", id = in(reg32) id, options(nostack)) }
         }
-        _ => { arrive("bar.sync", id, None, true, Combine::Nothing, false); }
+        emulator => { arrive("bar.sync", id, None, true, Combine::Nothing, false); }
     }
 }
 
@@ -34,12 +34,12 @@ pub fn bar_sync(id: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn bar_sync_count(id: u32, threads: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: as in `bar_sync`.
             unsafe { core::arch::asm!("bar.sync {id}, {n};", id = in(reg32) id, n = in(reg32) threads, options(nostack)) }
         }
-        _ => { arrive("bar.sync", id, Some(threads), true, Combine::Nothing, false); }
+        emulator => { arrive("bar.sync", id, Some(threads), true, Combine::Nothing, false); }
     }
 }
 
@@ -52,12 +52,12 @@ pub fn bar_sync_count(id: u32, threads: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn bar_arrive(id: u32, threads: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: as in `bar_sync`.
             unsafe { core::arch::asm!("bar.arrive {id}, {n};", id = in(reg32) id, n = in(reg32) threads, options(nostack)) }
         }
-        _ => { arrive("bar.arrive", id, Some(threads), false, Combine::Nothing, false); }
+        emulator => { arrive("bar.arrive", id, Some(threads), false, Combine::Nothing, false); }
     }
 }
 
@@ -70,8 +70,8 @@ pub fn bar_arrive(id: u32, threads: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn bar_red_popc(id: u32, predicate: bool) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let count: u32;
             // SAFETY: as in `bar_sync`.
             unsafe {
@@ -80,7 +80,7 @@ pub fn bar_red_popc(id: u32, predicate: bool) -> u32 {
             }
             count
         }
-        _ => { arrive("bar.red.popc", id, None, true, Combine::Popc, predicate) }
+        emulator => { arrive("bar.red.popc", id, None, true, Combine::Popc, predicate) }
     }
 }
 
@@ -93,8 +93,8 @@ pub fn bar_red_popc(id: u32, predicate: bool) -> u32 {
 #[track_caller]
 #[inline(always)]
 pub fn bar_red_and(id: u32, predicate: bool) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let all: u32;
             // SAFETY: as in `bar_sync`.
             unsafe {
@@ -103,7 +103,7 @@ pub fn bar_red_and(id: u32, predicate: bool) -> bool {
             }
             all != 0
         }
-        _ => { arrive("bar.red.and", id, None, true, Combine::And, predicate) != 0 }
+        emulator => { arrive("bar.red.and", id, None, true, Combine::And, predicate) != 0 }
     }
 }
 
@@ -116,8 +116,8 @@ pub fn bar_red_and(id: u32, predicate: bool) -> bool {
 #[track_caller]
 #[inline(always)]
 pub fn bar_red_or(id: u32, predicate: bool) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let any: u32;
             // SAFETY: as in `bar_sync`.
             unsafe {
@@ -126,7 +126,7 @@ pub fn bar_red_or(id: u32, predicate: bool) -> bool {
             }
             any != 0
         }
-        _ => { arrive("bar.red.or", id, None, true, Combine::Or, predicate) != 0 }
+        emulator => { arrive("bar.red.or", id, None, true, Combine::Or, predicate) != 0 }
     }
 }
 
@@ -139,8 +139,8 @@ pub fn bar_red_or(id: u32, predicate: bool) -> bool {
 #[track_caller]
 #[inline(always)]
 pub fn bar_red_or_count(id: u32, threads: u32, predicate: bool) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let any: u32;
             // SAFETY: as in `bar_sync`.
             unsafe {
@@ -149,6 +149,6 @@ pub fn bar_red_or_count(id: u32, threads: u32, predicate: bool) -> bool {
             }
             any != 0
         }
-        _ => { arrive("bar.red.or", id, Some(threads), true, Combine::Or, predicate) != 0 }
+        emulator => { arrive("bar.red.or", id, Some(threads), true, Combine::Or, predicate) != 0 }
     }
 }

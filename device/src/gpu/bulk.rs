@@ -6,7 +6,7 @@
 //! [`fence_proxy_async_shared_cta`](super::fence_proxy_async_shared_cta) first.
 
 use super::address::{Global, Shared};
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::bulk as emu;
 use super::tensor_map::TensorMap;
 
@@ -24,8 +24,8 @@ pub fn cp_async_bulk_shared_global<T>(
     bytes: u32,
     mbarrier: Shared<u64>,
 ) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{f}], {n}, [{m}];",
@@ -33,7 +33,7 @@ pub fn cp_async_bulk_shared_global<T>(
                     m = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load(to.address(), from.address(), bytes, mbarrier.address()) }
+        emulator => { emu::load(to.address(), from.address(), bytes, mbarrier.address()) }
     }
 }
 
@@ -46,15 +46,15 @@ pub fn cp_async_bulk_shared_global<T>(
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_global_shared<T>(to: Global<T>, from: Shared<T>, bytes: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.global.shared::cta.bulk_group [{t}], [{f}], {n};",
                     t = in(reg64) to.address(), f = in(reg32) from.address(), n = in(reg32) bytes, options(nostack));
             }
         }
-        _ => { emu::store(to.address(), from.address(), bytes) }
+        emulator => { emu::store(to.address(), from.address(), bytes) }
     }
 }
 
@@ -67,12 +67,12 @@ pub fn cp_async_bulk_global_shared<T>(to: Global<T>, from: Shared<T>, bytes: u32
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_commit_group() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no operands.
             unsafe { core::arch::asm!("cp.async.bulk.commit_group;", options(nostack)) }
         }
-        _ => { emu::commit_group() }
+        emulator => { emu::commit_group() }
     }
 }
 
@@ -85,12 +85,12 @@ pub fn cp_async_bulk_commit_group() {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_wait_group<const PENDING: u32>() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no memory operands.
             unsafe { core::arch::asm!("cp.async.bulk.wait_group {n};", n = const PENDING, options(nostack)) }
         }
-        _ => { emu::wait_group(PENDING) }
+        emulator => { emu::wait_group(PENDING) }
     }
 }
 
@@ -104,12 +104,12 @@ pub fn cp_async_bulk_wait_group<const PENDING: u32>() {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_wait_group_read<const PENDING: u32>() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no memory operands.
             unsafe { core::arch::asm!("cp.async.bulk.wait_group.read {n};", n = const PENDING, options(nostack)) }
         }
-        _ => { emu::wait_group(PENDING) }
+        emulator => { emu::wait_group(PENDING) }
     }
 }
 
@@ -121,12 +121,12 @@ pub fn cp_async_bulk_wait_group_read<const PENDING: u32>() {
 /// sm_90 and later.
 #[inline(always)]
 pub fn prefetch_tensormap(map: &TensorMap) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe { core::arch::asm!("prefetch.tensormap [{m}];", m = in(reg64) map, options(nostack)) }
         }
-        _ => { let _ = map; }
+        emulator => { let _ = map; }
     }
 }
 
@@ -145,8 +145,8 @@ pub fn cp_async_bulk_tensor_2d_shared_global<T>(
     at: [i32; 2],
     mbarrier: Shared<u64>,
 ) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}}}], [{b}];",
@@ -154,7 +154,7 @@ pub fn cp_async_bulk_tensor_2d_shared_global<T>(
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
+        emulator => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -168,15 +168,15 @@ pub fn cp_async_bulk_tensor_2d_shared_global<T>(
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_tensor_2d_global_shared<T>(map: &TensorMap, at: [i32; 2], from: Shared<T>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [{m}, {{{x}, {y}}}], [{f}];",
                     m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map, &at, from.address()) }
+        emulator => { emu::store_tensor(map, &at, from.address()) }
     }
 }
 
@@ -195,8 +195,8 @@ pub fn cp_async_bulk_tensor_3d_shared_global<T>(
     at: [i32; 3],
     mbarrier: Shared<u64>,
 ) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}, {z}}}], [{b}];",
@@ -204,7 +204,7 @@ pub fn cp_async_bulk_tensor_3d_shared_global<T>(
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
+        emulator => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -218,15 +218,15 @@ pub fn cp_async_bulk_tensor_3d_shared_global<T>(
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_tensor_3d_global_shared<T>(map: &TensorMap, at: [i32; 3], from: Shared<T>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [{m}, {{{x}, {y}, {z}}}], [{f}];",
                     m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map, &at, from.address()) }
+        emulator => { emu::store_tensor(map, &at, from.address()) }
     }
 }
 
@@ -245,8 +245,8 @@ pub fn cp_async_bulk_tensor_4d_shared_global<T>(
     at: [i32; 4],
     mbarrier: Shared<u64>,
 ) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [{t}], [{m}, {{{x}, {y}, {z}, {w}}}], [{b}];",
@@ -254,7 +254,7 @@ pub fn cp_async_bulk_tensor_4d_shared_global<T>(
                     b = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
+        emulator => { emu::load_tensor(to.address(), map, &at, mbarrier.address()) }
     }
 }
 
@@ -268,14 +268,14 @@ pub fn cp_async_bulk_tensor_4d_shared_global<T>(
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_bulk_tensor_4d_global_shared<T>(map: &TensorMap, at: [i32; 4], from: Shared<T>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [{m}, {{{x}, {y}, {z}, {w}}}], [{f}];",
                     m = in(reg64) map, x = in(reg32) at[0], y = in(reg32) at[1], z = in(reg32) at[2], w = in(reg32) at[3], f = in(reg32) from.address(), options(nostack));
             }
         }
-        _ => { emu::store_tensor(map, &at, from.address()) }
+        emulator => { emu::store_tensor(map, &at, from.address()) }
     }
 }

@@ -4,7 +4,7 @@
 //! others.
 
 use super::address::{Global, Shared};
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::cp_async as emu;
 
 /// Copies 16 bytes past the L1 cache. Both addresses are multiples of 16.
@@ -16,15 +16,15 @@ use super::emu::cp_async as emu;
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_cg_16<T>(to: Shared<T>, from: Global<T>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.cg.shared.global [{t}], [{f}], 16;", t = in(reg32) to.address(),
                     f = in(reg64) from.address(), options(nostack));
             }
         }
-        _ => { emu::copy("cp.async.cg.shared.global", to.address(), from.address(), 16, 16) }
+        emulator => { emu::copy("cp.async.cg.shared.global", to.address(), from.address(), 16, 16) }
     }
 }
 
@@ -38,15 +38,15 @@ pub fn cp_async_cg_16<T>(to: Shared<T>, from: Global<T>) {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_cg_16_zfill<T>(to: Shared<T>, from: Global<T>, source_bytes: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.cg.shared.global [{t}], [{f}], 16, {n};", t = in(reg32) to.address(),
                     f = in(reg64) from.address(), n = in(reg32) source_bytes, options(nostack));
             }
         }
-        _ => { emu::copy("cp.async.cg.shared.global", to.address(), from.address(), 16, source_bytes) }
+        emulator => { emu::copy("cp.async.cg.shared.global", to.address(), from.address(), 16, source_bytes) }
     }
 }
 
@@ -59,15 +59,15 @@ pub fn cp_async_cg_16_zfill<T>(to: Shared<T>, from: Global<T>, source_bytes: u32
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_ca_4<T>(to: Shared<T>, from: Global<T>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the addresses are valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.ca.shared.global [{t}], [{f}], 4;", t = in(reg32) to.address(),
                     f = in(reg64) from.address(), options(nostack));
             }
         }
-        _ => { emu::copy("cp.async.ca.shared.global", to.address(), from.address(), 4, 4) }
+        emulator => { emu::copy("cp.async.ca.shared.global", to.address(), from.address(), 4, 4) }
     }
 }
 
@@ -80,12 +80,12 @@ pub fn cp_async_ca_4<T>(to: Shared<T>, from: Global<T>) {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_commit_group() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no operands.
             unsafe { core::arch::asm!("cp.async.commit_group;", options(nostack)) }
         }
-        _ => { emu::commit_group() }
+        emulator => { emu::commit_group() }
     }
 }
 
@@ -98,12 +98,12 @@ pub fn cp_async_commit_group() {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_wait_group<const PENDING: u32>() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no memory operands.
             unsafe { core::arch::asm!("cp.async.wait_group {n};", n = const PENDING, options(nostack)) }
         }
-        _ => { emu::wait_group(PENDING) }
+        emulator => { emu::wait_group(PENDING) }
     }
 }
 
@@ -116,11 +116,11 @@ pub fn cp_async_wait_group<const PENDING: u32>() {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_wait_all() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: no operands.
             unsafe { core::arch::asm!("cp.async.wait_all;", options(nostack)) }
         }
-        _ => { emu::wait_all() }
+        emulator => { emu::wait_all() }
     }
 }

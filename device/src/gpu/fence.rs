@@ -8,12 +8,12 @@
 /// sm_70 and later.
 #[inline(always)]
 pub fn fence_acq_rel_cta() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a fence has no operands.
             unsafe { core::arch::asm!("fence.acq_rel.cta;", options(nostack)) }
         }
-        _ => { std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst) }
+        emulator => { std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst) }
     }
 }
 
@@ -25,12 +25,12 @@ pub fn fence_acq_rel_cta() {
 /// sm_70 and later.
 #[inline(always)]
 pub fn fence_acq_rel_gpu() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a fence has no operands.
             unsafe { core::arch::asm!("fence.acq_rel.gpu;", options(nostack)) }
         }
-        _ => { std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst) }
+        emulator => { std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst) }
     }
 }
 
@@ -44,12 +44,12 @@ pub fn fence_acq_rel_gpu() {
 #[track_caller]
 #[inline(always)]
 pub fn fence_proxy_async_shared_cta() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a fence has no operands.
             unsafe { core::arch::asm!("fence.proxy.async.shared::cta;", options(nostack)) }
         }
-        _ => { super::emu::bulk::fence_proxy_async() }
+        emulator => { super::emu::bulk::fence_proxy_async() }
     }
 }
 
@@ -61,11 +61,11 @@ pub fn fence_proxy_async_shared_cta() {
 /// sm_90 and later. The emulator orders initialisation by barriers alone.
 #[inline(always)]
 pub fn fence_mbarrier_init() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a fence has no operands.
             unsafe { core::arch::asm!("fence.mbarrier_init.release.cluster;", options(nostack)) }
         }
-        _ => {}
+        emulator => {}
     }
 }

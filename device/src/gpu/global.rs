@@ -108,8 +108,8 @@ pub fn st_global_v4<T: Word32>(address: Global<T>, value: [T; 4]) {
 #[track_caller]
 #[inline(always)]
 pub fn ld_acquire_gpu_global_u32(address: Global<u32>) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let value: u32;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -118,7 +118,7 @@ pub fn ld_acquire_gpu_global_u32(address: Global<u32>) -> u32 {
             }
             value
         }
-        _ => { super::emu::memory::poll_global(address.address(), "ld.acquire.gpu.global.u32") }
+        emulator => { super::emu::memory::poll_global(address.address(), "ld.acquire.gpu.global.u32") }
     }
 }
 
@@ -132,15 +132,15 @@ pub fn ld_acquire_gpu_global_u32(address: Global<u32>) -> u32 {
 #[track_caller]
 #[inline(always)]
 pub fn st_release_gpu_global_u32(address: Global<u32>, value: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("st.release.gpu.global.u32 [{a}], {v};", a = in(reg64) address.address(),
                     v = in(reg32) value, options(nostack));
             }
         }
-        _ => {
+        emulator => {
             std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
             super::emu::memory::store_global(address.address(), [value], "st.release.gpu.global.u32")
         }
@@ -159,8 +159,8 @@ macro_rules! atomics {
         #[track_caller]
         #[inline(always)]
         pub fn $name(address: Global<$t>, value: $t) -> $t {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let old: $t;
                     // SAFETY: the address is valid by the launch's contract.
                     unsafe {
@@ -169,7 +169,7 @@ macro_rules! atomics {
                     }
                     old
                 }
-                _ => {
+                emulator => {
                     let combine: fn($t, $t) -> $t = $combine;
                     let old = super::emu::memory::$emulated(address.address(), $instruction, |old| {
                         combine(Word::from_bits64(old.into()), value).to_bits64() as _
@@ -219,8 +219,8 @@ atomics! {
 #[track_caller]
 #[inline(always)]
 pub fn atom_global_cas_b32(address: Global<u32>, compare: u32, value: u32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let old: u32;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -229,7 +229,7 @@ pub fn atom_global_cas_b32(address: Global<u32>, compare: u32, value: u32) -> u3
             }
             old
         }
-        _ => {
+        emulator => {
             super::emu::memory::atomic_global32(address.address(), "atom.global.cas.b32", |old| if old == compare { value } else { old })
         }
     }
@@ -244,8 +244,8 @@ pub fn atom_global_cas_b32(address: Global<u32>, compare: u32, value: u32) -> u3
 #[track_caller]
 #[inline(always)]
 pub fn atom_global_cas_b64(address: Global<u64>, compare: u64, value: u64) -> u64 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let old: u64;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -254,7 +254,7 @@ pub fn atom_global_cas_b64(address: Global<u64>, compare: u64, value: u64) -> u6
             }
             old
         }
-        _ => {
+        emulator => {
             super::emu::memory::atomic_global64(address.address(), "atom.global.cas.b64", |old| if old == compare { value } else { old })
         }
     }

@@ -5,7 +5,7 @@
 //! `.trans` exchanges rows and columns.
 
 use super::address::Shared;
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::matrix as emu;
 
 /// Loads 1 matrix.
@@ -17,8 +17,8 @@ use super::emu::matrix as emu;
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x1<T>(row: Shared<T>) -> [u32; 1] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x,): (u32,);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -27,7 +27,7 @@ pub fn ldmatrix_x1<T>(row: Shared<T>) -> [u32; 1] {
             }
             [x]
         }
-        _ => { emu::ldmatrix("ldmatrix.x1", row.address(), false) }
+        emulator => { emu::ldmatrix("ldmatrix.x1", row.address(), false) }
     }
 }
 
@@ -40,8 +40,8 @@ pub fn ldmatrix_x1<T>(row: Shared<T>) -> [u32; 1] {
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x1_trans<T>(row: Shared<T>) -> [u32; 1] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x,): (u32,);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -50,7 +50,7 @@ pub fn ldmatrix_x1_trans<T>(row: Shared<T>) -> [u32; 1] {
             }
             [x]
         }
-        _ => { emu::ldmatrix("ldmatrix.x1.trans", row.address(), true) }
+        emulator => { emu::ldmatrix("ldmatrix.x1.trans", row.address(), true) }
     }
 }
 
@@ -63,8 +63,8 @@ pub fn ldmatrix_x1_trans<T>(row: Shared<T>) -> [u32; 1] {
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x2<T>(row: Shared<T>) -> [u32; 2] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x, y): (u32, u32);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -73,7 +73,7 @@ pub fn ldmatrix_x2<T>(row: Shared<T>) -> [u32; 2] {
             }
             [x, y]
         }
-        _ => { emu::ldmatrix("ldmatrix.x2", row.address(), false) }
+        emulator => { emu::ldmatrix("ldmatrix.x2", row.address(), false) }
     }
 }
 
@@ -86,8 +86,8 @@ pub fn ldmatrix_x2<T>(row: Shared<T>) -> [u32; 2] {
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x2_trans<T>(row: Shared<T>) -> [u32; 2] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x, y): (u32, u32);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -96,7 +96,7 @@ pub fn ldmatrix_x2_trans<T>(row: Shared<T>) -> [u32; 2] {
             }
             [x, y]
         }
-        _ => { emu::ldmatrix("ldmatrix.x2.trans", row.address(), true) }
+        emulator => { emu::ldmatrix("ldmatrix.x2.trans", row.address(), true) }
     }
 }
 
@@ -109,8 +109,8 @@ pub fn ldmatrix_x2_trans<T>(row: Shared<T>) -> [u32; 2] {
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x4<T>(row: Shared<T>) -> [u32; 4] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x, y, z, w): (u32, u32, u32, u32);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -119,7 +119,7 @@ pub fn ldmatrix_x4<T>(row: Shared<T>) -> [u32; 4] {
             }
             [x, y, z, w]
         }
-        _ => { emu::ldmatrix("ldmatrix.x4", row.address(), false) }
+        emulator => { emu::ldmatrix("ldmatrix.x4", row.address(), false) }
     }
 }
 
@@ -132,8 +132,8 @@ pub fn ldmatrix_x4<T>(row: Shared<T>) -> [u32; 4] {
 #[track_caller]
 #[inline(always)]
 pub fn ldmatrix_x4_trans<T>(row: Shared<T>) -> [u32; 4] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let (x, y, z, w): (u32, u32, u32, u32);
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -142,7 +142,7 @@ pub fn ldmatrix_x4_trans<T>(row: Shared<T>) -> [u32; 4] {
             }
             [x, y, z, w]
         }
-        _ => { emu::ldmatrix("ldmatrix.x4.trans", row.address(), true) }
+        emulator => { emu::ldmatrix("ldmatrix.x4.trans", row.address(), true) }
     }
 }
 
@@ -155,8 +155,8 @@ pub fn ldmatrix_x4_trans<T>(row: Shared<T>) -> [u32; 4] {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x1<T>(row: Shared<T>, registers: [u32; 1]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -164,7 +164,7 @@ pub fn stmatrix_x1<T>(row: Shared<T>, registers: [u32; 1]) {
                     a = in(reg32) row.address(), x = in(reg32) x, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x1", row.address(), false, registers) }
+        emulator => { emu::stmatrix("stmatrix.x1", row.address(), false, registers) }
     }
 }
 
@@ -177,8 +177,8 @@ pub fn stmatrix_x1<T>(row: Shared<T>, registers: [u32; 1]) {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x1_trans<T>(row: Shared<T>, registers: [u32; 1]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -186,7 +186,7 @@ pub fn stmatrix_x1_trans<T>(row: Shared<T>, registers: [u32; 1]) {
                     a = in(reg32) row.address(), x = in(reg32) x, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x1.trans", row.address(), true, registers) }
+        emulator => { emu::stmatrix("stmatrix.x1.trans", row.address(), true, registers) }
     }
 }
 
@@ -199,8 +199,8 @@ pub fn stmatrix_x1_trans<T>(row: Shared<T>, registers: [u32; 1]) {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x2<T>(row: Shared<T>, registers: [u32; 2]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x, y] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -208,7 +208,7 @@ pub fn stmatrix_x2<T>(row: Shared<T>, registers: [u32; 2]) {
                     a = in(reg32) row.address(), x = in(reg32) x, y = in(reg32) y, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x2", row.address(), false, registers) }
+        emulator => { emu::stmatrix("stmatrix.x2", row.address(), false, registers) }
     }
 }
 
@@ -221,8 +221,8 @@ pub fn stmatrix_x2<T>(row: Shared<T>, registers: [u32; 2]) {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x2_trans<T>(row: Shared<T>, registers: [u32; 2]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x, y] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -230,7 +230,7 @@ pub fn stmatrix_x2_trans<T>(row: Shared<T>, registers: [u32; 2]) {
                     a = in(reg32) row.address(), x = in(reg32) x, y = in(reg32) y, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x2.trans", row.address(), true, registers) }
+        emulator => { emu::stmatrix("stmatrix.x2.trans", row.address(), true, registers) }
     }
 }
 
@@ -243,8 +243,8 @@ pub fn stmatrix_x2_trans<T>(row: Shared<T>, registers: [u32; 2]) {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x4<T>(row: Shared<T>, registers: [u32; 4]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x, y, z, w] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -252,7 +252,7 @@ pub fn stmatrix_x4<T>(row: Shared<T>, registers: [u32; 4]) {
                     a = in(reg32) row.address(), x = in(reg32) x, y = in(reg32) y, z = in(reg32) z, w = in(reg32) w, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x4", row.address(), false, registers) }
+        emulator => { emu::stmatrix("stmatrix.x4", row.address(), false, registers) }
     }
 }
 
@@ -265,8 +265,8 @@ pub fn stmatrix_x4<T>(row: Shared<T>, registers: [u32; 4]) {
 #[track_caller]
 #[inline(always)]
 pub fn stmatrix_x4_trans<T>(row: Shared<T>, registers: [u32; 4]) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let [x, y, z, w] = registers;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -274,6 +274,6 @@ pub fn stmatrix_x4_trans<T>(row: Shared<T>, registers: [u32; 4]) {
                     a = in(reg32) row.address(), x = in(reg32) x, y = in(reg32) y, z = in(reg32) z, w = in(reg32) w, options(nostack));
             }
         }
-        _ => { emu::stmatrix("stmatrix.x4.trans", row.address(), true, registers) }
+        emulator => { emu::stmatrix("stmatrix.x4.trans", row.address(), true, registers) }
     }
 }

@@ -1,6 +1,6 @@
 //! Conversions, and the approximations that kernels use in place of exact functions.
 
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::math as emu;
 
 /// Instructions with `f32` operands and result.
@@ -14,8 +14,8 @@ macro_rules! float_functions {
         #[doc = $support]
         #[inline(always)]
         pub fn $name($($x: f32),+) -> f32 {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let d: f32;
                     // SAFETY: computes on registers.
                     unsafe {
@@ -24,7 +24,7 @@ macro_rules! float_functions {
                     }
                     d
                 }
-                _ => { $emulated }
+                emulator => { $emulated }
             }
         }
     )*};
@@ -55,8 +55,8 @@ float_functions! {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u32;
             // SAFETY: computes on registers.
             unsafe {
@@ -65,7 +65,7 @@ pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
             }
             d
         }
-        _ => { u32::from(emu::bf16_bits(high)) << 16 | u32::from(emu::bf16_bits(low)) }
+        emulator => { u32::from(emu::bf16_bits(high)) << 16 | u32::from(emu::bf16_bits(low)) }
     }
 }
 
@@ -77,8 +77,8 @@ pub fn cvt_rn_bf16x2_f32(high: f32, low: f32) -> u32 {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u32;
             // SAFETY: computes on registers.
             unsafe {
@@ -87,7 +87,7 @@ pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
             }
             d
         }
-        _ => { u32::from(emu::f16_bits(high)) << 16 | u32::from(emu::f16_bits(low)) }
+        emulator => { u32::from(emu::f16_bits(high)) << 16 | u32::from(emu::f16_bits(low)) }
     }
 }
 
@@ -99,8 +99,8 @@ pub fn cvt_rn_f16x2_f32(high: f32, low: f32) -> u32 {
 /// sm_80 and later.
 #[inline(always)]
 pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u16;
             // SAFETY: computes on registers.
             unsafe {
@@ -109,7 +109,7 @@ pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
             }
             d
         }
-        _ => { emu::bf16_bits(x) }
+        emulator => { emu::bf16_bits(x) }
     }
 }
 
@@ -121,8 +121,8 @@ pub fn cvt_rn_bf16_f32(x: f32) -> u16 {
 /// All.
 #[inline(always)]
 pub fn cvt_rn_f16_f32(x: f32) -> u16 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: u16;
             // SAFETY: computes on registers.
             unsafe {
@@ -131,7 +131,7 @@ pub fn cvt_rn_f16_f32(x: f32) -> u16 {
             }
             d
         }
-        _ => { emu::f16_bits(x) }
+        emulator => { emu::f16_bits(x) }
     }
 }
 
@@ -154,8 +154,8 @@ pub fn cvt_f32_bf16(bits: u16) -> f32 {
 /// All.
 #[inline(always)]
 pub fn cvt_f32_f16(bits: u16) -> f32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let d: f32;
             // SAFETY: computes on registers.
             unsafe {
@@ -164,6 +164,6 @@ pub fn cvt_f32_f16(bits: u16) -> f32 {
             }
             d
         }
-        _ => { emu::f32_of_f16(bits) }
+        emulator => { emu::f32_of_f16(bits) }
     }
 }

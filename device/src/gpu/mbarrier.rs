@@ -5,7 +5,7 @@
 //! parity 1 on a fresh mbarrier returns at once, as the phase "before the first" is complete.
 
 use super::address::Shared;
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::mbarrier as emu;
 
 /// Makes an mbarrier whose phases take `count` arrivals. A barrier, after
@@ -18,14 +18,14 @@ use super::emu::mbarrier as emu;
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_init(mbarrier: Shared<u64>, count: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("mbarrier.init.shared.b64 [{a}], {n};", a = in(reg32) mbarrier.address(), n = in(reg32) count, options(nostack));
             }
         }
-        _ => { emu::init(mbarrier.address(), count) }
+        emulator => { emu::init(mbarrier.address(), count) }
     }
 }
 
@@ -38,14 +38,14 @@ pub fn mbarrier_init(mbarrier: Shared<u64>, count: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_inval(mbarrier: Shared<u64>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("mbarrier.inval.shared.b64 [{a}];", a = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::inval(mbarrier.address()) }
+        emulator => { emu::inval(mbarrier.address()) }
     }
 }
 
@@ -58,14 +58,14 @@ pub fn mbarrier_inval(mbarrier: Shared<u64>) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_arrive(mbarrier: Shared<u64>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("{{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [{a}]; }}", a = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::arrive("mbarrier.arrive", mbarrier.address(), 0, 1) }
+        emulator => { emu::arrive("mbarrier.arrive", mbarrier.address(), 0, 1) }
     }
 }
 
@@ -78,14 +78,14 @@ pub fn mbarrier_arrive(mbarrier: Shared<u64>) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_arrive_count(mbarrier: Shared<u64>, count: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("mbarrier.arrive.shared::cta.b64 _, [{a}], {n};", a = in(reg32) mbarrier.address(), n = in(reg32) count, options(nostack));
             }
         }
-        _ => { emu::arrive("mbarrier.arrive", mbarrier.address(), 0, count) }
+        emulator => { emu::arrive("mbarrier.arrive", mbarrier.address(), 0, count) }
     }
 }
 
@@ -98,14 +98,14 @@ pub fn mbarrier_arrive_count(mbarrier: Shared<u64>, count: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_arrive_expect_tx(mbarrier: Shared<u64>, bytes: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [{a}], {n};", a = in(reg32) mbarrier.address(), n = in(reg32) bytes, options(nostack));
             }
         }
-        _ => { emu::arrive("mbarrier.arrive.expect_tx", mbarrier.address(), bytes, 1) }
+        emulator => { emu::arrive("mbarrier.arrive.expect_tx", mbarrier.address(), bytes, 1) }
     }
 }
 
@@ -118,14 +118,14 @@ pub fn mbarrier_arrive_expect_tx(mbarrier: Shared<u64>, bytes: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_expect_tx(mbarrier: Shared<u64>, bytes: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [{a}], {n};", a = in(reg32) mbarrier.address(), n = in(reg32) bytes, options(nostack));
             }
         }
-        _ => { emu::arrive("mbarrier.expect_tx", mbarrier.address(), bytes, 0) }
+        emulator => { emu::arrive("mbarrier.expect_tx", mbarrier.address(), bytes, 0) }
     }
 }
 
@@ -143,14 +143,14 @@ pub fn mbarrier_expect_tx(mbarrier: Shared<u64>, bytes: u32) {
     reason = "PTX labels are local to their braces, and PTX has no numeric ones"
 )]
 pub fn mbarrier_wait_parity(mbarrier: Shared<u64>, parity: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("{{ .reg .pred p; LW: mbarrier.try_wait.parity.shared::cta.b64 p, [{a}], {p}; @p bra LD; bra LW; LD: }}", a = in(reg32) mbarrier.address(), p = in(reg32) parity, options(nostack));
             }
         }
-        _ => { emu::wait(mbarrier.address(), parity) }
+        emulator => { emu::wait(mbarrier.address(), parity) }
     }
 }
 
@@ -164,14 +164,14 @@ pub fn mbarrier_wait_parity(mbarrier: Shared<u64>, parity: u32) {
 #[track_caller]
 #[inline(always)]
 pub fn cp_async_mbarrier_arrive_noinc(mbarrier: Shared<u64>) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
                 core::arch::asm!("cp.async.mbarrier.arrive.noinc.shared.b64 [{a}];", a = in(reg32) mbarrier.address(), options(nostack));
             }
         }
-        _ => { emu::arrive_after_copies(mbarrier.address()) }
+        emulator => { emu::arrive_after_copies(mbarrier.address()) }
     }
 }
 
@@ -184,8 +184,8 @@ pub fn cp_async_mbarrier_arrive_noinc(mbarrier: Shared<u64>) {
 #[track_caller]
 #[inline(always)]
 pub fn mbarrier_test_wait_parity(mbarrier: Shared<u64>, parity: u32) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let done: u32;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -194,6 +194,6 @@ pub fn mbarrier_test_wait_parity(mbarrier: Shared<u64>, parity: u32) -> bool {
             }
             done != 0
         }
-        _ => { emu::test_wait(mbarrier.address(), parity) }
+        emulator => { emu::test_wait(mbarrier.address(), parity) }
     }
 }

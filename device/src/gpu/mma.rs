@@ -2,7 +2,7 @@
 //!
 //! Which element a register holds: [`fragment::MmaM16N8K16`](super::fragment::MmaM16N8K16).
 
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::matrix as emu;
 
 /// A · B + C with `bf16` operands.
@@ -14,8 +14,8 @@ use super::emu::matrix as emu;
 #[track_caller]
 #[inline(always)]
 pub fn mma_m16n8k16_f32_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let mut d = c;
             // SAFETY: computes on registers.
             unsafe {
@@ -27,7 +27,7 @@ pub fn mma_m16n8k16_f32_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] 
             }
             d
         }
-        _ => { emu::mma_m16n8k16("mma.sync.m16n8k16.bf16", emu::Half::Bf16, a, b, c) }
+        emulator => { emu::mma_m16n8k16("mma.sync.m16n8k16.bf16", emu::Half::Bf16, a, b, c) }
     }
 }
 
@@ -40,8 +40,8 @@ pub fn mma_m16n8k16_f32_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] 
 #[track_caller]
 #[inline(always)]
 pub fn mma_m16n8k16_f32_f16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let mut d = c;
             // SAFETY: computes on registers.
             unsafe {
@@ -53,6 +53,6 @@ pub fn mma_m16n8k16_f32_f16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
             }
             d
         }
-        _ => { emu::mma_m16n8k16("mma.sync.m16n8k16.f16", emu::Half::F16, a, b, c) }
+        emulator => { emu::mma_m16n8k16("mma.sync.m16n8k16.f16", emu::Half::F16, a, b, c) }
     }
 }

@@ -23,6 +23,24 @@
 //! Intrinsics whose documentation says `sm_90a` may only be called by kernels that are published
 //! for it: nothing of them reaches the sm_80 PTX unless an sm_80 entry calls them.
 
+/// The two bodies of an intrinsic: on a GPU, and in the emulator. A host without the emulator never launches, and has neither.
+macro_rules! on {
+    (gpu => { $($gpu:tt)* } emulator => { $($emulator:tt)* }) => {{
+        #[cfg(target_arch = "nvptx64")]
+        {
+            $($gpu)*
+        }
+        #[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
+        {
+            $($emulator)*
+        }
+        #[cfg(not(any(target_arch = "nvptx64", feature = "emulator")))]
+        {
+            $crate::gpu::not_launched()
+        }
+    }};
+}
+
 mod address;
 mod barrier;
 mod bulk;
@@ -64,12 +82,19 @@ pub use trap::trap;
 pub use warp::*;
 pub use wgmma::*;
 
-#[cfg(not(target_arch = "nvptx64"))]
-#[cfg_attr(
-    not(feature = "emulator"),
-    allow(dead_code, reason = "nothing is launched")
-)]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 pub mod emu;
+#[cfg(not(target_arch = "nvptx64"))]
+mod kernel;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub use kernel::Kernel;
+
+/// In place of an instruction, where no kernel can be launched.
+#[cfg(not(any(target_arch = "nvptx64", feature = "emulator")))]
+pub(crate) fn not_launched() -> ! {
+    unreachable!("kernels run on a GPU, or in the emulator")
+}
 
 /// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or
 /// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a. With `sm_90a maps:` the
@@ -79,7 +104,7 @@ pub mod emu;
 ///
 /// The kernel is a plain function `fn(&Params)`. On `nvptx64` this makes the `.entry ptx_name`,
 /// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.
-/// On a host it makes `pub const NAME: emu::Kernel<Params>`, which the emulator launches and whose
+/// On a host it makes `pub const NAME: Kernel<Params>`, which the emulator launches and whose
 /// `name` a CUDA executor looks up.
 ///
 /// Under the feature `rust-cuda` the `.entry` is made by `cuda_std`'s `#[kernel]` in place of rustc's own calling
@@ -104,8 +129,8 @@ macro_rules! entry {
         $constant:ident, $name:ident, $kernel:expr, $params:ty) => {
         $(#[$meta])*
         #[cfg(not(target_arch = "nvptx64"))]
-        pub const $constant: $crate::gpu::emu::Kernel<$params> =
-            $crate::gpu::emu::Kernel::new(stringify!($name), $kernel);
+        pub const $constant: $crate::gpu::Kernel<$params> =
+            $crate::gpu::Kernel::new(stringify!($name), $kernel);
 
         // A target that does not publish the kernel would call its source dead code.
         #[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda"), not(all($($rustc)*))))]

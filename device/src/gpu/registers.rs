@@ -10,12 +10,12 @@
 #[track_caller]
 #[inline(always)]
 pub fn setmaxnreg_inc<const COUNT: u32>() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: changes how many registers exist; the compiler keeps within the lower count.
             unsafe { core::arch::asm!("setmaxnreg.inc.sync.aligned.u32 {n};", n = const COUNT, options(nostack)) }
         }
-        _ => { super::emu::wgmma::set_max_registers("setmaxnreg.inc", COUNT) }
+        emulator => { super::emu::wgmma::set_max_registers("setmaxnreg.inc", COUNT) }
     }
 }
 
@@ -28,12 +28,12 @@ pub fn setmaxnreg_inc<const COUNT: u32>() {
 #[track_caller]
 #[inline(always)]
 pub fn setmaxnreg_dec<const COUNT: u32>() {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: as in `setmaxnreg_inc`.
             unsafe { core::arch::asm!("setmaxnreg.dec.sync.aligned.u32 {n};", n = const COUNT, options(nostack)) }
         }
-        _ => { super::emu::wgmma::set_max_registers("setmaxnreg.dec", COUNT) }
+        emulator => { super::emu::wgmma::set_max_registers("setmaxnreg.dec", COUNT) }
     }
 }
 
@@ -44,13 +44,13 @@ pub fn setmaxnreg_dec<const COUNT: u32>() {
 /// A comment.
 #[inline(always)]
 pub fn opaque(value: u64) -> u64 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let mut value = value;
             // SAFETY: no instruction.
             unsafe { core::arch::asm!("// {0}", inout(reg64) value, options(nostack)) }
             value
         }
-        _ => { value }
+        emulator => { value }
     }
 }

@@ -13,8 +13,8 @@ core::arch::global_asm!(".extern .shared .align 1024 .b8 dyn_smem[];");
 /// All.
 #[inline(always)]
 pub fn dynamic_shared() -> Shared<u8> {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let address: u32;
             // SAFETY: takes the address of a symbol that `global_asm!` above declares.
             unsafe {
@@ -22,7 +22,7 @@ pub fn dynamic_shared() -> Shared<u8> {
             }
             Shared::from_address(address)
         }
-        _ => { Shared::from_address(super::emu::memory::SHARED_BASE) }
+        emulator => { Shared::from_address(super::emu::memory::SHARED_BASE) }
     }
 }
 
@@ -110,8 +110,8 @@ macro_rules! atomics {
         #[track_caller]
         #[inline(always)]
         pub fn $name(address: Shared<$t>, value: $t) -> $t {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let old: $t;
                     // SAFETY: the address is valid by the launch's contract.
                     unsafe {
@@ -120,7 +120,7 @@ macro_rules! atomics {
                     }
                     old
                 }
-                _ => {
+                emulator => {
                     let combine: fn($t, $t) -> $t = $combine;
                     let old = super::emu::memory::$emulated(address.address(), $instruction, |old| {
                         combine(Word::from_bits64(old.into()), value).to_bits64() as _
@@ -170,8 +170,8 @@ atomics! {
 #[track_caller]
 #[inline(always)]
 pub fn atom_shared_cas_b32(address: Shared<u32>, compare: u32, value: u32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let old: u32;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -180,7 +180,7 @@ pub fn atom_shared_cas_b32(address: Shared<u32>, compare: u32, value: u32) -> u3
             }
             old
         }
-        _ => {
+        emulator => {
             super::emu::memory::atomic_shared32(address.address(), "atom.shared.cas.b32", |old| if old == compare { value } else { old })
         }
     }
@@ -195,8 +195,8 @@ pub fn atom_shared_cas_b32(address: Shared<u32>, compare: u32, value: u32) -> u3
 #[track_caller]
 #[inline(always)]
 pub fn atom_shared_cas_b64(address: Shared<u64>, compare: u64, value: u64) -> u64 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let old: u64;
             // SAFETY: the address is valid by the launch's contract.
             unsafe {
@@ -205,7 +205,7 @@ pub fn atom_shared_cas_b64(address: Shared<u64>, compare: u64, value: u64) -> u6
             }
             old
         }
-        _ => {
+        emulator => {
             super::emu::memory::atomic_shared64(address.address(), "atom.shared.cas.b64", |old| if old == compare { value } else { old })
         }
     }

@@ -380,7 +380,7 @@ pub fn sm_90a(p: &Params, in_place: &Params) {
 mod tests {
     use super::*;
 
-    fn run(kernel: emu::Kernel<Params>, mode: emu::Mode) -> Result<(), emu::Fault> {
+    fn run(kernel: Kernel<Params>, mode: emu::Mode) -> Result<(), emu::Fault> {
         let mut device = emu::Gpu::new();
         let words = device.upload("words", &[0u32; 1024]);
         let tensor = device.upload("tensor", &[0u16; 512]);

@@ -1,6 +1,6 @@
 //! Who a thread is: indices in the block and in the grid.
 
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::thread as emu;
 
 /// Functions that read a special register.
@@ -14,8 +14,8 @@ macro_rules! special_registers {
         /// All.
         #[inline(always)]
         pub fn $name() -> u32 {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let value: u32;
                     // SAFETY: reads a register that is constant for the thread.
                     unsafe {
@@ -24,7 +24,7 @@ macro_rules! special_registers {
                     }
                     value
                 }
-                _ => { $emulated }
+                emulator => { $emulated }
             }
         }
     )*};

@@ -9,12 +9,12 @@
 #[track_caller]
 #[inline(always)]
 pub fn trap() -> ! {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: `trap` does not return, as `noreturn` says.
             unsafe { core::arch::asm!("trap;", options(noreturn, nostack)) }
         }
-        _ => { super::emu::trap() }
+        emulator => { super::emu::trap() }
     }
 }
 

@@ -4,7 +4,7 @@
 //! and be in it. None of these orders memory but [`bar_warp_sync`].
 
 use super::address::Word32;
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::warp as emu;
 
 /// Every lane of a warp, as a mask.
@@ -19,12 +19,12 @@ pub const FULL_MASK: u32 = u32::MAX;
 #[track_caller]
 #[inline(always)]
 pub fn bar_warp_sync(mask: u32) {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             // SAFETY: a barrier; no memory operand.
             unsafe { core::arch::asm!("bar.warp.sync {m};", m = in(reg32) mask, options(nostack)) }
         }
-        _ => { emu::bar_warp_sync(mask) }
+        emulator => { emu::bar_warp_sync(mask) }
     }
 }
 
@@ -38,8 +38,8 @@ pub fn bar_warp_sync(mask: u32) {
 #[inline(always)]
 pub fn shfl_sync_idx<T: Word32>(mask: u32, value: T, lane: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32 = cfg_select! {
-        target_arch = "nvptx64" => {{
+    let result: u32 = on! {
+        gpu => {{
             let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
@@ -48,7 +48,7 @@ pub fn shfl_sync_idx<T: Word32>(mask: u32, value: T, lane: u32) -> T {
             }
             result
         }}
-        _ => { emu::shfl("shfl.sync.idx.b32", mask, bits, emu::Source::Index(lane)) }
+        emulator => { emu::shfl("shfl.sync.idx.b32", mask, bits, emu::Source::Index(lane)) }
     };
     T::from_bits64(u64::from(result))
 }
@@ -63,8 +63,8 @@ pub fn shfl_sync_idx<T: Word32>(mask: u32, value: T, lane: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_bfly<T: Word32>(mask: u32, value: T, lane_mask: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32 = cfg_select! {
-        target_arch = "nvptx64" => {{
+    let result: u32 = on! {
+        gpu => {{
             let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
@@ -73,7 +73,7 @@ pub fn shfl_sync_bfly<T: Word32>(mask: u32, value: T, lane_mask: u32) -> T {
             }
             result
         }}
-        _ => { emu::shfl("shfl.sync.bfly.b32", mask, bits, emu::Source::Xor(lane_mask)) }
+        emulator => { emu::shfl("shfl.sync.bfly.b32", mask, bits, emu::Source::Xor(lane_mask)) }
     };
     T::from_bits64(u64::from(result))
 }
@@ -88,8 +88,8 @@ pub fn shfl_sync_bfly<T: Word32>(mask: u32, value: T, lane_mask: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_up<T: Word32>(mask: u32, value: T, delta: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32 = cfg_select! {
-        target_arch = "nvptx64" => {{
+    let result: u32 = on! {
+        gpu => {{
             let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
@@ -98,7 +98,7 @@ pub fn shfl_sync_up<T: Word32>(mask: u32, value: T, delta: u32) -> T {
             }
             result
         }}
-        _ => { emu::shfl("shfl.sync.up.b32", mask, bits, emu::Source::Up(delta)) }
+        emulator => { emu::shfl("shfl.sync.up.b32", mask, bits, emu::Source::Up(delta)) }
     };
     T::from_bits64(u64::from(result))
 }
@@ -113,8 +113,8 @@ pub fn shfl_sync_up<T: Word32>(mask: u32, value: T, delta: u32) -> T {
 #[inline(always)]
 pub fn shfl_sync_down<T: Word32>(mask: u32, value: T, delta: u32) -> T {
     let bits = value.to_bits64() as u32;
-    let result: u32 = cfg_select! {
-        target_arch = "nvptx64" => {{
+    let result: u32 = on! {
+        gpu => {{
             let result: u32;
             // SAFETY: moves registers between lanes.
             unsafe {
@@ -123,7 +123,7 @@ pub fn shfl_sync_down<T: Word32>(mask: u32, value: T, delta: u32) -> T {
             }
             result
         }}
-        _ => { emu::shfl("shfl.sync.down.b32", mask, bits, emu::Source::Down(delta)) }
+        emulator => { emu::shfl("shfl.sync.down.b32", mask, bits, emu::Source::Down(delta)) }
     };
     T::from_bits64(u64::from(result))
 }
@@ -137,8 +137,8 @@ pub fn shfl_sync_down<T: Word32>(mask: u32, value: T, delta: u32) -> T {
 #[track_caller]
 #[inline(always)]
 pub fn vote_sync_any(mask: u32, predicate: bool) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let result: u32;
             // SAFETY: exchanges predicates between lanes.
             unsafe {
@@ -147,7 +147,7 @@ pub fn vote_sync_any(mask: u32, predicate: bool) -> bool {
             }
             result != 0
         }
-        _ => { emu::ballot("vote.sync.any", mask, predicate) != 0 }
+        emulator => { emu::ballot("vote.sync.any", mask, predicate) != 0 }
     }
 }
 
@@ -160,8 +160,8 @@ pub fn vote_sync_any(mask: u32, predicate: bool) -> bool {
 #[track_caller]
 #[inline(always)]
 pub fn vote_sync_all(mask: u32, predicate: bool) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let result: u32;
             // SAFETY: exchanges predicates between lanes.
             unsafe {
@@ -170,7 +170,7 @@ pub fn vote_sync_all(mask: u32, predicate: bool) -> bool {
             }
             result != 0
         }
-        _ => { emu::ballot("vote.sync.all", mask, predicate) == mask }
+        emulator => { emu::ballot("vote.sync.all", mask, predicate) == mask }
     }
 }
 
@@ -183,8 +183,8 @@ pub fn vote_sync_all(mask: u32, predicate: bool) -> bool {
 #[track_caller]
 #[inline(always)]
 pub fn vote_sync_ballot(mask: u32, predicate: bool) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let result: u32;
             // SAFETY: exchanges predicates between lanes.
             unsafe {
@@ -193,7 +193,7 @@ pub fn vote_sync_ballot(mask: u32, predicate: bool) -> u32 {
             }
             result
         }
-        _ => { emu::ballot("vote.sync.ballot", mask, predicate) }
+        emulator => { emu::ballot("vote.sync.ballot", mask, predicate) }
     }
 }
 
@@ -206,8 +206,8 @@ pub fn vote_sync_ballot(mask: u32, predicate: bool) -> u32 {
 #[track_caller]
 #[inline(always)]
 pub fn match_any_sync(mask: u32, value: u32) -> u32 {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let result: u32;
             // SAFETY: compares registers between lanes.
             unsafe {
@@ -216,7 +216,7 @@ pub fn match_any_sync(mask: u32, value: u32) -> u32 {
             }
             result
         }
-        _ => { emu::match_any(mask, value) }
+        emulator => { emu::match_any(mask, value) }
     }
 }
 
@@ -229,8 +229,8 @@ pub fn match_any_sync(mask: u32, value: u32) -> u32 {
 #[track_caller]
 #[inline(always)]
 pub fn elect_sync(mask: u32) -> bool {
-    cfg_select! {
-        target_arch = "nvptx64" => {
+    on! {
+        gpu => {
             let result: u32;
             // SAFETY: elects a lane; no operand but the mask.
             unsafe {
@@ -239,7 +239,7 @@ pub fn elect_sync(mask: u32) -> bool {
             }
             result != 0
         }
-        _ => { emu::elect(mask) }
+        emulator => { emu::elect(mask) }
     }
 }
 
@@ -255,8 +255,8 @@ macro_rules! redux {
         #[track_caller]
         #[inline(always)]
         pub fn $name(mask: u32, value: u32) -> u32 {
-            cfg_select! {
-                target_arch = "nvptx64" => {
+            on! {
+                gpu => {
                     let result: u32;
                     // SAFETY: combines registers of lanes.
                     unsafe {
@@ -265,7 +265,7 @@ macro_rules! redux {
                     }
                     result
                 }
-                _ => { emu::redux($instruction, mask, value, $combine) }
+                emulator => { emu::redux($instruction, mask, value, $combine) }
             }
         }
     )*};

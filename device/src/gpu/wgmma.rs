@@ -10,7 +10,7 @@
 //! Which element a register holds: [`fragment::WgmmaM64K16`](super::fragment::WgmmaM64K16).
 
 use super::address::Shared;
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::{matrix::Half, wgmma as emu};
 use super::tensor_map::Swizzle;
 
@@ -108,12 +108,12 @@ impl Accumulators for () {
     #[track_caller]
     #[inline(always)]
     fn wait<const PENDING: u32>(&mut self) {
-        cfg_select! {
-            target_arch = "nvptx64" => {
+        on! {
+            gpu => {
                 // SAFETY: no operands but the constant.
                 unsafe { core::arch::asm!("wgmma.wait_group.sync.aligned {n};", n = const PENDING, options(nostack)) }
             }
-            _ => { emu::wait_group(PENDING, &mut []) }
+            emulator => { emu::wait_group(PENDING, &mut []) }
         }
     }
 }
@@ -258,9 +258,9 @@ macro_rules! width {
             #[track_caller]
             #[inline(always)]
             fn wait<const PENDING: u32>(&mut self) {
-                cfg_select! {
-                    target_arch = "nvptx64" => { wait_asm!(self, PENDING, $indices) }
-                    _ => { emu::wait_group(PENDING, self) }
+                on! {
+                    gpu => { wait_asm!(self, PENDING, $indices) }
+                    emulator => { emu::wait_group(PENDING, self) }
                 }
             }
         }
@@ -276,11 +276,11 @@ macro_rules! width {
             #[track_caller]
             #[inline(always)]
             pub fn $ss<A: Walk, B: Walk>(d: &mut [f32; $count], a: MatrixDescriptor, b: MatrixDescriptor) {
-                cfg_select! {
-                    target_arch = "nvptx64" => {
+                on! {
+                    gpu => {
                         product_asm!(ss $n, $format, inout, "1", d, $indices, A, B, a, b, $steps)
                     }
-                    _ => { emu::multiply(product::<A, B>(stringify!($ss), Half::$half, Some(a), &[], b, $steps, false), d) }
+                    emulator => { emu::multiply(product::<A, B>(stringify!($ss), Half::$half, Some(a), &[], b, $steps, false), d) }
                 }
             }
 
@@ -294,14 +294,14 @@ macro_rules! width {
             #[track_caller]
             #[inline(always)]
             pub fn $ss_zero<A: Walk, B: Walk>(a: MatrixDescriptor, b: MatrixDescriptor) -> [f32; $count] {
-                cfg_select! {
-                    target_arch = "nvptx64" => {
+                on! {
+                    gpu => {
                         // SAFETY: zero bits are an `f32`. An array expression would become a loop.
                         let mut d: [f32; $count] = unsafe { core::mem::zeroed() };
                         product_asm!(ss $n, $format, out, "0", d, $indices, A, B, a, b, $steps);
                         d
                     }
-                    _ => {
+                    emulator => {
                         let mut d = [0.0; $count];
                         emu::multiply(product::<A, B>(stringify!($ss_zero), Half::$half, Some(a), &[], b, $steps, true), &mut d);
                         d
@@ -319,11 +319,11 @@ macro_rules! width {
             #[track_caller]
             #[inline(always)]
             pub fn $rs<B: Walk>(d: &mut [f32; $count], a: &[[u32; 4]; $steps], b: MatrixDescriptor) {
-                cfg_select! {
-                    target_arch = "nvptx64" => {
+                on! {
+                    gpu => {
                         product_asm!(rs $n, $format, inout, "1", d, $indices, B, a, b, $steps)
                     }
-                    _ => { emu::multiply(product::<B, B>(stringify!($rs), Half::$half, None, a, b, $steps, false), d) }
+                    emulator => { emu::multiply(product::<B, B>(stringify!($rs), Half::$half, None, a, b, $steps, false), d) }
                 }
             }
 
@@ -337,14 +337,14 @@ macro_rules! width {
             #[track_caller]
             #[inline(always)]
             pub fn $rs_zero<B: Walk>(a: &[[u32; 4]; $steps], b: MatrixDescriptor) -> [f32; $count] {
-                cfg_select! {
-                    target_arch = "nvptx64" => {
+                on! {
+                    gpu => {
                         // SAFETY: as above.
                         let mut d: [f32; $count] = unsafe { core::mem::zeroed() };
                         product_asm!(rs $n, $format, out, "0", d, $indices, B, a, b, $steps);
                         d
                     }
-                    _ => {
+                    emulator => {
                         let mut d = [0.0; $count];
                         emu::multiply(product::<B, B>(stringify!($rs_zero), Half::$half, None, a, b, $steps, true), &mut d);
                         d
@@ -356,7 +356,7 @@ macro_rules! width {
 }
 
 /// What the emulator needs to know of a product; `a` is `None` when A is in `registers`.
-#[cfg(not(target_arch = "nvptx64"))]
+#[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 fn product<'a, A: Walk, B: Walk>(
     op: &'static str,
     format: Half,

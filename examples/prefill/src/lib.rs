@@ -42,11 +42,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run(request: &Request) -> Result<(), Failure> {
+    memory::prepare();
     let mut files = Staged::new(request.written_files(), request.read_file())?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
         .build()
-        .map_err(|error| Failure::of("--threads", error))?;
+        .map_err(|error| match request.threads {
+            Some(threads) => Failure::of(format_args!("--threads {threads}"), error),
+            None => Failure::of("threads cannot be started, --threads asks for fewer", error),
+        })?;
     let text = pool.install(|| -> Result<String, Failure> {
         let machine = Machine::open(request.backend)?;
         let input = input::load(request)?;

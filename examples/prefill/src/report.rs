@@ -125,6 +125,12 @@ fn heads(input: &Input, outcome: &Outcome) -> Vec<Value> {
                 "stripes": if dense { 0 } else { head.stripes },
                 "selected": { "blocks": head.blocks_kept, "stripes": head.stripes },
                 "sampled_coverage": head.sampled_coverage,
+                "non_finite_rows": head.non_finite_rows,
+                "least_covered_row": head.least_covered_row.map(|least| json!({
+                    "row": least.row,
+                    "coverage": least.coverage,
+                })),
+                "last_row_coverage": head.last_row_coverage,
             });
             if let Some(comparison) = &outcome.comparison {
                 let coverage = &comparison.coverage[at];

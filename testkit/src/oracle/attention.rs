@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use sample_attention::{Dtype, Problem};
 
-use super::{Mask, log_sum_exp, score};
+use super::{Mask, log_sum_exp, score, softmax};
 use crate::tensor::{Qkv, round};
 
 /// How many 16-bit references there are.
@@ -65,9 +65,8 @@ pub fn attention_row(problem: &Problem, qkv: &Qkv, head: usize, row: usize, keys
     let scales: [f64; REFERENCES] = std::array::from_fn(|i| (i as f64 / REFERENCES as f64).exp2());
     let mut o_magnitude = vec![0.0; problem.head_dim];
     let mut sum = 0.0;
-    for (&j, s) in keys.iter().zip(&scores) {
-        // NaN where every kept score is −∞: unlike a row that keeps nothing, it is asked for a mean, and there is none.
-        let p = (s - lse).exp();
+    for ((&j, s), p) in keys.iter().zip(&scores).zip(softmax(&scores)) {
+        // p is NaN where every kept score is −∞: unlike a row that keeps nothing, it is asked for a mean, and there is none.
         let weight = if max == f64::NEG_INFINITY {
             p
         } else {

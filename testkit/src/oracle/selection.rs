@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use sample_attention::{Budget, Policy, Problem, Window};
 
-use super::{log_sum_exp, position, score, sees};
+use super::{log_sum_exp, position, score, sees, softmax};
 use crate::tensor::Qkv;
 
 /// What spends its mass by itself: one segment of 64 query blocks of one head for `blocks`, else one head.
@@ -146,8 +146,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
             continue;
         }
         unit.rows += 1;
-        for (key, s) in scores.iter().enumerate() {
-            let p = (s - lse).exp();
+        for (key, p) in softmax(&scores).into_iter().enumerate() {
             let candidate = match policy.budget {
                 Budget::Blocks => (query_block - query_blocks.start) * blocks + key / 128,
                 Budget::Residual | Budget::Paper => key,

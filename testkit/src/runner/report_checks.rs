@@ -199,7 +199,8 @@ fn check_true_coverage(case: &Case, qkv: &Qkv, outcome: &Outcome, head: usize, f
         .map(|row| {
             let kept = outcome.mask.kept_keys(problem, head, row);
             let kept = oracle::attention_row(problem, qkv, head, row, &kept).lse;
-            let known = kept.abs() <= 16384.0;
+            // Nothing kept is known to be nothing.
+            let known = kept.abs() <= 16384.0 || kept == f64::NEG_INFINITY;
             let share = (kept - oracle::normaliser(problem, qkv, head, row)).exp();
             if known { share } else { f64::NAN }
         })

@@ -1,6 +1,5 @@
 //! One block: its threads, what they share, and who may run next.
 
-#[cfg(feature = "emulator")]
 mod coroutines;
 
 use std::cell::Cell;
@@ -20,7 +19,6 @@ use super::race::Races;
 use super::rng::Rng;
 use super::wgmma::Warpgroup;
 
-#[cfg(feature = "emulator")]
 pub(super) use coroutines::run;
 
 /// Where in the source an instruction was called.

@@ -158,12 +158,9 @@ impl Block {
     }
 
     fn land_stores(&mut self, groups: u32) {
-        while let Some(store) = self
-            .thread()
-            .stores
-            .stores
-            .pop_front_if(|store| store.group < groups)
-        {
+        while let Some(store) = super::pop_front_if(&mut self.thread().stores.stores, |store| {
+            store.group < groups
+        }) {
             match &store.shape {
                 Shape::Linear { global, bytes } => {
                     let op = "cp.async.bulk";

@@ -99,11 +99,8 @@ pub(in super::super) fn wait_all() {
 impl Block {
     /// Lands the copies of the running thread whose group is below `groups`.
     pub(super) fn land(&mut self, groups: u32, at: At) {
-        while let Some(copy) = self
-            .thread()
-            .copies
-            .copies
-            .pop_front_if(|copy| copy.group < groups)
+        while let Some(copy) =
+            super::pop_front_if(&mut self.thread().copies.copies, |copy| copy.group < groups)
         {
             let host_to = self.shared(copy.to, copy.bytes, copy.bytes, "cp.async", at);
             // SAFETY: both ranges were checked when the copy was issued; buffers live as long as

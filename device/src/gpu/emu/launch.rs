@@ -5,38 +5,6 @@ use std::marker::PhantomData;
 use super::memory::GlobalMemory;
 use crate::gpu::{Global, Word};
 
-/// A kernel by name: what [`entry!`](crate::entry) publishes and `Gpu::launch` runs.
-pub struct Kernel<P> {
-    pub(super) name: &'static str,
-    pub(super) body: fn(&P),
-}
-
-impl<P> Clone for Kernel<P> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<P> Copy for Kernel<P> {}
-
-impl<P> std::fmt::Debug for Kernel<P> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-impl<P> Kernel<P> {
-    /// The kernel `body` under the name of its PTX entry.
-    pub const fn new(name: &'static str, body: fn(&P)) -> Self {
-        Self { name, body }
-    }
-
-    /// The name of the PTX entry.
-    pub const fn name(&self) -> &'static str {
-        self.name
-    }
-}
-
 /// How a launch is emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {

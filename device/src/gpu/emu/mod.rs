@@ -27,8 +27,8 @@
 //! # Ok::<(), emu::Fault>(())
 //! ```
 //!
-//! Launching needs the feature `emulator`, and with it `corosensei`. Everything else is always here: kernels are named by
-//! [`Kernel`], and their intrinsics refer to this module on every target but a GPU.
+//! It is compiled with the feature `emulator` alone, and so are `corosensei`, `half` and `rayon`. Without it a host has the kernels'
+//! names ([`Kernel`]) and shapes of launches, and intrinsics have no body.
 //!
 //! # What it finds
 //! Each of these ends the launch with a [`Fault`] whose text names the thread, the source line and
@@ -104,15 +104,15 @@ pub(super) mod memory;
 mod order;
 mod race;
 mod rng;
-#[cfg(feature = "emulator")]
 mod run;
 mod tensor;
 pub(super) mod thread;
 pub(super) mod warp;
 pub(super) mod wgmma;
 
+pub use crate::gpu::Kernel;
 pub use diagnosis::{Fault, FaultKind};
-pub use launch::{Buffer, Gpu, Kernel, Launch, Mode};
+pub use launch::{Buffer, Gpu, Launch, Mode};
 pub use tensor::tensor_map;
 
 /// Ends the launch as PTX `trap` does.
@@ -126,4 +126,15 @@ pub(super) fn trap() -> ! {
             "trap: the kernel stopped itself".into(),
         )
     })
+}
+
+/// The first element, if it is as asked. (`VecDeque::pop_front_if` is of Rust 1.93.)
+fn pop_front_if<T>(
+    queue: &mut std::collections::VecDeque<T>,
+    is_due: impl FnOnce(&T) -> bool,
+) -> Option<T> {
+    queue
+        .front()
+        .is_some_and(is_due)
+        .then(|| queue.pop_front())?
 }

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::block::{self, Grid};
 use super::diagnosis::{Fault, FaultKind};
-use super::launch::{Gpu, Kernel, Launch, Mode};
+use super::launch::{Gpu, Launch, Mode};
 use super::rng::Rng;
+use crate::gpu::Kernel;
 
 /// Shared memory that a block can have on sm_90.
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
@@ -25,7 +26,7 @@ impl Gpu {
         let malformed = |message: String| Fault {
             kind: FaultKind::Launch,
             message,
-            kernel: kernel.name,
+            kernel: kernel.name(),
             block: None,
             thread: None,
             at: None,
@@ -52,10 +53,10 @@ impl Gpu {
         }
         let body = |params: *const ()| {
             // SAFETY: the pointer is `params` below, which outlives the launch.
-            (kernel.body)(unsafe { &*params.cast::<P>() });
+            (kernel.body())(unsafe { &*params.cast::<P>() });
         };
         let grid = Grid {
-            kernel: kernel.name,
+            kernel: kernel.name(),
             body: &body,
             params: std::ptr::from_ref(params).cast(),
             memory: &self.memory,

@@ -317,9 +317,10 @@ impl Block {
     fn execute_groups(&mut self, pending: u32) {
         let group = (self.warp() / 4) as usize;
         let done = self.warpgroups[group].groups.saturating_sub(pending);
-        while let Some(product) = self.warpgroups[group]
-            .pending
-            .pop_front_if(|product| product.group < done)
+        while let Some(product) =
+            super::pop_front_if(&mut self.warpgroups[group].pending, |product| {
+                product.group < done
+            })
         {
             self.execute(group, &product);
         }

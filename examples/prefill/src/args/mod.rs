@@ -27,10 +27,8 @@ struct CommandLine {
     input: Option<PathBuf>,
     /// Order of the dimensions in the input file; bshd is what hooks on flash-attention see. Files that are written are always
     /// bhsd [default: bhsd].
-    #[arg(long, value_enum, value_name = "ORDER", hide_possible_values = true)]
+    #[arg(long, value_enum)]
     layout: Option<LayoutName>,
-    #[command(flatten)]
-    synthetic: SyntheticOptions,
     /// Where to compute.
     #[arg(long, value_enum, default_value_t = Backends::Cpu)]
     backend: Backends,
@@ -40,8 +38,6 @@ struct CommandLine {
     /// Threads to compute with [default: all cores].
     #[arg(long, value_name = "N", value_parser = whole(1, 1024), allow_negative_numbers = true)]
     threads: Option<u64>,
-    #[command(flatten)]
-    policy: PolicyOptions,
     /// Attend to everything; takes no policy.
     #[arg(long)]
     dense: bool,
@@ -60,6 +56,10 @@ struct CommandLine {
     /// Query heads to draw, such as 0,5,8-11: counted from 0, in a batch from one sequence to the next [default: the first 8].
     #[arg(long, value_name = "LIST", value_parser = Heads::parse, allow_negative_numbers = true)]
     heads: Option<Heads>,
+    #[command(flatten)]
+    synthetic: SyntheticOptions,
+    #[command(flatten)]
+    policy: PolicyOptions,
 }
 
 #[derive(Args)]
