@@ -160,6 +160,17 @@ pub(crate) struct SelectedHead<'a> {
     pub(crate) last_row_coverage: Option<f64>,
 }
 
+/// Which keys a head kept, or how many.
+pub(crate) enum KeptKeys<'a> {
+    Mask(HeadSelection<'a>),
+    /// The lists are gone.
+    Counted {
+        /// Over all query blocks.
+        blocks: usize,
+        density: f64,
+    },
+}
+
 impl HeadReport {
     /// A head that attended to everything because the plan is dense.
     pub(crate) fn of_dense(batch: usize, q_head: usize) -> Self {
@@ -176,17 +187,6 @@ impl HeadReport {
             last_row_coverage: None,
         }
     }
-}
-
-/// Which keys a head kept, or how many.
-pub(crate) enum KeptKeys<'a> {
-    Mask(HeadSelection<'a>),
-    /// The lists are gone.
-    Counted {
-        /// Over all query blocks.
-        blocks: usize,
-        density: f64,
-    },
 }
 
 impl Report {

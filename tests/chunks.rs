@@ -140,11 +140,7 @@ fn whole_blocks_by_rows_select_and_compute_what_the_whole_prompt_does() {
         ..Case::new(problem, Attend::Policy(policy))
     };
     let qkv = case.inputs();
-    let backends: [&dyn Backend; 3] = [
-        &Cpu::default(),
-        &Emulator::default(),
-        &Emulator::hopper(),
-    ];
+    let backends: [&dyn Backend; 3] = [&Cpu::default(), &Emulator::default(), &Emulator::hopper()];
     for backend in backends {
         let whole = run_with(backend, &case, &qkv);
         let density = whole.found.report.as_ref().unwrap().mean_density();

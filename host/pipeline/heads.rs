@@ -4,9 +4,10 @@ use sample_attention_device::abi::{HeadEntry, HeadKind, HeadPolicies, HeadPolicy
 use sample_attention_device::gpu::Global;
 use sample_attention_device::sampling::heads::{ENTRIES, WriteHeadsParams};
 
+use super::plan::GPU_BREAK_EVEN_TOKENS;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
-use crate::policy::{Budget, Policy};
+use crate::policy::{Budget, Fallback, Policy};
 
 /// The policies of all query heads, and which of them are sampled.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,33 +28,44 @@ impl Heads {
         Heads::new(vec![of_policy(policy, k_len); q_heads])
     }
 
-    /// A policy for each.
+    /// A policy for each, for problems with `k_len` keys; and the sinks, which those that are not dense have in common.
     ///
     /// # Errors
-    /// Values that a [`Policy`] may not have either.
-    pub(super) fn each(policies: &[HeadPolicy]) -> Result<Self> {
+    /// Those of invalid policies, and [`Error::HeadSinks`].
+    pub(super) fn each(policies: &[crate::HeadPolicy], k_len: usize) -> Result<(Self, usize)> {
+        let mut sinks = None;
+        let mut agree = |of_head: usize| match *sinks.get_or_insert(of_head) {
+            expected if expected != of_head => Err(Error::HeadSinks {
+                expected,
+                given: of_head,
+            }),
+            _ => Ok(()),
+        };
+        let mut of_heads = Vec::new();
         for policy in policies {
-            // Written so that NaN fails too.
-            let in_unit = policy.coverage > 0.0 && policy.coverage <= 1.0;
-            if !in_unit {
-                return Err(Error::Coverage {
-                    coverage: policy.coverage,
-                });
-            }
-            if policy.row_stride == 0 {
-                return Err(Error::RowStride);
-            }
-            if policy.tail_stride == 0 {
-                return Err(Error::TailStride);
-            }
-            if policy.stride_doubles_from == 0 {
-                return Err(Error::StrideDoublesFrom);
-            }
-            if policy.window_blocks == 0 {
-                return Err(Error::WindowTokens);
-            }
+            of_heads.push(match policy {
+                crate::HeadPolicy::Dense => DENSE,
+                crate::HeadPolicy::Local { window, sinks } => {
+                    let policy = Policy::default().with_window(*window);
+                    policy.validate()?;
+                    agree(*sinks)?;
+                    HeadPolicy {
+                        kind: HeadKind::Local,
+                        ..of_policy(&policy, k_len)
+                    }
+                }
+                crate::HeadPolicy::Selected(policy) => {
+                    policy.validate()?;
+                    agree(policy.sinks)?;
+                    let is_short = k_len < GPU_BREAK_EVEN_TOKENS;
+                    match policy.fallback {
+                        Fallback::Auto if is_short => DENSE,
+                        Fallback::Auto | Fallback::Never => of_policy(policy, k_len),
+                    }
+                }
+            });
         }
-        Ok(Heads::new(policies.to_vec()))
+        Ok((Heads::new(of_heads), sinks.unwrap_or(0)))
     }
 
     fn new(policies: Vec<HeadPolicy>) -> Self {
@@ -177,6 +189,9 @@ impl Heads {
         launches.into_iter()
     }
 }
+
+/// Of a head that attends to everything.
+const DENSE: HeadPolicy = WriteHeadsParams::UNUSED.policy;
 
 /// A policy as kernels have it, for problems with `k_len` keys.
 fn of_policy(policy: &Policy, k_len: usize) -> HeadPolicy {

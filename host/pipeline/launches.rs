@@ -1,8 +1,6 @@
 //! The launches of a plan, with the kernels of a device.
 
-use sample_attention_device::abi::{
-    HeadKind, HeadPolicies, LseTensor, SparseMask, TileSlice,
-};
+use sample_attention_device::abi::{HeadKind, HeadPolicies, LseTensor, SparseMask, TileSlice};
 use sample_attention_device::gpu::{Global, TensorMap};
 use sample_attention_device::reduction::keys::WholeHeads;
 use sample_attention_device::reduction::statistics::Statistics;

@@ -35,10 +35,10 @@ pub use kernels::Call;
 pub use lists::Lists;
 pub use operands::{DeviceMemory, DeviceTensor, Operands, PackedOperands, PageTable};
 pub use plan::{
-    Arguments, Bounds, Lengths, GPU_BREAK_EVEN_TOKENS, GpuPlan, MAX_HEADS, MAX_KEYS, Rescale, WAVE_BYTES,
+    Arguments, Bounds, GPU_BREAK_EVEN_TOKENS, GpuPlan, Lengths, MAX_HEADS, MAX_KEYS, Rescale,
+    WAVE_BYTES,
 };
 pub use readback::{Outcome, Watch};
-pub use sample_attention_device::abi::{HeadKind, HeadPolicy};
 pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};
 pub use sample_attention_device::launch::LaunchShape;
 pub use sample_attention_device::launch_bounds::Target;

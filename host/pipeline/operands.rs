@@ -365,15 +365,16 @@ impl GpuPlan {
 mod tests {
     use super::*;
     use crate::policy::{Budget, Policy};
+    use crate::problem::Problem;
 
     const SHAPE: [usize; 4] = [2, 4, 300, 64];
 
-    fn problem() -> crate::Problem {
+    fn problem() -> Problem {
         Problem {
             batch: 2,
             q_heads: 4,
             kv_heads: 4,
-            ..crate::Problem::causal(300, 64, Dtype::Bf16)
+            ..Problem::causal(300, 64, Dtype::Bf16)
         }
     }
 

@@ -1,6 +1,6 @@
 //! A problem and a policy as launches.
 
-use sample_attention_device::abi::{HeadKind, HeadPolicy, KvTensor, Sequences};
+use sample_attention_device::abi::{self, HeadKind, KvTensor, Sequences};
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 
@@ -11,6 +11,7 @@ use super::workspace::Workspace;
 use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
+use crate::head_policies::HeadPolicy;
 use crate::plan::{Path, path};
 use crate::policy::{Fallback, Policy};
 use crate::problem::{Dtype, Problem};
@@ -304,33 +305,38 @@ impl GpuPlan {
         GpuPlan::selecting(problem, heads, policy.sinks, policy.fallback)
     }
 
-    /// A plan that treats each query head by a policy of its own. Heads that are [`HeadKind::Dense`] or [`HeadKind::Local`] are not sampled,
-    /// and take no part of the selection's time or memory. With [`Fallback::Auto`] short problems run dense, as in [`GpuPlan::new`].
+    /// A plan that treats each query head by a policy of its own, as [`HeadPlan`](crate::HeadPlan). Heads that are dense or local are not
+    /// sampled, and take no part of the selection's time or memory.
     ///
     /// # Errors
-    /// As [`GpuPlan::new`], and [`Error::HeadPolicies`] where there is not one for each head.
-    pub fn per_head(
-        problem: Problem,
-        heads: &[HeadPolicy],
-        sinks: usize,
-        fallback: Fallback,
-    ) -> Result<Self> {
+    /// As [`GpuPlan::new`], [`Error::HeadPolicies`] where there is not one for each head, and [`Error::HeadSinks`] where they differ in
+    /// their sinks.
+    pub fn per_head(problem: Problem, heads: &[HeadPolicy]) -> Result<Self> {
         problem.validate()?;
         if heads.len() != problem.q_heads {
             return Err(Error::HeadPolicies {
-                q_heads: problem.q_heads,
                 given: heads.len(),
+                q_heads: problem.q_heads,
             });
         }
-        if !problem.causal {
+        let (of_heads, sinks) = Heads::each(heads, problem.k_len)?;
+        if of_heads.any(|kind| kind != HeadKind::Dense) && !problem.causal {
             return Err(Error::SparseNeedsCausal);
         }
-        let heads = Heads::each(heads)?;
-        if fallback == Fallback::Auto && problem.k_len < GPU_BREAK_EVEN_TOKENS {
-            return GpuPlan::with_work(problem, (Path::BelowBreakEven, fallback), |_| Work::Dense);
+        if !of_heads.any(|kind| kind != HeadKind::Dense) {
+            return GpuPlan::dense(problem);
         }
         SelectionShape::checked(&problem)?;
-        GpuPlan::selecting(problem, heads, sinks, fallback)
+        let is_auto = |head: &HeadPolicy| match head {
+            HeadPolicy::Selected(policy) => policy.fallback == Fallback::Auto,
+            HeadPolicy::Dense | HeadPolicy::Local { .. } => true,
+        };
+        let fallback = if heads.iter().all(is_auto) {
+            Fallback::Auto
+        } else {
+            Fallback::Never
+        };
+        GpuPlan::selecting(problem, of_heads, sinks, fallback)
     }
 
     fn selecting(problem: Problem, heads: Heads, sinks: usize, fallback: Fallback) -> Result<Self> {
@@ -572,11 +578,6 @@ impl GpuPlan {
         }
     }
 
-    /// How each query head is treated; `None` where nothing is selected.
-    pub fn head_policies(&self) -> Option<&[HeadPolicy]> {
-        self.selection().map(|selecting| selecting.heads.policies())
-    }
-
     /// First keys that every query keeps.
     pub fn sinks(&self) -> u32 {
         match &self.work {
@@ -592,7 +593,7 @@ impl GpuPlan {
             return None;
         }
         let sequence = self.sequences().get(0);
-        let of_head = |policy: &HeadPolicy| {
+        let of_head = |policy: &abi::HeadPolicy| {
             if !policy.kind.is_sampled() {
                 return 0;
             }
@@ -608,7 +609,8 @@ impl GpuPlan {
             });
             rows.sum()
         };
-        Some(self.head_policies()?.iter().map(of_head).collect())
+        let policies = self.selection()?.heads.policies();
+        Some(policies.iter().map(of_head).collect())
     }
 
     /// What lies where in the workspace.

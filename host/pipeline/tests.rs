@@ -1,8 +1,9 @@
 use super::*;
-use sample_attention_device::abi::HeadEntry;
+use sample_attention_device::abi::{HeadEntry, KvTensor};
 
 use crate::error::Error;
-use crate::policy::{Budget, Fallback, Policy};
+use crate::head_policies::HeadPolicy;
+use crate::policy::{Budget, Fallback, Policy, Window};
 use crate::problem::{Dtype, Problem};
 
 const WORKSPACE: u64 = 1 << 40;
@@ -100,7 +101,12 @@ fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
 
 #[test]
 fn regions_are_aligned_disjoint_and_fill_the_workspace() {
-    for budget in [Budget::Rows, Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         for fallback in [Fallback::Auto, Fallback::Never] {
             let plan = GpuPlan::new(long_problem(), policy(budget, fallback)).unwrap();
             let regions = regions(plan.workspace());
@@ -172,7 +178,16 @@ fn the_workspace_of_any_length_fits_in_256_mib_and_of_few_queries_in_less() {
     };
     let rows = policy(Budget::Rows, Fallback::Never).with_row_stride(8);
     for policy in [rows, rows.with_tail(512, 4)] {
-        for k_len in [1 << 13, 1 << 15, 1 << 16, 1 << 17, 3 << 16, 1 << 18, 1 << 19, 1 << 20] {
+        for k_len in [
+            1 << 13,
+            1 << 15,
+            1 << 16,
+            1 << 17,
+            3 << 16,
+            1 << 18,
+            1 << 19,
+            1 << 20,
+        ] {
             let whole = mib(k_len, k_len, policy);
             assert!(whole <= 256.0, "{k_len} tokens: {whole} MiB");
             let chunk = mib(8192, k_len, policy);
@@ -200,8 +215,11 @@ fn attention_follows_the_slices_of_a_million_tokens() {
     assert_eq!(launches.len() as u32, 3 * plan.waves());
     let mut next = 0;
     for slice in launches.chunks(3) {
-        let (Call::Sampling(_, sampling), Call::SelectRows(_, select), Call::SparseFlash(_, attend)) =
-            (&slice[0].call, &slice[1].call, &slice[2].call)
+        let (
+            Call::Sampling(_, sampling),
+            Call::SelectRows(_, select),
+            Call::SparseFlash(_, attend),
+        ) = (&slice[0].call, &slice[1].call, &slice[2].call)
         else {
             panic!("{slice:?}")
         };
@@ -219,20 +237,16 @@ fn attention_follows_the_slices_of_a_million_tokens() {
 
 #[test]
 fn heads_that_are_not_sampled_take_no_part_of_sampling() {
-    let head = |kind| HeadPolicy {
-        kind,
-        coverage: 0.8,
-        window_blocks: 2,
-        row_stride: 8,
-        tail: 0,
-        tail_stride: 4,
-        stride_doubles_from: u32::MAX,
+    let rows = HeadPolicy::Selected(policy(Budget::Rows, Fallback::Never).with_row_stride(8));
+    let local = HeadPolicy::Local {
+        window: Window::Tokens(128),
+        sinks: 16,
     };
-    let mut heads = vec![head(HeadKind::Local); 32];
-    heads[3] = head(HeadKind::Rows);
-    heads[7] = head(HeadKind::Dense);
-    heads[20] = head(HeadKind::Rows);
-    let plan = GpuPlan::per_head(long_problem(), &heads, 16, Fallback::Never).unwrap();
+    let mut heads = vec![local; 32];
+    heads[3] = rows;
+    heads[7] = HeadPolicy::Dense;
+    heads[20] = rows;
+    let plan = GpuPlan::per_head(long_problem(), &heads).unwrap();
     let launches = launches(&plan);
     let Call::WriteHeads(_, table) = &launches[0].call else {
         panic!("{launches:?}")
@@ -244,7 +258,7 @@ fn heads_that_are_not_sampled_take_no_part_of_sampling() {
         Call::Sampling(_, params) => Some((params.slice.slots, launch.shape.grid[0])),
         _ => None,
     });
-    let of_all = GpuPlan::new(long_problem(), policy(Budget::Rows, Fallback::Never)).unwrap();
+    let of_all = GpuPlan::per_head(long_problem(), &[rows; 32]).unwrap();
     let all: u32 = self::launches(&of_all)
         .iter()
         .filter(|launch| matches!(launch.call, Call::Sampling(..)))
@@ -257,8 +271,14 @@ fn heads_that_are_not_sampled_take_no_part_of_sampling() {
     }
     assert!(ctas * 6 < all, "{ctas} CTAs of {all}");
 
+    heads[4] = HeadPolicy::Local {
+        window: Window::Tokens(128),
+        sinks: 17,
+    };
+    let error = GpuPlan::per_head(long_problem(), &heads).unwrap_err();
+    assert!(matches!(error, Error::HeadSinks { .. }), "{error}");
     heads.pop();
-    let error = GpuPlan::per_head(long_problem(), &heads, 16, Fallback::Never).unwrap_err();
+    let error = GpuPlan::per_head(long_problem(), &heads).unwrap_err();
     assert!(matches!(error, Error::HeadPolicies { .. }), "{error}");
 }
 
@@ -291,7 +311,9 @@ fn every_head_samples_as_many_rows_as_on_the_cpu() {
                 .with_tail(700, 3);
                 let plan = GpuPlan::new(problem, policy).unwrap();
                 let of_cpu = crate::cpu::Units::new(&problem, &policy, 1);
-                let rows: usize = (0..of_cpu.per_head).map(|unit| of_cpu.rows(unit).len()).sum();
+                let rows: usize = (0..of_cpu.per_head)
+                    .map(|unit| of_cpu.rows(unit).len())
+                    .sum();
                 assert_eq!(plan.sampled_rows().unwrap(), [rows as u64], "{policy:?}");
             }
         }

@@ -118,7 +118,11 @@ impl Workspace {
         let mut workspace = Workspace::dense();
         let mut end = End(workspace.bytes);
         let blocks = max_k.div_ceil(sample_attention_device::params::BLOCK);
-        workspace.take_lists(&mut end, u64::from(q_heads) * u64::from(tiles), blocks.into());
+        workspace.take_lists(
+            &mut end,
+            u64::from(q_heads) * u64::from(tiles),
+            blocks.into(),
+        );
         let heads = u64::from(q_heads) * u64::from(sequences);
         workspace.take_keys(&mut end, heads, max_k);
         workspace.dense = end.take(heads);
@@ -143,9 +147,8 @@ impl Workspace {
             None => {
                 let slices = selecting.slices.iter();
                 let rows = slices.clone().map(|slice| u64::from(slice.tiles)).max();
-                let entries = slices.map(|slice| {
-                    u64::from(slice.tiles) * u64::from(slice.block_capacity)
-                });
+                let entries =
+                    slices.map(|slice| u64::from(slice.tiles) * u64::from(slice.block_capacity));
                 workspace.lists = end.take(q_heads * entries.max().unwrap_or(0));
                 workspace.take_lists(&mut end, q_heads * rows.unwrap_or(0), 0);
             }

@@ -50,8 +50,8 @@ use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{
-    self, D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS, WARPGROUP,
-    kv_map_layout, warpgroups_fit,
+    self, D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS,
+    WARPGROUP, kv_map_layout, warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
@@ -241,7 +241,9 @@ fn copy_pages<D: HeadDim>(
     let page_row_bytes = (k.last_in_page() + 1) * PIECE_ROW_BYTES;
     let full = ring.full(step);
     gpu::mbarrier_arrive_expect_tx(full, pages * page_row_bytes * D::PIECES);
-    let numbers = k.pages(&panel.sequence).add((first_key >> k.page_log2).into());
+    let numbers = k
+        .pages(&panel.sequence)
+        .add((first_key >> k.page_log2).into());
     let mut page = 0;
     while page < pages {
         let number = gpu::ld_global_nc(numbers.add(page.into()));
