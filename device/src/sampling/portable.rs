@@ -288,10 +288,11 @@ fn accumulate(parts: &mut LaneRows<Stats>, scores: &mut Scores, scale: f32) {
             // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
             let mut sum = 0.0;
             for columns in &scores.elements[half] {
-                for score in [columns[2 * pair], columns[2 * pair + 1]] {
-                    let exponent = gpu::fma_rn_f32(score, scale, offset[half][pair]);
-                    sum += gpu::ex2_approx_ftz_f32(exponent);
-                }
+                let weight = |score| {
+                    gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale, offset[half][pair]))
+                };
+                sum += weight(columns[2 * pair]);
+                sum += weight(columns[2 * pair + 1]);
             }
             let kept = gpu::ex2_approx_ftz_f32(change[half][pair]);
             let part = &mut parts[half][pair];

@@ -42,13 +42,13 @@ impl KeyTile {
 /// The way through a query tile's tiles of keys. The same in every thread, but for the loose keys' lanes.
 /// What does not change is in the warp's [`Record`].
 pub(super) struct KeyWalk<const TILE_KEYS: u32> {
-    /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
-    entry: u32,
-    upcoming: u32,
-    /// Where the keys of loose tiles come from, once `in_list` is over.
-    loose: LooseKeys<TILE_KEYS>,
-    in_list: bool,
+    /// Where the keys of loose tiles come from. As long as `queued` is [`IN_LIST`], its `next` is the list's next entry and `ahead`
+    /// the key block of that (`u32::MAX` after the last), loaded a tile ahead: what lies behind the list takes no further registers.
+    cursor: LooseKeys<TILE_KEYS>,
 }
+
+/// More keys than any queue holds.
+const IN_LIST: u32 = u32::MAX;
 
 impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     /// The walk, and its first tile. All threads that copy call it; `work` is called by one lane of each warp.
@@ -71,10 +71,11 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
             mark_listed(memory, record.end_block());
         }
         let mut walk = Self {
-            entry: 0,
-            upcoming: u32::MAX,
-            loose: LooseKeys::NONE,
-            in_list: true,
+            cursor: LooseKeys {
+                next: 0,
+                ahead: u32::MAX,
+                queued: IN_LIST,
+            },
         };
         walk.look_ahead(record);
         let query_block = record.query_block();
@@ -89,14 +90,15 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     #[inline(always)]
     fn look_ahead(&mut self, record: Record) {
         let list = record.list();
-        self.upcoming = if self.entry >= record.entries() {
+        let entry = self.cursor.next;
+        self.cursor.ahead = if entry >= record.entries() {
             u32::MAX
         } else if list.is_null() {
-            self.entry
+            entry
         } else {
-            gpu::ld_global_nc(list.add(self.entry.into()))
+            gpu::ld_global_nc(list.add(entry.into()))
         };
-        self.entry += 1;
+        self.cursor.next += 1;
     }
 
     /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
@@ -112,23 +114,35 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
         self.next_block(p, memory)
     }
 
+    /// The tile that `next` gave, from its `start` alone: its other half needs no register meanwhile.
+    #[inline(always)]
+    pub fn again(&self, memory: WarpMemory, start: u32) -> KeyTile {
+        if start == KeyTile::LOOSE {
+            KeyTile {
+                start,
+                keys: self.cursor.queued.min(TILE_KEYS),
+            }
+        } else {
+            KeyTile::contiguous::<TILE_KEYS>(start, memory.record.k_len())
+        }
+    }
+
     /// The first tile of the next block, or the next loose tile.
     #[inline(always)]
     fn next_block(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> KeyTile {
         let record = memory.record;
-        if self.in_list {
+        if self.cursor.queued == IN_LIST {
             // The list is ascending: the first block that is out of range ends it.
-            if self.upcoming < record.end_block() {
-                let start = self.upcoming * BLOCK;
+            if self.cursor.ahead < record.end_block() {
+                let start = self.cursor.ahead * BLOCK;
                 self.look_ahead(record);
                 return KeyTile::contiguous::<TILE_KEYS>(start, record.k_len());
             }
-            self.in_list = false;
-            self.loose = LooseKeys::new(p, memory);
+            self.cursor = LooseKeys::new(p, memory);
         }
         KeyTile {
             start: KeyTile::LOOSE,
-            keys: self.loose.pack(p, memory),
+            keys: self.cursor.pack(p, memory),
         }
     }
 }

@@ -183,7 +183,7 @@ impl RowMasses {
         let mut block = gpu::laneid();
         while block < self.candidates {
             let loaded: [u32; LOADS] = core::array::from_fn(|i| self.load(block + 32 * i as u32));
-            for mass in loaded {
+            for &mass in &loaded {
                 sum += u64::from(if mass >= least { mass } else { 0 });
             }
             block += 32 * LOADS as u32;

@@ -90,7 +90,7 @@ const WARPGROUP_BARRIER: u32 = 1;
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
 const CONSUMER_REGISTERS: u32 = 112;
-const PRODUCER_REGISTERS: u32 = 24;
+const PRODUCER_REGISTERS: u32 = 32;
 const _: () = assert!(warpgroups_fit(
     THREADS,
     PRODUCER_REGISTERS,
@@ -255,7 +255,8 @@ fn copy_pages<D: HeadDim>(
             let at = [column, 0, panel.kv_head as i32, number as i32];
             gpu::cp_async_bulk_tensor_4d_shared_global(to, map, at, full);
         }
-        page += 1;
+        // Not unrolled: the producer has registers for one page at a time.
+        page = gpu::opaque(u64::from(page)) as u32 + 1;
     }
 }
 
