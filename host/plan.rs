@@ -66,6 +66,33 @@ pub(crate) enum Path {
     Select,
 }
 
+impl Path {
+    /// What reports call it, for heads that do not fall back.
+    pub(crate) fn of_heads(self) -> HeadPath {
+        match self {
+            Path::Dense => HeadPath::Dense,
+            Path::BelowBreakEven => HeadPath::BelowBreakEven,
+            Path::Select => HeadPath::Sparse,
+        }
+    }
+}
+
+/// What a plan's runs do, for a backend with this break-even.
+///
+/// # Errors
+/// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
+pub(crate) fn path(problem: &Problem, policy: &Policy, break_even: BreakEven) -> Result<Path> {
+    problem.validate()?;
+    policy.validate()?;
+    if !problem.causal {
+        return Err(Error::SparseNeedsCausal);
+    }
+    Ok(match policy.fallback {
+        Fallback::Auto if !break_even.selects(problem, policy) => Path::BelowBreakEven,
+        Fallback::Auto | Fallback::Never => Path::Select,
+    })
+}
+
 impl Plan {
     /// A plan that selects what to attend to by `policy`, on as many threads as the current rayon pool has.
     ///
@@ -77,7 +104,8 @@ impl Plan {
             tokens: BREAK_EVEN_TOKENS,
             counts_queries: true,
         };
-        Plan::selecting(problem, policy, break_even)
+        let path = path(&problem, &policy, break_even)?;
+        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
 
     /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
@@ -91,24 +119,6 @@ impl Plan {
         }
         policy.validate()?;
         Plan::dense(problem)
-    }
-
-    /// The same for a backend with a break-even of its own.
-    pub(crate) fn selecting(
-        problem: Problem,
-        policy: Policy,
-        break_even: BreakEven,
-    ) -> Result<Self> {
-        problem.validate()?;
-        policy.validate()?;
-        if !problem.causal {
-            return Err(Error::SparseNeedsCausal);
-        }
-        let path = match policy.fallback {
-            Fallback::Auto if !break_even.selects(&problem, &policy) => Path::BelowBreakEven,
-            Fallback::Auto | Fallback::Never => Path::Select,
-        };
-        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
     }
 
     /// A plan that attends to everything, or to a [`Selection`] that the caller brings to [`Plan::attend`].
@@ -277,17 +287,9 @@ impl Plan {
         (self.threads, self.instruction_set)
     }
 
-    pub(crate) fn path(&self) -> Path {
-        self.path
-    }
-
     /// How the report calls the path of heads that do not fall back.
     pub(crate) fn head_path(&self) -> HeadPath {
-        match self.path {
-            Path::Dense => HeadPath::Dense,
-            Path::BelowBreakEven => HeadPath::BelowBreakEven,
-            Path::Select => HeadPath::Sparse,
-        }
+        self.path.of_heads()
     }
 
     pub(crate) fn fallback(&self) -> Option<Fallback> {

@@ -118,12 +118,23 @@ pub struct Report {
 
 /// What a backend knows of one head's selection.
 pub(crate) struct SelectedHead<'a> {
-    pub(crate) mask: HeadSelection<'a>,
+    pub(crate) kept: KeptKeys<'a>,
     /// These as in [`HeadReport`].
     pub(crate) sampled_coverage: Option<f64>,
     pub(crate) non_finite_rows: Option<usize>,
     pub(crate) least_covered_row: Option<RowCoverage>,
     pub(crate) last_row_coverage: Option<f64>,
+}
+
+/// Which keys a head kept, or how many.
+pub(crate) enum KeptKeys<'a> {
+    Mask(HeadSelection<'a>),
+    /// The lists are gone.
+    Counted {
+        /// Over all query blocks.
+        blocks: usize,
+        density: f64,
+    },
 }
 
 impl HeadReport {
@@ -160,13 +171,20 @@ impl Report {
                     ..HeadReport::of_dense(head / problem.q_heads, head % problem.q_heads)
                 };
                 if let Some(selected) = selected(head) {
-                    let mask = selected.mask;
-                    if mask.is_dense() {
-                        report.path = HeadPath::Fallback;
+                    match selected.kept {
+                        KeptKeys::Mask(mask) => {
+                            if mask.is_dense() {
+                                report.path = HeadPath::Fallback;
+                            }
+                            report.stripes = mask.stripes().len();
+                            report.blocks_kept = mask.blocks_kept();
+                            report.density = mask.density();
+                        }
+                        KeptKeys::Counted { blocks, density } => {
+                            report.blocks_kept = blocks;
+                            report.density = density;
+                        }
                     }
-                    report.stripes = mask.stripes().len();
-                    report.blocks_kept = mask.blocks_kept();
-                    report.density = mask.density();
                     report.sampled_coverage = selected.sampled_coverage;
                     report.non_finite_rows = selected.non_finite_rows;
                     report.least_covered_row = selected.least_covered_row;

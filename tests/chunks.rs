@@ -1,7 +1,7 @@
 //! A prompt prefilled in chunks of whole segments, which are 64 blocks of 128 tokens.
 
-use sample_attention::{Budget, Dtype, Fallback, Policy, Problem};
-use testkit::runner::{Attend, Case, Cpu, Data, Outcome, run_with};
+use sample_attention::{Budget, Dtype, Fallback, Policy, Problem, Window};
+use testkit::runner::{Attend, Backend, Case, Cpu, Data, Emulator, Outcome, run_with};
 use testkit::tensor::{Qkv, Tensor};
 
 const SEGMENT: usize = 8192;
@@ -124,5 +124,39 @@ fn dense_chunks_of_any_length_are_the_whole_to_the_bit() {
             start,
             end - start,
         );
+    }
+}
+
+/// What a query block keeps hangs on its own rows alone: any whole blocks do, on the GPU kernels too.
+#[test]
+fn whole_blocks_by_rows_select_and_compute_what_the_whole_prompt_does() {
+    let problem = Problem::causal(900, 64, Dtype::Bf16).with_heads(2, 1);
+    let policy = Policy::of(Budget::Rows)
+        .with_coverage(0.7)
+        .with_window(Window::Tokens(1))
+        .with_fallback(Fallback::Never);
+    let case = Case {
+        data: Data::Structured,
+        ..Case::new(problem, Attend::Policy(policy))
+    };
+    let qkv = case.inputs();
+    let backends: [&dyn Backend; 3] = [&Cpu::default(), &Emulator::default(), &Emulator::hopper()];
+    for backend in backends {
+        let whole = run_with(backend, &case, &qkv);
+        let density = whole.found.report.as_ref().unwrap().mean_density();
+        assert!(density < 0.9, "nothing was left out: {density}");
+        for (start, end) in [(0, 256), (256, 384), (256, 900)] {
+            let chunk = Case {
+                problem: problem.with_q_len(end - start).with_k_len(end),
+                ..case.clone()
+            };
+            let inputs = Qkv {
+                q: slice(&qkv.q, start, end),
+                k: slice(&qkv.k, 0, end),
+                v: slice(&qkv.v, 0, end),
+            };
+            let chunk = run_with(backend, &chunk, &inputs);
+            assert_rows_agree(&whole, &chunk, start, end - start);
+        }
     }
 }

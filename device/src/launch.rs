@@ -2,13 +2,15 @@
 //!
 //! | entry | threads | blocks of the grid | dynamic shared memory |
 //! |---|---|---|---|
-//! | `sampling_*` | [`PANEL_THREADS`] | unit × panel of [`PANEL`] sampled rows | [`STAGES`] tiles of [`TILE`] rows |
-//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | head × panel of 256 sampled rows | 4 tiles of 128 rows, the panel, and 64 bytes |
+//! | `write_heads` | [`WRITE_HEADS_THREADS`] | 1 | none |
+//! | `sampling_*` | [`PANEL_THREADS`] | sampled head × panel of [`PANEL`] sampled rows × split | [`STAGES`] tiles of [`TILE`] rows |
+//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | sampled head × panel of 256 sampled rows × split | 4 tiles of 128 rows, the panel, and 64 bytes |
 //! | `sparse_flash_schedule` | [`THREADS`](crate::sparse_flash::hopper::schedule::THREADS) | group of heads | 4.1 KB |
-//! | `reduction_keys_*` | [`PANEL_THREADS`] | head × key block | the same, and 4 bytes a row of each tile |
-//! | `reduction_blocks` | [`REDUCTION_BLOCKS_THREADS`] | unit × query block | 8 bytes |
-//! | `top_k_blocks`, `top_k_keys` | [`TOP_K_THREADS`] | unit | a histogram of 16 KB, and 784 bytes |
-//! | `choose_dense` | [`CHOOSE_DENSE_THREADS`] | head | 16 bytes |
+//! | `select_rows` | [`SELECT_ROWS_THREADS`] | head × query tile | 16 bytes, and a bit for each key block |
+//! | `reduction_keys_*` | [`PANEL_THREADS`] | sampled head × sequence × key block | the same, and 4 bytes a row of each tile |
+//! | `reduction_blocks` | [`REDUCTION_BLOCKS_THREADS`] | sampled head × query tile | 8 bytes, and 4 for each row and split |
+//! | `top_k_blocks`, `top_k_keys` | [`TOP_K_THREADS`] | unit: sampled head × segment, or × sequence | a histogram of 16 KB, and 784 bytes |
+//! | `choose_dense` | [`CHOOSE_DENSE_THREADS`] | head × sequence | 16 bytes |
 //!
 //! `reduction_keys_*_d128` and `sampling_sm90_*` ask for more than the 48 KB that a launch has without opting in.
 
@@ -35,6 +37,12 @@ pub const REDUCTION_BLOCKS_THREADS: u32 = 128;
 
 /// One block reads all candidates of a unit several times, so it wants as many loads in flight as a block can have.
 pub const TOP_K_THREADS: u32 = 1024;
+
+/// A tile has 16 sampled rows at the default row stride: a warp has two, and eight blocks fit a multiprocessor.
+pub const SELECT_ROWS_THREADS: u32 = 256;
+
+/// A thread for each head of a launch.
+pub const WRITE_HEADS_THREADS: u32 = 32;
 
 /// A thread for each query block of 32K tokens.
 pub const CHOOSE_DENSE_THREADS: u32 = 256;

@@ -62,6 +62,10 @@ const fn hopper(kernel: &'static str, threads: u32) -> LaunchBounds {
 
 /// Every kernel, a row each.
 pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
+    LaunchBounds {
+        hot: false,
+        ..portable("write_heads", 32, 1)
+    },
     // Two CTAs of four warps leave 255 registers a thread, which is no cap; the second CTA hides the latency of the first.
     portable("sampling_bf16_d64", 128, 2),
     portable("sampling_bf16_d128", 128, 2),
@@ -78,6 +82,8 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     portable("reduction_keys_f16_d64", 128, 2),
     portable("reduction_keys_f16_d128", 128, 2),
     portable("reduction_blocks", 128, 2),
+    // Four blocks of 256 threads leave 64 registers each.
+    portable("select_rows", 256, 4),
     // 1024 threads leave 64 registers each.
     portable("top_k_keys", 1024, 1),
     portable("top_k_blocks", 1024, 1),

@@ -20,7 +20,6 @@
 
 pub mod abi;
 mod block;
-pub mod geometry;
 pub mod gpu;
 pub mod launch;
 pub mod launch_bounds;

@@ -1,7 +1,8 @@
 //! The launch bounds written into the PTX are the block sizes that hosts launch with.
 
 use sample_attention_device::launch::{
-    CHOOSE_DENSE_THREADS, PANEL_THREADS, REDUCTION_BLOCKS_THREADS, TOP_K_THREADS,
+    CHOOSE_DENSE_THREADS, PANEL_THREADS, REDUCTION_BLOCKS_THREADS, SELECT_ROWS_THREADS,
+    TOP_K_THREADS, WRITE_HEADS_THREADS,
 };
 use sample_attention_device::launch_bounds::{LAUNCH_BOUNDS, Target};
 use sample_attention_device::sparse_flash::hopper;
@@ -10,6 +11,7 @@ use sample_attention_device::{reduction, sampling, sparse_flash, top_k};
 /// Every published kernel, and the threads of its launches.
 fn kernels() -> Vec<(&'static str, u32)> {
     vec![
+        (sampling::heads::WRITE_HEADS.name(), WRITE_HEADS_THREADS),
         (sampling::BF16_D64.name(), PANEL_THREADS),
         (sampling::BF16_D128.name(), PANEL_THREADS),
         (sampling::F16_D64.name(), PANEL_THREADS),
@@ -29,6 +31,7 @@ fn kernels() -> Vec<(&'static str, u32)> {
             reduction::blocks::REDUCTION_BLOCKS.name(),
             REDUCTION_BLOCKS_THREADS,
         ),
+        (top_k::rows::SELECT_ROWS.name(), SELECT_ROWS_THREADS),
         (top_k::keys::TOP_K_KEYS.name(), TOP_K_THREADS),
         (top_k::blocks::TOP_K_BLOCKS.name(), TOP_K_THREADS),
         (top_k::dense::CHOOSE_DENSE.name(), CHOOSE_DENSE_THREADS),

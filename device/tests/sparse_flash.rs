@@ -5,6 +5,7 @@ use sample_attention_device::params::BLOCK;
 
 mod attention;
 
+use attention::batch::{Batch, Paging, alike, check_batch};
 use attention::case::listed;
 use attention::oracle::Inputs;
 use attention::{Case, Dtype, HeadMask, Kernel, Layout, check, launch};
@@ -306,6 +307,60 @@ fn repeats_are_identical(kernel: Kernel) {
     }
 }
 
+/// Lengths of a ragged batch: around a tile, empty, and more queries than keys.
+const RAGGED: [(usize, usize); 9] = [
+    (5, 200),
+    (0, 40),
+    (130, 130),
+    (7, 0),
+    (300, 90),
+    (1, 129),
+    (128, 128),
+    (0, 0),
+    (97, 301),
+];
+
+fn a_ragged_batch_is_each_sequence_alone(kernel: Kernel) {
+    for (i, causal) in [true, false, true, false].into_iter().enumerate() {
+        let alike = alike(kernel, [64, 128][i % 2], causal);
+        let batch = if i < 2 {
+            Batch::new(&alike, &RAGGED, |case| case)
+        } else {
+            Batch::new(&alike, &RAGGED, mixed_masks)
+        };
+        check_batch(&batch, Mode::Fast);
+    }
+    let small = [(3, 70), (0, 1), (140, 9)];
+    let batch = Batch::new(&alike(kernel, 64, true), &small, mixed_masks);
+    check_batch(&batch, CHECKED);
+}
+
+fn pages_are_contiguous_keys(kernel: Kernel) {
+    for (i, page) in [16, 32, 64, 128].into_iter().enumerate() {
+        let alike = alike(kernel, [64, 128][i % 2], i != 1);
+        let mut batch = if i % 2 == 0 {
+            Batch::new(&alike, &RAGGED, mixed_masks)
+        } else {
+            Batch::new(&alike, &RAGGED, |case| case)
+        };
+        batch.paging = Some(Paging {
+            page,
+            interleaved: i % 2 == 1,
+            csr: i < 2,
+            lens_each: i % 2 == 0,
+        });
+        check_batch(&batch, Mode::Fast);
+    }
+    let mut batch = Batch::new(&alike(kernel, 64, true), &[(3, 190), (5, 140)], mixed_masks);
+    batch.paging = Some(Paging {
+        page: 32,
+        interleaved: false,
+        csr: false,
+        lens_each: false,
+    });
+    check_batch(&batch, CHECKED);
+}
+
 /// Every property is one of every kernel.
 macro_rules! of_every_kernel {
     ($($property:ident)*) => {
@@ -342,6 +397,8 @@ of_every_kernel! {
     any_finite_scale
     a_query_block_does_not_depend_on_the_rest
     repeats_are_identical
+    a_ragged_batch_is_each_sequence_alone
+    pages_are_contiguous_keys
 }
 
 #[test]

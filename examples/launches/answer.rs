@@ -18,11 +18,14 @@ pub fn plan(number: usize, plan: &GpuPlan) -> Value {
     for (name, region) in [
         ("row_lse", region(&workspace.row_lse)),
         ("stats", region(&workspace.stats)),
+        ("bases", region(&workspace.bases)),
         ("sink_stats", region(&workspace.sink_stats)),
         ("mass", region(&workspace.mass)),
         ("outside", region(&workspace.outside)),
         ("covered", region(&workspace.covered)),
         ("kept", region(&workspace.kept)),
+        ("listed", region(&workspace.listed)),
+        ("finite_rows", region(&workspace.finite_rows)),
         ("lists", region(&workspace.lists)),
         ("list_counts", region(&workspace.list_counts)),
         ("stripes", region(&workspace.stripes)),
@@ -35,10 +38,8 @@ pub fn plan(number: usize, plan: &GpuPlan) -> Value {
         "plan": number,
         "workspace_bytes": plan.workspace_bytes(),
         "regions": regions,
-        "units": plan.units().map(|units| {
-            let of_head = 0..units.per_head();
-            let rows: u64 = of_head.map(|unit| u64::from(units.rows(units.unit(unit)).len())).sum();
-            json!({ "per_head": units.per_head(), "rows_per_head": rows, "sinks": units.sinks, "mass_one": MASS_ONE })
+        "selection": plan.sampled_rows().map(|rows| {
+            json!({ "rows_by_head": rows, "sinks": plan.sinks(), "mass_one": MASS_ONE })
         }),
         "waves": plan.waves(),
     })

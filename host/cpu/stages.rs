@@ -17,7 +17,7 @@ use crate::geometry::Geometry;
 use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
-use crate::report::{Report, RowCoverage, SelectedHead, Stage, StageTimes};
+use crate::report::{KeptKeys, Report, RowCoverage, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::stage::{SampledRow, UnitMass};
 use crate::tensor::{Inputs, Outputs};
@@ -416,7 +416,7 @@ impl<'a> Stages<'a> {
                 let selecting = self.workspace.selecting.as_ref()?;
                 let totals = selecting.totals[head];
                 Some(SelectedHead {
-                    mask: selecting.selection.as_ref().head(head),
+                    kept: KeptKeys::Mask(selecting.selection.as_ref().head(head)),
                     sampled_coverage: (totals.rows > 0)
                         .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
                     non_finite_rows: Some(totals.non_finite as usize),

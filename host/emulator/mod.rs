@@ -25,11 +25,13 @@ mod memory;
 
 use std::time::Instant;
 
+use sample_attention_device::abi::KvTensor;
 use sample_attention_device::gpu::emu::{self, Buffer, Fault, Gpu};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{
-    Arguments, Device, GpuPlan, Launch, Lists, Outcome, Target, TensorMap, TensorMapLayout, Watch,
+    Arguments, Device, GpuPlan, Launch, Lengths, Lists, Outcome, Target, TensorMap,
+    TensorMapLayout, Watch,
 };
 use crate::report::StageTimes;
 use crate::selection::Selection;
@@ -114,6 +116,81 @@ impl Emulator {
         Ok(())
     }
 
+    /// Runs a plan of [`GpuPlan::for_bounds`] on a packed batch: queries [1, q_heads, total_q, head_dim], keys and values
+    /// [1, kv_heads, total_k, head_dim], or [pages, kv_heads, page tokens, head_dim] with a table.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the plan, [`Error::PackedLength`], [`Error::PageNumber`] and [`Error::KernelFault`]; nothing has been
+    /// written then.
+    pub fn run_packed(
+        &self,
+        plan: &GpuPlan,
+        packed: &Packed<'_>,
+        inputs: &Inputs<'_>,
+        mut outputs: Outputs<'_>,
+    ) -> Result<()> {
+        packed.check(plan, inputs)?;
+        let mut gpu = Gpu::new();
+        let [_, q_heads, q_tokens, _] = inputs.q.shape();
+        let kv_shape = inputs.k.shape();
+        let q = upload(&mut gpu, "q", &inputs.q)?;
+        let [k, v] = [("k", &inputs.k), ("v", &inputs.v)]
+            .map(|(name, tensor)| upload(&mut gpu, name, tensor));
+        let (k, v) = (k?, v?);
+        let o = OutputMemory::new(&mut gpu, &mut outputs.o);
+        let lse = gpu.alloc::<f32>("lse", q_heads * q_tokens);
+        let words = plan.workspace_bytes().div_ceil(8) as usize;
+        let workspace = gpu.alloc::<u64>("workspace", words);
+        let table = packed
+            .pages
+            .map(|(table, stride)| (gpu.upload("block_table", table).address(), stride));
+        let keys = |rows| match table {
+            None => KvTensor::strided(rows),
+            Some((block_table, table_stride)) => KvTensor {
+                block_table,
+                table_stride,
+                page_log2: kv_shape[2].ilog2(),
+                ..KvTensor::strided(rows)
+            },
+        };
+        let arguments = Arguments {
+            q,
+            k: keys(k),
+            v: keys(v),
+            kv_extents: [kv_shape[0], kv_shape[1], kv_shape[2]].map(|size| size as u32),
+            q_tokens: q_tokens as u32,
+            o: o.tensor(),
+            o_dtype: outputs.o.dtype(),
+            lse: lse.address(),
+            lengths: Lengths {
+                cu_q: gpu.upload("cu_q", packed.cu_q).address(),
+                cu_k: gpu.upload("cu_k", packed.cu_k).address(),
+                k_lens_each: packed.k_lens_each,
+            },
+            workspace: workspace.address().cast(),
+        };
+        let mut executor = Executor {
+            plan,
+            mode: self.mode,
+            target: self.target,
+            gpu,
+            workspace,
+            times: StageTimes::default(),
+            launched: 0,
+            launches: 0,
+            watch: &mut (),
+        };
+        plan.run(&mut executor, &arguments)
+            .map_err(|fault| Error::KernelFault {
+                fault: fault.to_string(),
+            })?;
+        o.download(&executor.gpu, &mut outputs.o);
+        if let Some(to) = outputs.lse {
+            to.copy_from_slice(&executor.gpu.read(&lse));
+        }
+        Ok(())
+    }
+
     fn execute(
         &self,
         plan: &GpuPlan,
@@ -135,11 +212,14 @@ impl Emulator {
         let workspace = gpu.alloc::<u64>("workspace", words);
         let arguments = Arguments {
             q,
-            k,
-            v,
+            k: KvTensor::strided(k),
+            v: KvTensor::strided(v),
+            kv_extents: [problem.batch, problem.kv_heads, problem.k_len].map(|size| size as u32),
+            q_tokens: problem.q_len as u32,
             o: o.tensor(),
             o_dtype: outputs.o.dtype(),
             lse: lse.address(),
+            lengths: Lengths::EQUAL,
             workspace: workspace.address().cast(),
         };
         let mut executor = Executor {
@@ -173,6 +253,80 @@ impl Emulator {
             to.copy_from_slice(&executor.gpu.read(&lse));
         }
         Ok(run)
+    }
+}
+
+/// The lengths of a packed batch, and the pages of its keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// \[sequences + 1\]: cumulative queries.
+    pub cu_q: &'a [u32],
+    /// \[sequences + 1\]: cumulative keys; with `k_lens_each` \[sequences\], one length each, for pages alone.
+    pub cu_k: &'a [u32],
+    /// Whether `cu_k` holds one length a sequence.
+    pub k_lens_each: bool,
+    /// The page numbers of each sequence, and how many entries it is to the next sequence's; `None` where keys are packed.
+    pub pages: Option<(&'a [u32], u32)>,
+}
+
+impl Packed<'_> {
+    /// Keys of a sequence.
+    fn k_len(&self, sequence: usize) -> u32 {
+        if self.k_lens_each {
+            self.cu_k[sequence]
+        } else {
+            self.cu_k[sequence + 1].saturating_sub(self.cu_k[sequence])
+        }
+    }
+
+    fn check(&self, plan: &GpuPlan, inputs: &Inputs<'_>) -> Result<()> {
+        let problem = plan.problem();
+        let wrong = |name, sequence, given| Error::PackedLength {
+            name,
+            sequence,
+            given,
+        };
+        let k_lens = problem.batch + usize::from(!self.k_lens_each);
+        if self.cu_q.len() != problem.batch + 1 || self.cu_k.len() != k_lens {
+            return Err(wrong(
+                "the number of lengths",
+                problem.batch,
+                self.cu_q.len() as u32,
+            ));
+        }
+        let [pages, _, page_tokens, _] = inputs.k.shape();
+        for sequence in 0..problem.batch {
+            let [from, to] = [self.cu_q[sequence], self.cu_q[sequence + 1]];
+            let is_long = (to.saturating_sub(from)) as usize > problem.q_len;
+            if to < from || is_long || to as usize > inputs.q.shape()[2] {
+                return Err(wrong("cu_q", sequence, to));
+            }
+            let k_len = self.k_len(sequence);
+            let falls = !self.k_lens_each && self.cu_k[sequence + 1] < self.cu_k[sequence];
+            let is_outside = self.pages.is_none() && self.cu_k[sequence + 1] as usize > page_tokens;
+            if falls || is_outside || k_len as usize > problem.k_len {
+                return Err(wrong("cu_k", sequence, k_len));
+            }
+            let Some((table, stride)) = self.pages else {
+                continue;
+            };
+            if !matches!(page_tokens, 16 | 32 | 64 | 128) {
+                return Err(Error::PageTokens { given: page_tokens });
+            }
+            for entry in 0..(k_len as usize).div_ceil(page_tokens) {
+                let page = table.get(sequence * stride as usize + entry).copied();
+                let page = page.unwrap_or(u32::MAX);
+                if page as usize >= pages {
+                    return Err(Error::PageNumber {
+                        sequence,
+                        token: entry * page_tokens,
+                        page,
+                        pages,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 }
 

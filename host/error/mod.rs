@@ -321,11 +321,54 @@ pub enum Error {
         /// The limit.
         max: usize,
     },
-    /// The GPU kernels do not select by this budget.
+    /// Operands without lengths for a plan of [`GpuPlan::for_bounds`](crate::pipeline::GpuPlan::for_bounds).
+    #[error("the plan takes its lengths from the device: use GpuPlan::packed_arguments")]
+    LengthsMissing,
+    /// Operands with lengths for a plan of equal ones.
     #[error(
-        "the GPU kernels have no selection for the budget `rows`; use Budget::Blocks, or the CPU backend"
+        "the plan is for equal lengths: use GpuPlan::arguments, or plan with GpuPlan::for_bounds"
     )]
-    KernelBudget,
+    LengthsUnexpected,
+    /// A page number in use that names no page.
+    #[error(
+        "token {token} of sequence {sequence} lies in page {page}, but there are {pages} pages"
+    )]
+    PageNumber {
+        /// The sequence.
+        sequence: usize,
+        /// The first token of the page.
+        token: usize,
+        /// The number.
+        page: u32,
+        /// Pages.
+        pages: usize,
+    },
+    /// Lengths that are not cumulative, or beyond the bounds of the plan or the tensors.
+    #[error(
+        "{name} of sequence {sequence} is {given}: it must not fall, and be within the plan's bounds and the tensor's tokens"
+    )]
+    PackedLength {
+        /// Which lengths.
+        name: &'static str,
+        /// The sequence.
+        sequence: usize,
+        /// The number.
+        given: u32,
+    },
+    /// A page of a number of tokens that the kernels do not take.
+    #[error("pages of {given} tokens: use 16, 32, 64 or 128")]
+    PageTokens {
+        /// Tokens of a page.
+        given: usize,
+    },
+    /// Heads of one plan of the GPU kernels that keep different sinks.
+    #[error("heads keep {expected} and {given} sinks: give all heads of a GpuPlan the same number")]
+    HeadSinks {
+        /// Of the first head that has any.
+        expected: usize,
+        /// Of another.
+        given: usize,
+    },
     /// A kernel broke a rule of the hardware, as the emulator found.
     #[error(
         "{fault} (a mistake in a kernel of sample-attention, not in the call: please report it)"

@@ -7,6 +7,7 @@ use sample_attention_device::gpu::Kernel;
 use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
 use sample_attention_device::reduction::blocks::ReductionBlocksParams;
 use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
+use sample_attention_device::sampling::heads::WriteHeadsParams;
 use sample_attention_device::sampling::{self, SamplingParams};
 use sample_attention_device::sparse_flash::hopper::schedule::ScheduleParams;
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
@@ -14,6 +15,7 @@ use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
 use sample_attention_device::top_k::blocks::TopKBlocksParams;
 use sample_attention_device::top_k::dense::ChooseDenseParams;
 use sample_attention_device::top_k::keys::TopKKeysParams;
+use sample_attention_device::top_k::rows::SelectRowsParams;
 
 use crate::error::{Error, Result};
 use crate::problem::{Dtype, Problem};
@@ -56,6 +58,8 @@ macro_rules! calls {
 }
 
 calls! {
+    /// The table of the heads' policies.
+    WriteHeads(WriteHeadsParams),
     /// Softmax normalisers of the sampled rows, on any GPU.
     Sampling(SamplingParams),
     /// The same on Hopper.
@@ -64,6 +68,8 @@ calls! {
     ReductionBlocks(ReductionBlocksParams),
     /// Sampled mass of keys.
     ReductionKeys(ReductionKeysParams),
+    /// Selection of key blocks by single rows, and the lists of heads that are not sampled.
+    SelectRows(SelectRowsParams),
     /// Selection of pairs of blocks.
     TopKBlocks(TopKBlocksParams),
     /// Selection of keys.

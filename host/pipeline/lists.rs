@@ -1,6 +1,6 @@
 //! A selection as the kernels have it: lists, stripes and flags in arrays.
 
-use sample_attention_device::params::{BLOCK, ProblemSizes};
+use sample_attention_device::params::ProblemSizes;
 
 use super::plan::sizes;
 use super::{GpuPlan, Region, Workspace};
@@ -11,7 +11,7 @@ use crate::selection::Selection;
 /// The contents of the workspace's regions of the same names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lists {
-    /// \[q_heads, query tiles of all sequences, key blocks\]; what follows a list's end says nothing.
+    /// \[q_heads, query tiles of all sequences, capacity\]; what follows a list's end says nothing.
     pub lists: Vec<u32>,
     /// \[q_heads, query tiles of all sequences\].
     pub list_counts: Vec<u32>,
@@ -88,18 +88,18 @@ impl Lists {
         selection.set_sinks(sinks);
         let sizes = sizes(problem)?;
         let heads = problem.batch * problem.q_heads;
-        let key_blocks = problem.k_len.div_ceil(BLOCK as usize);
+        let capacity = self.lists.len() / self.list_counts.len().max(1);
         for head in 0..heads {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
             for (query_block, row) in rows_of(&sizes, head as u32) {
-                let count = in_list(self.list_counts[row], key_blocks)?;
-                let list = &self.lists[row * key_blocks..][..count];
+                let count = in_list(self.list_counts[row], capacity)?;
+                let list = &self.lists[row * capacity..][..count];
                 let list: Vec<usize> = list.iter().map(|&block| block as usize).collect();
                 selection.set_blocks(batch, q_head, query_block, &list)?;
             }
-            if let Some(stripes) = self.stripes.get(head * problem.k_len..) {
-                let capacity = stripes.len().min(problem.k_len);
-                let count = in_list(self.stripe_counts[head], capacity)?;
+            if let Some(&count) = self.stripe_counts.get(head) {
+                let stripes = &self.stripes[head * problem.k_len..];
+                let count = in_list(count, problem.k_len)?;
                 selection.set_stripes(batch, q_head, &stripes[..count])?;
             }
             let is_dense = self.dense.get(head).is_some_and(|&dense| dense != 0);

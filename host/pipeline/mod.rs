@@ -1,36 +1,44 @@
 //! The four stages as launches of the GPU kernels, written once for every executor of them.
 //!
 //! ```text
-//! for each wave of units that fits the workspace:                    a unit: a segment of a head, or a head
-//!     sampling           q, k                  -> row_lse (and statistics of each key block)
-//!     reduction          those (or q, k)       -> mass, covered
-//!     top_k              mass, covered         -> lists or stripes, kept
-//! choose_dense           lists, stripes        -> dense           with Fallback::Auto
-//! sparse_flash           q, k, v, all of these -> o, lse          alone where the plan is dense; on Hopper after its schedule
+//! write_heads             policies -> a table             where heads differ
+//! for each slice of query tiles that fits the workspace:             heads that select key blocks
+//!     sampling            q, k -> statistics of each sampled row over each key block
+//!     select_rows         those -> lists                  budget of rows, and heads that are not sampled
+//!     reduction, top_k    those -> masses -> lists        budget of blocks
+//! for each pass over heads that fits the workspace:                  heads that select single keys
+//!     sampling            q, k -> row_lse
+//!     reduction, top_k    q, k, row_lse -> masses -> keys
+//! choose_dense            lists, keys -> dense            with Fallback::Auto, where heads spend their mass as a whole
+//! sparse_flash            q, k, v, all of these -> o, lse         alone where the plan is dense; on Hopper after its schedule
 //! ```
+//!
+//! Where the lists of all query tiles would be too large, attention follows each slice.
 //!
 //! A [`GpuPlan`] knows every launch before the first runs: sizes and addresses are all that it needs. Launches are data, in the
 //! order in which a stream has to run them; none waits for the host, and none relies on memory that the host cleared.
 //! A [`Device`] runs them; memory, copies and times are the business of whoever owns it.
 
+mod heads;
 mod kernels;
 mod launches;
 mod lists;
 mod operands;
 mod plan;
 mod readback;
+mod slices;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 pub use kernels::Call;
 pub use lists::Lists;
-pub use operands::{DeviceMemory, DeviceTensor, Operands};
+pub use operands::{DeviceMemory, DeviceTensor, Operands, PackedOperands, PageTable};
 pub use plan::{
-    Arguments, GPU_BREAK_EVEN_TOKENS, GpuPlan, MAX_HEADS, MAX_KEYS, Rescale, WAVE_BYTES,
+    Arguments, Bounds, GPU_BREAK_EVEN_TOKENS, GpuPlan, Lengths, MAX_HEADS, MAX_KEYS, Rescale,
+    WAVE_BYTES,
 };
 pub use readback::{Outcome, Watch};
-pub use sample_attention_device::geometry::Units;
 pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};
 pub use sample_attention_device::launch::LaunchShape;
 pub use sample_attention_device::launch_bounds::Target;

@@ -1,11 +1,12 @@
 //! Tensors in the memory of a GPU, checked against a plan before their addresses go into a launch.
 
+use sample_attention_device::abi::KvTensor;
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::TensorArg;
 
-use super::{Arguments, GpuPlan, WORKSPACE_ALIGN_BYTES};
+use super::{Arguments, GpuPlan, Lengths, WORKSPACE_ALIGN_BYTES};
 use crate::error::{Error, Result};
-use crate::problem::{Dtype, Problem};
+use crate::problem::Dtype;
 use crate::shape::swap_middle;
 use crate::tensor::{Layout, check_shape};
 
@@ -132,12 +133,17 @@ impl DeviceTensor {
     }
 
     /// An output takes the inputs' element type or f32, and has an address for each element.
-    fn output(&self, tensor: &'static str, problem: &Problem) -> Result<TensorArg> {
+    fn output(
+        &self,
+        tensor: &'static str,
+        shape: [usize; 4],
+        dtype_of_inputs: Dtype,
+    ) -> Result<TensorArg> {
         let dtype = match self.dtype {
             Dtype::F32 => Dtype::F32,
-            _ => problem.dtype,
+            _ => dtype_of_inputs,
         };
-        let argument = self.input(tensor, problem.q_shape(), dtype)?;
+        let argument = self.input(tensor, shape, dtype)?;
         if !self.layout.is_injective() {
             return Err(Error::OverlappingOutput {
                 shape: self.layout.shape,
@@ -188,6 +194,43 @@ impl Operands {
     }
 }
 
+/// Everything that one run of a plan of [`GpuPlan::for_bounds`] reads, writes and works in. Lengths and page numbers are read on the
+/// device: the host does not see whether they are what they should be. Lengths beyond the plan's bounds are cut to them.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedOperands {
+    /// Queries [1, q_heads, total_q, head_dim]: one sequence after the other.
+    pub q: DeviceTensor,
+    /// Keys [1, kv_heads, total_k, head_dim]; or, with `pages`, [pages, kv_heads, page tokens, head_dim].
+    pub k: DeviceTensor,
+    /// Values, as the keys.
+    pub v: DeviceTensor,
+    /// Output, as the queries, in the inputs' element type or f32.
+    pub o: DeviceTensor,
+    /// Output: natural log-sum-exp, f32, contiguous [q_heads, total_q].
+    pub lse: DeviceMemory,
+    /// \[sequences + 1\] of u32: cumulative queries.
+    pub cu_q: DeviceMemory,
+    /// \[sequences + 1\] of u32: cumulative keys; with `k_lens_each` \[sequences\], one length each, for pages alone.
+    pub cu_k: DeviceMemory,
+    /// Whether `cu_k` holds one length a sequence.
+    pub k_lens_each: bool,
+    /// Where the tokens of each sequence lie, if keys and values are paged.
+    pub pages: Option<PageTable>,
+    /// As in [`Operands`].
+    pub workspace: DeviceMemory,
+}
+
+/// The page numbers of each sequence, u32 (or i32): entries beyond a sequence's length are never read.
+#[derive(Clone, Copy, Debug)]
+pub struct PageTable {
+    /// The page numbers.
+    pub table: DeviceMemory,
+    /// Entries from a sequence's to the next's.
+    pub stride: u32,
+    /// \[sequences + 1\] of u32: where each sequence's begin, in place of the stride.
+    pub starts: Option<DeviceMemory>,
+}
+
 impl GpuPlan {
     /// The operands as launches take them.
     ///
@@ -208,13 +251,98 @@ impl GpuPlan {
         problem.check_lse(lse_len.min(problem.lse_len()))?;
         lse.check_aligned("lse", 4)?;
         self.check_workspace(workspace)?;
+        if self.is_ragged() {
+            return Err(Error::LengthsMissing);
+        }
+        let sizes = self.sizes();
         Ok(Arguments {
             q: q.input("q", problem.q_shape(), problem.dtype)?,
-            k: k.input("k", problem.kv_shape(), problem.dtype)?,
-            v: v.input("v", problem.kv_shape(), problem.dtype)?,
-            o: o.output("o", problem)?,
+            k: KvTensor::strided(k.input("k", problem.kv_shape(), problem.dtype)?),
+            v: KvTensor::strided(v.input("v", problem.kv_shape(), problem.dtype)?),
+            kv_extents: [sizes.batch, sizes.kv_heads, sizes.k_len],
+            q_tokens: sizes.q_len,
+            o: o.output("o", problem.q_shape(), problem.dtype)?,
             o_dtype: o.dtype(),
             lse: Global::from_address(lse.address),
+            lengths: Lengths::EQUAL,
+            workspace: Global::from_address(workspace.address),
+        })
+    }
+
+    /// The operands of a plan of [`GpuPlan::for_bounds`] as launches take them.
+    ///
+    /// # Errors
+    /// As [`GpuPlan::arguments`], and [`Error::PageTokens`].
+    pub fn packed_arguments(&self, operands: &PackedOperands) -> Result<Arguments> {
+        let problem = self.problem();
+        let Some(total_q) = self.total_q() else {
+            return Err(Error::LengthsUnexpected);
+        };
+        let PackedOperands {
+            q,
+            k,
+            v,
+            o,
+            lse,
+            cu_q,
+            cu_k,
+            k_lens_each,
+            pages,
+            workspace,
+        } = operands;
+        let [_, _, q_tokens, _] = q.shape();
+        if q_tokens < total_q {
+            return Err(Error::LseLen {
+                expected: total_q,
+                given: q_tokens,
+            });
+        }
+        let q_shape = [1, problem.q_heads, q_tokens, problem.head_dim];
+        let lse_len = problem.q_heads * q_tokens;
+        let given = (lse.bytes / 4) as usize;
+        if given < lse_len {
+            return Err(Error::LseLen {
+                expected: lse_len,
+                given,
+            });
+        }
+        lse.check_aligned("lse", 4)?;
+        cu_q.check_aligned("cu_q", 4)?;
+        cu_k.check_aligned("cu_k", 4)?;
+        self.check_workspace(workspace)?;
+        let [kv_batch, _, kv_tokens, _] = k.shape();
+        let kv_shape = [kv_batch, problem.kv_heads, kv_tokens, problem.head_dim];
+        let page_log2 = match pages {
+            None => 0,
+            Some(_) if matches!(kv_tokens, 16 | 32 | 64 | 128) => kv_tokens.ilog2(),
+            Some(_) => return Err(Error::PageTokens { given: kv_tokens }),
+        };
+        let keys = |rows| match pages {
+            None => KvTensor::strided(rows),
+            Some(pages) => KvTensor {
+                rows,
+                block_table: Global::from_address(pages.table.address),
+                table_starts: pages
+                    .starts
+                    .map_or(Global::NULL, |starts| Global::from_address(starts.address)),
+                table_stride: pages.stride,
+                page_log2,
+            },
+        };
+        Ok(Arguments {
+            q: q.input("q", q_shape, problem.dtype)?,
+            k: keys(k.input("k", kv_shape, problem.dtype)?),
+            v: keys(v.input("v", kv_shape, problem.dtype)?),
+            kv_extents: [kv_batch, problem.kv_heads, kv_tokens].map(|size| size as u32),
+            q_tokens: q_tokens as u32,
+            o: o.output("o", q_shape, problem.dtype)?,
+            o_dtype: o.dtype(),
+            lse: Global::from_address(lse.address),
+            lengths: Lengths {
+                cu_q: Global::from_address(cu_q.address),
+                cu_k: Global::from_address(cu_k.address),
+                k_lens_each: *k_lens_each,
+            },
             workspace: Global::from_address(workspace.address),
         })
     }
@@ -238,6 +366,7 @@ impl GpuPlan {
 mod tests {
     use super::*;
     use crate::policy::{Budget, Policy};
+    use crate::problem::Problem;
 
     const SHAPE: [usize; 4] = [2, 4, 300, 64];
 

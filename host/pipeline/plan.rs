@@ -1,17 +1,21 @@
 //! A problem and a policy as launches.
 
-use sample_attention_device::geometry::{Candidates, Units};
+use sample_attention_device::abi::{self, HeadKind, KvTensor, Sequences};
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 
+use super::heads::Heads;
 use super::kernels::Kernels;
-use super::workspace::{Contents, Workspace};
+use super::slices::{KeyPass, Shape, TileRange};
+use super::workspace::Workspace;
 use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
-use crate::plan::{Path, Plan};
-use crate::policy::{Budget, Fallback, Policy};
+use crate::head_policies::HeadPolicy;
+use crate::plan::{Path, path};
+use crate::policy::{Fallback, Policy};
 use crate::problem::{Dtype, Problem};
+use crate::selection::SelectionShape;
 
 /// Keys of a sequence, at most: the attention kernels have a bit of shared memory for each key block, 16 KiB of them here, which is
 /// what Hopper's has left beside its tiles.
@@ -26,27 +30,39 @@ pub const MAX_HEADS: usize = 65_535;
 /// CPU's.
 pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
 
-/// Bytes of the buffers that hold one wave of the selection: what Q alone takes at 128K tokens and 32 heads, where a wave is then some
-/// 170 segments, enough blocks of threads for any GPU.
-pub const WAVE_BYTES: u64 = 1 << 30;
+/// Bytes of the buffers that hold one wave of the selection: a slice of query tiles, or a pass over heads. With 32 heads a slice of a prompt
+/// of 128K tokens is then 32 query tiles, whose panels of sampled rows, cut into splits of their keys, are several for each multiprocessor.
+pub const WAVE_BYTES: u64 = 64 << 20;
 
-/// How attention will be computed by the GPU kernels: the same plan as [`Plan`], as launches.
+/// Bytes of a slice that holds no more than a panel of sampled rows: a smaller panel would load the same keys for fewer rows. At a million
+/// tokens, 32 heads and a row stride of 8 it is half a panel.
+const PANEL_BYTES: u64 = 160 << 20;
+
+/// Bytes of the lists of all query tiles up to which they are all in the workspace at once, and attention is one launch: 128K tokens of 32
+/// heads. Beyond that attention follows each slice of the selection, and the lists of the next take the place of its own.
+const WHOLE_LISTS_BYTES: u64 = 136 << 20;
+
+/// How attention will be computed by the GPU kernels, as launches. It needs no GPU and starts no thread.
 ///
 /// ```
 /// use sample_attention::pipeline::GpuPlan;
-/// use sample_attention::{Budget, Dtype, Policy, Problem};
+/// use sample_attention::{Dtype, Policy, Problem};
 /// let problem = Problem::causal(32_768, 128, Dtype::Bf16).with_heads(32, 8);
-/// let plan = GpuPlan::new(problem, Policy::of(Budget::Blocks))?;
+/// let plan = GpuPlan::new(problem, Policy::default())?;
 /// println!("{} MiB of workspace, {} waves", plan.workspace().bytes >> 20, plan.waves());
-/// # assert_eq!(plan.waves(), 1);
+/// # assert!(plan.workspace_bytes() < 96 << 20);
 /// # Ok::<(), sample_attention::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct GpuPlan {
-    plan: Plan,
+    problem: Problem,
+    path: Path,
     sizes: ProblemSizes,
     kernels: Kernels,
     work: Work,
+    fallback: Fallback,
+    /// A bound of all queries, where lengths are device data.
+    ragged_total_q: Option<u32>,
     rescale: Rescale,
     workspace: Workspace,
 }
@@ -75,76 +91,301 @@ impl Rescale {
 }
 
 /// What decides which keys are attended to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Work {
     Dense,
     /// The caller's lists, in the workspace.
     Given {
         sinks: u32,
     },
-    /// The policy, `wave` units at a time.
-    Select {
-        units: Units,
-        wave: u32,
-        policy: Policy,
-    },
+    /// The heads' policies.
+    Select(Selecting),
 }
 
-/// Where a run's tensors lie on the device: shapes and element types are the problem's.
+/// A selection, cut up.
+#[derive(Clone, Debug)]
+pub(super) struct Selecting {
+    pub(super) heads: Heads,
+    pub(super) sinks: u32,
+    /// Of the heads that have lists of their own for each query tile, and of those that are not sampled.
+    pub(super) slices: Vec<TileRange>,
+    /// Of the heads that select single keys.
+    pub(super) passes: Vec<KeyPass>,
+    /// Whether each head runs dense if its selection costs as much.
+    pub(super) chooses_dense: bool,
+    /// Key blocks of a query tile's list, at most, where the lists of all query tiles are in the workspace together. `None`: those of a slice
+    /// are, with as many key blocks as its rows see.
+    pub(super) list_capacity: Option<u32>,
+}
+
+impl Selecting {
+    /// Cuts up the selection of a batch.
+    fn new(
+        (sequences, sizes): (Sequences, &ProblemSizes),
+        heads: Heads,
+        sinks: u32,
+        fallback: Fallback,
+        limits: Limits,
+    ) -> Self {
+        let shape = Shape {
+            sequences,
+            heads: &heads,
+            q_heads: sizes.q_heads,
+            kv_heads: sizes.kv_heads,
+            sinks,
+        };
+        let has_slices = heads.any(|kind| !matches!(kind, HeadKind::Residual | HeadKind::Paper));
+        let slices = if has_slices {
+            shape.slices(limits.wave_bytes, limits.panel_bytes())
+        } else {
+            Vec::new()
+        };
+        let passes = shape.key_passes(limits.wave_bytes);
+        let blocks = sequences.max_key_blocks().max(1);
+        let all_tiles = sequences.query_tiles();
+        let windows = heads.policies().iter().map(|policy| policy.window_blocks);
+        let window = windows.max().unwrap_or(1).min(blocks);
+        let has_long_lists = has_slices && heads.any(|kind| kind != HeadKind::Local);
+        let list_capacity = if has_long_lists { blocks } else { window };
+        let list_bytes =
+            4 * u64::from(sizes.q_heads) * u64::from(all_tiles) * u64::from(list_capacity);
+        let whole = limits.whole_lists
+            || list_bytes <= WHOLE_LISTS_BYTES
+            || !passes.is_empty()
+            || slices.len() == 1;
+        let chooses_dense = fallback == Fallback::Auto
+            && whole
+            && heads.any(|kind| {
+                matches!(
+                    kind,
+                    HeadKind::Blocks | HeadKind::Residual | HeadKind::Paper
+                )
+            });
+        Selecting {
+            sinks,
+            chooses_dense,
+            list_capacity: whole.then_some(list_capacity),
+            slices,
+            passes,
+            heads,
+        }
+    }
+
+    /// Whether a kernel works on each query tile by itself: for all heads but those that spend their mass elsewhere.
+    pub(super) fn selects_by_tile(&self) -> bool {
+        self.heads
+            .any(|kind| matches!(kind, HeadKind::Rows | HeadKind::Local | HeadKind::Dense))
+    }
+}
+
+/// How much of a selection is in the workspace at a time.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    wave_bytes: u64,
+    whole_lists: bool,
+}
+
+impl Limits {
+    const DEFAULT: Self = Limits {
+        wave_bytes: WAVE_BYTES,
+        whole_lists: false,
+    };
+
+    /// Bytes of a slice that is no more than a panel.
+    fn panel_bytes(&self) -> u64 {
+        if self.wave_bytes < WAVE_BYTES {
+            self.wave_bytes
+        } else {
+            self.wave_bytes.max(PANEL_BYTES)
+        }
+    }
+}
+
+/// Where a run's tensors and lengths lie on the device: shapes and element types are the problem's.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Arguments {
-    /// Queries [batch, q_heads, q_len, head_dim].
+    /// Queries [batch, q_heads, q_len, head_dim]; of a packed batch [1, q_heads, total_q, head_dim].
     pub q: TensorArg,
-    /// Keys [batch, kv_heads, k_len, head_dim].
-    pub k: TensorArg,
-    /// Values [batch, kv_heads, k_len, head_dim].
-    pub v: TensorArg,
-    /// Output [batch, q_heads, q_len, head_dim].
+    /// Keys [batch, kv_heads, k_len, head_dim]; of a packed batch [1, kv_heads, total_k, head_dim], or in pages.
+    pub k: KvTensor,
+    /// Values, as the keys.
+    pub v: KvTensor,
+    /// Batch, heads and tokens of the keys' and values' tensors: pages, heads and tokens of a page where they are paged.
+    pub kv_extents: [u32; 3],
+    /// Tokens of the queries' tensor, of one sequence or packed.
+    pub q_tokens: u32,
+    /// Output, as the queries.
     pub o: TensorArg,
     /// Element type of the output: the inputs', or f32.
     pub o_dtype: Dtype,
-    /// Natural log-sum-exp [batch, q_heads, q_len].
+    /// Natural log-sum-exp [batch, q_heads, q_len]; of a packed batch [q_heads, total_q].
     pub lse: Global<f32>,
+    /// The lengths of a plan of [`GpuPlan::for_bounds`]; null for one of equal lengths.
+    pub lengths: Lengths,
     /// [`Workspace::bytes`] bytes at a multiple of 256, with any contents.
     pub workspace: Global<u8>,
+}
+
+/// The lengths of the sequences of a packed batch, on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// \[sequences + 1\]: cumulative queries.
+    pub cu_q: Global<u32>,
+    /// \[sequences + 1\]: cumulative keys, or with `k_lens_each` one length a sequence.
+    pub cu_k: Global<u32>,
+    /// Whether the latter.
+    pub k_lens_each: bool,
+}
+
+impl Lengths {
+    /// Of equal lengths, which the plan knows.
+    pub const EQUAL: Self = Lengths {
+        cu_q: Global::NULL,
+        cu_k: Global::NULL,
+        k_lens_each: false,
+    };
+}
+
+/// Upper bounds of a batch of sequences whose lengths are device data: a plan for them needs no word of the host's before it runs, and a
+/// captured graph of it replays with other lengths.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Sequences.
+    pub sequences: usize,
+    /// Query heads; a multiple of `kv_heads`.
+    pub q_heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a token of one head.
+    pub head_dim: usize,
+    /// Queries of all sequences.
+    pub total_q: usize,
+    /// Queries of the longest sequence.
+    pub max_q: usize,
+    /// Keys of the longest sequence.
+    pub max_k: usize,
+    /// Element type of queries, keys and values.
+    pub dtype: Dtype,
+    /// What scores are multiplied by before the softmax.
+    pub softmax_scale: f32,
+    /// Whether a query sees the keys up to its own position.
+    pub causal: bool,
+}
+
+impl Bounds {
+    /// The longest sequences that there could be, all of them.
+    fn problem(&self) -> Problem {
+        Problem {
+            batch: self.sequences,
+            q_heads: self.q_heads,
+            kv_heads: self.kv_heads,
+            q_len: self.max_q,
+            k_len: self.max_k,
+            softmax_scale: self.softmax_scale,
+            causal: self.causal,
+            ..Problem::causal(self.max_k, self.head_dim, self.dtype)
+        }
+    }
 }
 
 impl GpuPlan {
     /// A plan that selects what to attend to by `policy`.
     ///
     /// # Errors
-    /// Those of [`Plan::new`], and [`Error::KernelDtype`], [`Error::KernelHeadDim`], [`Error::KernelHeads`] and
-    /// [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
+    /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and [`Error::KernelDtype`],
+    /// [`Error::KernelHeadDim`], [`Error::KernelHeads`] and [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let break_even = BreakEven {
-            tokens: GPU_BREAK_EVEN_TOKENS,
-            counts_queries: false,
-        };
-        let plan = Plan::selecting(problem, policy, break_even)?;
-        let sizes = sizes(&problem)?;
-        if plan.path() != Path::Select {
-            return GpuPlan::with_work(plan, Work::Dense);
+        let path = path(&problem, &policy, BREAK_EVEN)?;
+        if path != Path::Select {
+            return GpuPlan::with_work(problem, (path, policy.fallback), |_| Work::Dense);
         }
-        let candidates = match policy.budget {
-            Budget::Rows => return Err(Error::KernelBudget),
-            Budget::Blocks => Candidates::Blocks,
-            Budget::Residual | Budget::Paper => Candidates::Keys,
+        SelectionShape::checked(&problem)?;
+        let heads = Heads::alike(&policy, problem.q_heads, problem.k_len);
+        GpuPlan::selecting(problem, heads, policy.sinks, policy.fallback)
+    }
+
+    /// A plan that treats each query head by a policy of its own, as [`HeadPlan`](crate::HeadPlan). Heads that are dense or local are not
+    /// sampled, and take no part of the selection's time or memory.
+    ///
+    /// # Errors
+    /// As [`GpuPlan::new`], [`Error::HeadPolicies`] where there is not one for each head, and [`Error::HeadSinks`] where they differ in
+    /// their sinks.
+    pub fn per_head(problem: Problem, heads: &[HeadPolicy]) -> Result<Self> {
+        problem.validate()?;
+        if heads.len() != problem.q_heads {
+            return Err(Error::HeadPolicies {
+                given: heads.len(),
+                q_heads: problem.q_heads,
+            });
+        }
+        let (of_heads, sinks) = Heads::each(heads, problem.k_len)?;
+        if of_heads.any(|kind| kind != HeadKind::Dense) && !problem.causal {
+            return Err(Error::SparseNeedsCausal);
+        }
+        if !of_heads.any(|kind| kind != HeadKind::Dense) {
+            return GpuPlan::dense(problem);
+        }
+        SelectionShape::checked(&problem)?;
+        let is_auto = |head: &HeadPolicy| match head {
+            HeadPolicy::Selected(policy) => policy.fallback == Fallback::Auto,
+            HeadPolicy::Dense | HeadPolicy::Local { .. } => true,
         };
-        // A stride beyond all positions samples the last row alone, whatever it is.
-        let row_stride = policy.row_stride.min(problem.k_len + 1) as u32;
-        let sinks = policy.sinks.min(problem.k_len) as u32;
-        let window = policy.window_tokens(problem.k_len) as u32;
-        // No position is beyond the largest u32.
-        let doubles_from = u32::try_from(policy.stride_doubles_from).unwrap_or(u32::MAX);
-        let units = Units::new(sizes, candidates, row_stride, sinks, window)
-            .with_stride_doubles_from(doubles_from);
-        let work = Work::Select {
-            units,
-            wave: units_in(WAVE_BYTES, &units, policy.budget),
-            policy,
+        let fallback = if heads.iter().all(is_auto) {
+            Fallback::Auto
+        } else {
+            Fallback::Never
         };
-        GpuPlan::with_work(plan, work)
+        GpuPlan::selecting(problem, of_heads, sinks, fallback)
+    }
+
+    fn selecting(problem: Problem, heads: Heads, sinks: usize, fallback: Fallback) -> Result<Self> {
+        let sinks = sinks.min(problem.k_len) as u32;
+        GpuPlan::with_work(problem, (Path::Select, fallback), |sizes| {
+            let batch = (sizes.sequences(), sizes);
+            Work::Select(Selecting::new(
+                batch,
+                heads,
+                sinks,
+                fallback,
+                Limits::DEFAULT,
+            ))
+        })
+    }
+
+    /// A plan for a packed batch of sequences whose lengths are device data, within these bounds: with a policy, or dense without one.
+    /// Windows that are a ratio are that of `max_k`.
+    ///
+    /// # Errors
+    /// As [`GpuPlan::new`].
+    pub fn for_bounds(bounds: Bounds, policy: Option<Policy>) -> Result<Self> {
+        let problem = bounds.problem();
+        problem.validate()?;
+        let total_q = bounds.total_q;
+        if total_q > problem.batch * problem.q_len || u32::try_from(total_q).is_err() {
+            return Err(Error::TooLong {
+                name: "total_q",
+                len: total_q,
+                max: (problem.batch * problem.q_len).min(u32::MAX as usize),
+            });
+        }
+        let mut plan = match policy {
+            Some(policy) => GpuPlan::new(problem, policy)?,
+            None => GpuPlan::dense(problem)?,
+        };
+        plan.ragged_total_q = Some(total_q as u32);
+        if let Work::Select(Selecting { heads, sinks, .. }) = &plan.work {
+            let batch = (plan.sequences(), &plan.sizes);
+            plan.work = Work::Select(Selecting::new(
+                batch,
+                heads.clone(),
+                *sinks,
+                plan.fallback,
+                Limits::DEFAULT,
+            ));
+        }
+        plan.workspace = plan.lay_out();
+        Ok(plan)
     }
 
     /// A plan that selects by `policy` where that is defined and pays, as [`Plan::auto`].
@@ -164,7 +405,8 @@ impl GpuPlan {
     /// # Errors
     /// As [`GpuPlan::new`].
     pub fn dense(problem: Problem) -> Result<Self> {
-        GpuPlan::with_work(Plan::dense(problem)?, Work::Dense)
+        problem.validate()?;
+        GpuPlan::with_work(problem, (Path::Dense, Fallback::Never), |_| Work::Dense)
     }
 
     /// A plan that attends to [`Lists`](super::Lists) which the caller puts into the workspace, and to the first `sinks` keys.
@@ -172,51 +414,74 @@ impl GpuPlan {
     /// # Errors
     /// As [`GpuPlan::new`].
     pub fn given(problem: Problem, sinks: usize) -> Result<Self> {
+        problem.validate()?;
         let sinks = sinks.min(problem.k_len) as u32;
-        GpuPlan::with_work(Plan::dense(problem)?, Work::Given { sinks })
-    }
-
-    fn with_work(plan: Plan, work: Work) -> Result<Self> {
-        let sizes = sizes(plan.problem())?;
-        let contents = match &work {
-            Work::Dense => Contents::Nothing,
-            Work::Given { .. } => Contents::Lists,
-            Work::Select {
-                units,
-                wave,
-                policy,
-            } => Contents::Selection {
-                wave: &units.slice(0, *wave),
-                budget: policy.budget,
-                chooses_dense: policy.fallback == Fallback::Auto,
-            },
-        };
-        Ok(GpuPlan {
-            kernels: Kernels::of(plan.problem())?,
-            workspace: Workspace::new(&sizes, contents),
-            plan,
-            sizes,
-            work,
-            rescale: Rescale::default(),
+        GpuPlan::with_work(problem, (Path::Dense, Fallback::Never), |_| Work::Given {
+            sinks,
         })
     }
 
-    /// The same plan with at most `bytes` bytes of buffers for one wave, or one unit's if that is more. The result does not
-    /// depend on it.
-    pub fn with_wave_bytes(mut self, bytes: u64) -> Self {
-        if let Work::Select {
-            units,
-            wave,
-            policy,
-        } = &mut self.work
-        {
-            *wave = units_in(bytes, units, policy.budget);
-            let contents = Contents::Selection {
-                wave: &units.slice(0, *wave),
-                budget: policy.budget,
-                chooses_dense: policy.fallback == Fallback::Auto,
-            };
-            self.workspace = Workspace::new(&self.sizes, contents);
+    fn with_work(
+        problem: Problem,
+        (path, fallback): (Path, Fallback),
+        work: impl FnOnce(&ProblemSizes) -> Work,
+    ) -> Result<Self> {
+        let kernels = Kernels::of(&problem)?;
+        let sizes = sizes(&problem)?;
+        let work = work(&sizes);
+        let mut plan = GpuPlan {
+            problem,
+            path,
+            sizes,
+            kernels,
+            work,
+            fallback,
+            ragged_total_q: None,
+            rescale: Rescale::default(),
+            workspace: Workspace::dense(),
+        };
+        plan.workspace = plan.lay_out();
+        Ok(plan)
+    }
+
+    fn lay_out(&self) -> Workspace {
+        let sequences = self.sequences();
+        match &self.work {
+            Work::Dense => Workspace::dense(),
+            Work::Given { .. } => Workspace::given(
+                self.sizes.q_heads,
+                sequences.query_tiles(),
+                sequences.count,
+                sequences.max_k,
+            ),
+            Work::Select(selecting) => Workspace::selecting(&self.shape(selecting), selecting),
+        }
+    }
+
+    /// The same plan with at most `bytes` bytes of buffers for one wave, or the least that a wave can be if that is more. The result does
+    /// not depend on it.
+    pub fn with_wave_bytes(self, bytes: u64) -> Self {
+        self.with_limits(Limits {
+            wave_bytes: bytes,
+            whole_lists: true,
+        })
+    }
+
+    /// The same plan with the lists of all query tiles in the workspace at once, however large they are: what [`GpuPlan::outcome`] needs to
+    /// tell what was selected. Without it that is so up to 136 MiB.
+    pub fn with_whole_lists(self) -> Self {
+        self.with_limits(Limits {
+            whole_lists: true,
+            ..Limits::DEFAULT
+        })
+    }
+
+    fn with_limits(mut self, limits: Limits) -> Self {
+        let batch = (self.sequences(), &self.sizes);
+        if let Work::Select(Selecting { heads, sinks, .. }) = &self.work {
+            let selecting = Selecting::new(batch, heads.clone(), *sinks, self.fallback, limits);
+            self.work = Work::Select(selecting);
+            self.workspace = self.lay_out();
         }
         self
     }
@@ -228,16 +493,61 @@ impl GpuPlan {
 
     /// What is computed.
     pub fn problem(&self) -> &Problem {
-        self.plan.problem()
+        &self.problem
     }
 
-    /// What the CPU backend would do.
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
+    /// What runs of the plan do.
+    pub(super) fn path(&self) -> Path {
+        self.path
     }
 
-    pub(super) fn work(&self) -> &Work {
-        &self.work
+    /// The batch, as far as the plan knows it: where lengths are device data, at no address that is one.
+    pub(super) fn sequences(&self) -> Sequences {
+        let sequences = self.sizes.sequences();
+        match self.ragged_total_q {
+            None => sequences,
+            Some(total_q) => Sequences {
+                total_q,
+                cu_q: Global::from_address(4),
+                cu_k: Global::from_address(4),
+                ..sequences
+            },
+        }
+    }
+
+    /// The batch of a run.
+    pub(super) fn sequences_of(&self, lengths: &Lengths) -> Sequences {
+        let sequences = self.sequences();
+        if !sequences.is_ragged() {
+            return sequences;
+        }
+        Sequences {
+            cu_q: lengths.cu_q,
+            cu_k: lengths.cu_k,
+            k_lens_each: u32::from(lengths.k_lens_each),
+            ..sequences
+        }
+    }
+
+    /// Queries of all sequences, at most, where lengths are device data.
+    pub(super) fn total_q(&self) -> Option<usize> {
+        self.ragged_total_q.map(|total_q| total_q as usize)
+    }
+
+    /// Whether lengths are device data, which the host does not see.
+    pub fn is_ragged(&self) -> bool {
+        self.ragged_total_q.is_some()
+    }
+
+    /// What the launches of a selection have in common.
+    pub(super) fn shape<'a>(&self, selecting: &'a Selecting) -> Shape<'a> {
+        Shape {
+            sequences: self.sequences(),
+            heads: &selecting.heads,
+            q_heads: self.sizes.q_heads,
+            kv_heads: self.sizes.kv_heads,
+            sinks: selecting.sinks,
+        }
     }
 
     pub(super) fn kernels(&self) -> &Kernels {
@@ -256,16 +566,51 @@ impl GpuPlan {
     pub(crate) fn given_sinks(&self) -> Option<usize> {
         match &self.work {
             Work::Given { sinks } => Some(*sinks as usize),
-            Work::Dense | Work::Select { .. } => None,
+            Work::Dense | Work::Select(_) => None,
         }
     }
 
-    /// How the selection is cut up; `None` where nothing is selected.
-    pub fn units(&self) -> Option<&Units> {
+    /// The selection, where there is one.
+    pub(super) fn selection(&self) -> Option<&Selecting> {
         match &self.work {
-            Work::Select { units, .. } => Some(units),
+            Work::Select(selecting) => Some(selecting),
             Work::Dense | Work::Given { .. } => None,
         }
+    }
+
+    /// First keys that every query keeps.
+    pub fn sinks(&self) -> u32 {
+        match &self.work {
+            Work::Dense => 0,
+            Work::Given { sinks } => *sinks,
+            Work::Select(selecting) => selecting.sinks,
+        }
+    }
+
+    /// Sampled rows of each query head, of one sequence; `None` where nothing is selected, and where lengths are device data.
+    pub fn sampled_rows(&self) -> Option<Vec<u64>> {
+        if self.is_ragged() {
+            return None;
+        }
+        let sequence = self.sequences().get(0);
+        let of_head = |policy: &abi::HeadPolicy| {
+            if !policy.kind.is_sampled() {
+                return 0;
+            }
+            let blocks = sequence.first_query_block()..sequence.end_query_block();
+            let rows = blocks.map(|block| {
+                let policy = policy.in_segment_of(block);
+                let from = block * BLOCK as u32;
+                u64::from(
+                    policy
+                        .sampled_rows(&sequence, from, from + BLOCK as u32)
+                        .len(),
+                )
+            });
+            rows.sum()
+        };
+        let policies = self.selection()?.heads.policies();
+        Some(policies.iter().map(of_head).collect())
     }
 
     /// What lies where in the workspace.
@@ -278,12 +623,17 @@ impl GpuPlan {
         self.workspace.bytes
     }
 
-    /// Waves of the selection; 0 where nothing is selected.
+    /// Waves of the selection, slices of query tiles and passes over heads; 0 where nothing is selected.
     pub fn waves(&self) -> u32 {
-        match &self.work {
-            Work::Select { units, wave, .. } => units.count.div_ceil(*wave),
-            Work::Dense | Work::Given { .. } => 0,
-        }
+        self.selection().map_or(0, |selecting| {
+            (selecting.slices.len() + selecting.passes.len()) as u32
+        })
+    }
+
+    /// Whether the lists of all query tiles are in the workspace at once.
+    pub(super) fn has_whole_lists(&self) -> bool {
+        self.selection()
+            .is_none_or(|selecting| selecting.list_capacity.is_some())
     }
 
     pub(super) fn scale_log2(&self) -> f32 {
@@ -291,13 +641,11 @@ impl GpuPlan {
     }
 }
 
-/// Units of a wave whose buffers fit into `bytes`; at least one, at most all. Waves are about equal: a few units take as long as the
-/// longest of them.
-fn units_in(bytes: u64, units: &Units, budget: Budget) -> u32 {
-    let fitting = bytes / Workspace::unit_bytes(units, budget);
-    let fitting = fitting.clamp(1, u64::from(units.count)) as u32;
-    units.count.div_ceil(units.count.div_ceil(fitting))
-}
+/// When the plan runs dense outright.
+const BREAK_EVEN: BreakEven = BreakEven {
+    tokens: GPU_BREAK_EVEN_TOKENS,
+    counts_queries: false,
+};
 
 /// The sizes of a valid problem, if the kernels take them.
 pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {

@@ -4,15 +4,17 @@
 //! has ended.
 
 use bytemuck::Pod;
-use sample_attention_device::geometry::Units;
+use sample_attention_device::abi::{HeadKind, TileSlice};
+use sample_attention_device::params::{BLOCK, SEGMENT_BLOCKS};
 use sample_attention_device::reduction::MASS_ONE;
+use sample_attention_device::reduction::keys::WholeHeads;
 use sample_attention_device::tile::scale;
 use sample_attention_device::top_k;
 
+use super::plan::Selecting;
 use super::{Call, GpuPlan, Launch, Lists, Region};
 use crate::error::{Error, Result};
-use crate::policy::Budget;
-use crate::report::{Report, SelectedHead, Stage, StageTimes};
+use crate::report::{KeptKeys, Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::stage::{SampledRow, UnitMass};
 
@@ -22,7 +24,8 @@ use crate::stage::{SampledRow, UnitMass};
 pub struct Outcome {
     /// What each head kept.
     pub report: Report,
-    /// What was selected; `None` where the plan runs dense.
+    /// What was selected; `None` where the plan runs dense, where lengths are device data, and where the lists of all query tiles are not in the workspace at once: see
+    /// [`GpuPlan::with_whole_lists`].
     pub selection: Option<Selection>,
 }
 
@@ -63,146 +66,288 @@ impl GpuPlan {
         times: StageTimes,
         mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
     ) -> Result<Outcome, E> {
-        let Some(units) = self.units() else {
+        let Some(selecting) = self.selection().filter(|_| !self.is_ragged()) else {
             return Ok(Outcome {
-                report: Report::new(self.problem(), self.plan().head_path(), times, |_| None),
+                report: Report::new(self.problem(), self.path().of_heads(), times, |_| None),
                 selection: None,
             });
         };
         let regions = self.workspace();
-        let lists = Lists {
-            lists: region(&regions.lists, &mut read)?,
-            list_counts: region(&regions.list_counts, &mut read)?,
-            stripes: region(&regions.stripes, &mut read)?,
-            stripe_counts: region(&regions.stripe_counts, &mut read)?,
-            dense: region(&regions.dense, &mut read)?,
+        let selection = if self.has_whole_lists() {
+            let lists = Lists {
+                lists: region(&regions.lists, &mut read)?,
+                list_counts: region(&regions.list_counts, &mut read)?,
+                stripes: region(&regions.stripes, &mut read)?,
+                stripe_counts: region(&regions.stripe_counts, &mut read)?,
+                dense: region(&regions.dense, &mut read)?,
+            };
+            let mut selection = lists.selection(self.problem(), selecting.sinks as usize)?;
+            self.fill_windows(selecting, &mut selection)?;
+            Some(selection)
+        } else {
+            None
         };
         let kept = region(&regions.kept, &mut read)?;
-        let selection = lists.selection(self.problem(), units.sinks as usize)?;
+        let listed = region(&regions.listed, &mut read)?;
+        let finite_rows = region(&regions.finite_rows, &mut read)?;
+        let sampled_rows = self.sampled_rows().unwrap_or_default();
         let q_heads = self.problem().q_heads;
-        let report = Report::new(self.problem(), self.plan().head_path(), times, |head| {
-            let per_head = units.per_head();
-            let of_head = head as u32 * per_head..(head as u32 + 1) * per_head;
-            let rows: u64 = of_head
-                .clone()
-                .map(|unit| u64::from(units.rows(units.unit(unit)).len()))
-                .sum();
-            let kept: u64 = of_head.map(|unit| kept[unit as usize]).sum();
+        let report = Report::new(self.problem(), self.path().of_heads(), times, |head| {
+            let (batch, q_head) = (head / q_heads, head % q_heads);
+            let tiles = self.tiles_of(batch as u32, q_head);
+            let of_tiles = |all: &[u32]| all[tiles.clone()].iter().map(|&n| u64::from(n)).sum();
+            let is_by_rows = selecting.heads.policies()[q_head].kind == HeadKind::Rows;
+            let sampled: u64 = sampled_rows[q_head];
+            let rows = if is_by_rows {
+                of_tiles(&finite_rows)
+            } else {
+                sampled
+            };
+            let kept: u64 = kept[tiles.clone()].iter().sum();
             Some(SelectedHead {
-                mask: selection.head(head / q_heads, head % q_heads),
+                kept: match &selection {
+                    Some(selection) => KeptKeys::Mask(selection.head(batch, q_head)),
+                    None => self.counted(batch as u32, &listed[tiles.clone()]),
+                },
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
-                non_finite_rows: None,
+                non_finite_rows: is_by_rows.then(|| (sampled - rows) as usize),
                 least_covered_row: None,
                 last_row_coverage: None,
             })
         });
-        Ok(Outcome {
-            report,
-            selection: Some(selection),
-        })
+        Ok(Outcome { report, selection })
     }
 
-    /// Tells what a launch left, before the next wave overwrites it: the rows that it sampled, or the masses that it added up.
+    /// Gives query blocks that hold no row, and so have no list, their window.
+    fn fill_windows(&self, selecting: &Selecting, selection: &mut Selection) -> Result<()> {
+        for query_block in 0..self.sizes().first_query_block() {
+            for (q_head, policy) in selecting.heads.policies().iter().enumerate() {
+                let first = policy.first_window_block(query_block) as usize;
+                let window: Vec<usize> = (first..=query_block as usize).collect();
+                for batch in 0..self.problem().batch {
+                    selection.set_blocks(batch, q_head, query_block as usize, &window)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a head's query tiles lie in regions of all.
+    fn tiles_of(&self, batch: u32, q_head: usize) -> std::ops::Range<usize> {
+        let sequences = self.sequences();
+        let sequence = sequences.get(batch);
+        let first = q_head * sequences.query_tiles() as usize
+            + sequences.first_query_tile(&sequence) as usize;
+        first..first + sequence.query_tiles() as usize
+    }
+
+    /// Key blocks and density of a head, from the lengths of its lists. Sinks that no list names are not counted.
+    fn counted(&self, batch: u32, listed: &[u32]) -> KeptKeys<'static> {
+        let sequence = self.sequences().get(batch);
+        let (mut kept, mut visible, mut blocks) = (0, 0, 0);
+        for (place, &listed) in (0..).zip(listed) {
+            let Some(tile) = sequence.query_tile(place) else {
+                continue;
+            };
+            let Some(query_block) = tile.query_block else {
+                continue;
+            };
+            let positions = (query_block * BLOCK).max(sequence.first_position().max(0) as u32)
+                ..((query_block + 1) * BLOCK).min(sequence.k_len);
+            let rows = u64::from(positions.end - positions.start);
+            let diagonal: u64 = positions.map(|p| u64::from(p % BLOCK + 1)).sum();
+            kept += diagonal + rows * u64::from((listed.max(1) - 1) * BLOCK);
+            visible += diagonal + rows * u64::from(query_block * BLOCK);
+            blocks += listed as usize;
+        }
+        KeptKeys::Counted {
+            blocks,
+            density: if visible == 0 {
+                1.0
+            } else {
+                kept as f64 / visible as f64
+            },
+        }
+    }
+
+    /// Tells what a launch left, before the next slice or pass overwrites it: the rows that were sampled, or the masses that were added up.
     ///
     /// # Errors
     /// Those of `read`.
     pub fn tell<E>(
         &self,
         launch: &Launch,
-        read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
         watch: &mut (impl Watch + ?Sized),
     ) -> Result<(), E> {
+        let Some(selecting) = self.selection().filter(|_| !self.is_ragged()) else {
+            return Ok(());
+        };
         match &launch.call {
-            Call::Sampling(_, params) => self.tell_sampled(&params.units, read, watch),
-            Call::SamplingHopper(_, params) => {
-                self.tell_sampled(&params.sampling.units, read, watch)
+            Call::Sampling(_, params) if !params.row_lse.is_null() => {
+                self.tell_sampled(selecting, &params.slice, &mut read, watch)
             }
-            Call::ReductionBlocks(_, params) => self.tell_reduced(&params.units, read, watch),
-            Call::ReductionKeys(_, params) => self.tell_reduced(&params.units, read, watch),
+            Call::SamplingHopper(_, params) if !params.sampling.row_lse.is_null() => {
+                self.tell_sampled(selecting, &params.sampling.slice, &mut read, watch)
+            }
+            Call::SelectRows(_, params) => {
+                self.tell_sampled(selecting, &params.slice, &mut read, watch)
+            }
+            Call::ReductionBlocks(_, params) => {
+                self.tell_sampled(selecting, &params.slice, &mut read, watch)?;
+                self.tell_segments(selecting, &params.slice, &mut read, watch)
+            }
+            Call::ReductionKeys(_, params) => {
+                self.tell_units(selecting, &params.units, &mut read, watch)
+            }
             _ => Ok(()),
         }
     }
 
     fn tell_sampled<E>(
         &self,
-        units: &Units,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        selecting: &Selecting,
+        slice: &TileSlice,
+        read: &mut impl FnMut(u64, &mut [u8]) -> Result<(), E>,
         watch: &mut (impl Watch + ?Sized),
     ) -> Result<(), E> {
-        let sizes = units.sizes;
-        let row_lse = region(&self.workspace().row_lse, &mut read)?;
-        let of_unit = row_lse.chunks(2 * units.row_capacity as usize);
+        let row_lse = region(&self.workspace().row_lse, read)?;
         // References are products with the sign of the scale; one of 0 has the magnitude 1.
         let scale = f64::from(scale::magnitude(self.scale_log2()));
-        let rows = (0..units.count)
-            .zip(of_unit)
-            .flat_map(|(slot, row_lse)| {
-                let unit = units.unit(units.first + slot);
-                let rows = units.rows(unit);
-                let of_rows = row_lse
-                    .chunks(2)
-                    .map(|parts| [parts[0], parts[1]].map(f64::from));
-                (0..rows.len())
-                    .zip(of_rows)
-                    .map(move |(rank, [reference, log2_sum])| {
-                        let row = rows.position(rank) + sizes.q_len - sizes.k_len;
-                        SampledRow {
-                            batch: (unit.head / sizes.q_heads) as usize,
-                            q_head: (unit.head % sizes.q_heads) as usize,
-                            row: row as usize,
-                            lse: (reference * scale + log2_sum) * std::f64::consts::LN_2,
-                        }
-                    })
-            })
-            .collect();
-        watch.sampled(rows);
+        let mut told = Vec::new();
+        for slot in slice.first_slot..slice.first_slot + slice.slots {
+            let q_head = selecting.heads.head_of(slot);
+            let policy = selecting.heads.policies()[q_head as usize];
+            for number in slice.first_tile..slice.first_tile + slice.tiles {
+                let Some(tile) = slice.sequences.query_tile(number) else {
+                    continue;
+                };
+                let Some(query_block) = tile.query_block else {
+                    continue;
+                };
+                let sequence = tile.sequence;
+                let from = query_block * BLOCK;
+                let rows =
+                    policy
+                        .in_segment_of(query_block)
+                        .sampled_rows(&sequence, from, from + BLOCK);
+                let first = slice.first_row(slot, number);
+                for rank in 0..rows.len() {
+                    let at = 2 * (first + rank) as usize;
+                    let [reference, log2_sum] = [row_lse[at], row_lse[at + 1]].map(f64::from);
+                    told.push(SampledRow {
+                        batch: sequence.index as usize,
+                        q_head: q_head as usize,
+                        row: (rows.position(rank) + sequence.q_len - sequence.k_len) as usize,
+                        lse: (reference * scale + log2_sum) * std::f64::consts::LN_2,
+                    });
+                }
+            }
+        }
+        watch.sampled(told);
         Ok(())
     }
 
-    fn tell_reduced<E>(
+    /// The masses of the segments of a slice, by whole segments: query blocks without rows have none.
+    fn tell_segments<E>(
         &self,
-        units: &Units,
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        selecting: &Selecting,
+        slice: &TileSlice,
+        read: &mut impl FnMut(u64, &mut [u8]) -> Result<(), E>,
         watch: &mut (impl Watch + ?Sized),
     ) -> Result<(), E> {
-        let Some(policy) = self.plan().policy() else {
-            return Ok(());
-        };
-        let mass = region(&self.workspace().mass, &mut read)?;
-        let covered = region(&self.workspace().covered, &mut read)?;
-        let (candidates, candidates_per_row, tasks) = match policy.budget {
-            Budget::Rows | Budget::Blocks => (
-                units.pair_capacity(),
-                units.sizes.key_blocks(),
-                units.unit_blocks,
-            ),
-            Budget::Residual | Budget::Paper => (
-                units.key_capacity(),
-                units.key_capacity(),
-                units.sizes.key_blocks(),
-            ),
-        };
+        let mass = region(&self.workspace().mass, read)?;
+        let covered = region(&self.workspace().covered, read)?;
+        let key_blocks = slice.sequences.max_key_blocks() as usize;
+        let capacity = slice.block_capacity as usize;
+        let unit_blocks = SEGMENT_BLOCKS.min(key_blocks as u32);
+        for batch in 0..slice.sequences.count {
+            let sequence = slice.sequences.get(batch);
+            let first_tile = slice.sequences.first_query_tile(&sequence);
+            for slot in 0..slice.slots {
+                let q_head = selecting.heads.head_of(slot);
+                let policy = selecting.heads.policies()[q_head as usize];
+                if policy.kind != HeadKind::Blocks {
+                    continue;
+                }
+                let mut first_block = 0;
+                while first_block < sequence.key_blocks() {
+                    let end_block = (first_block + unit_blocks).min(sequence.key_blocks());
+                    let mut of_unit = vec![0; unit_blocks as usize * key_blocks];
+                    let mut of_covered = 0;
+                    let mut is_here = first_block < sequence.first_query_block()
+                        && end_block <= sequence.first_query_block()
+                        && slice.first_tile <= first_tile
+                        && first_tile < slice.first_tile + slice.tiles;
+                    for block in first_block.max(sequence.first_query_block())..end_block {
+                        let tile = first_tile + sequence.place_of(block);
+                        if !(slice.first_tile..slice.first_tile + slice.tiles).contains(&tile) {
+                            continue;
+                        }
+                        is_here = true;
+                        let place = slice.tile_row(slot, tile) as usize;
+                        let row = (block - first_block) as usize * key_blocks;
+                        let len = capacity.min(key_blocks);
+                        of_unit[row..row + len]
+                            .copy_from_slice(&mass[place * capacity..place * capacity + len]);
+                        of_covered += covered[place];
+                    }
+                    if is_here {
+                        let rows = policy.in_segment_of(first_block).sampled_rows(
+                            &sequence,
+                            first_block * BLOCK,
+                            end_block * BLOCK,
+                        );
+                        let goal = top_k::goal(policy.coverage, rows.len());
+                        watch.reduced(UnitMass {
+                            batch: batch as usize,
+                            q_head: q_head as usize,
+                            first_query_block: first_block as usize,
+                            rows: rows.len() as usize,
+                            covered: of_covered,
+                            need: goal.saturating_sub(of_covered),
+                            candidates_per_row: key_blocks,
+                            mass: &of_unit,
+                        });
+                    }
+                    first_block = end_block;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_units<E>(
+        &self,
+        selecting: &Selecting,
+        units: &WholeHeads,
+        read: &mut impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+        watch: &mut (impl Watch + ?Sized),
+    ) -> Result<(), E> {
+        let mass = region(&self.workspace().mass, read)?;
+        let covered = region(&self.workspace().covered, read)?;
+        let candidates = units.key_capacity() as usize;
         let of_units = mass
-            .chunks(candidates as usize)
-            .zip(covered.chunks(tasks as usize));
-        for (slot, (mass, covered)) in (0..units.count).zip(of_units) {
-            let unit = units.unit(units.first + slot);
-            let rows = units.rows(unit).len();
+            .chunks(candidates)
+            .zip(covered.chunks(units.slice.block_capacity as usize));
+        for (unit, (mass, covered)) in (0..units.units()).zip(of_units) {
+            let (slot, sequence) = units.unit(unit);
+            let q_head = selecting.heads.head_of(slot);
+            let policy = selecting.heads.policies()[q_head as usize];
+            let rows = policy.sampled_rows(&sequence, 0, sequence.k_len).len();
             let covered = covered.iter().sum();
             let goal = top_k::goal(policy.coverage, rows);
             watch.reduced(UnitMass {
-                batch: (unit.head / units.sizes.q_heads) as usize,
-                q_head: (unit.head % units.sizes.q_heads) as usize,
-                first_query_block: unit.first_block as usize,
+                batch: sequence.index as usize,
+                q_head: q_head as usize,
+                first_query_block: 0,
                 rows: rows as usize,
                 covered,
-                need: match policy.budget {
-                    Budget::Paper => goal,
-                    Budget::Rows | Budget::Blocks | Budget::Residual => {
-                        goal.saturating_sub(covered)
-                    }
+                need: match policy.kind {
+                    HeadKind::Paper => goal,
+                    _ => goal.saturating_sub(covered),
                 },
-                candidates_per_row: candidates_per_row as usize,
+                candidates_per_row: candidates,
                 mass,
             });
         }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::policy::{Budget, Fallback, Policy};
+use sample_attention_device::abi::{HeadEntry, KvTensor};
+
+use crate::error::Error;
+use crate::head_policies::HeadPolicy;
+use crate::policy::{Budget, Fallback, Policy, Window};
 use crate::problem::{Dtype, Problem};
 
 const WORKSPACE: u64 = 1 << 40;
@@ -11,13 +15,17 @@ fn arguments() -> Arguments {
         stride_head: 0,
         stride_token: 128,
     };
+    let kv = KvTensor::strided(tensor);
     Arguments {
         q: tensor,
-        k: tensor,
-        v: tensor,
+        k: kv,
+        v: kv,
+        kv_extents: [1; 3],
+        q_tokens: 1,
         o: tensor,
         o_dtype: Dtype::Bf16,
         lse: Global::from_address(256),
+        lengths: Lengths::EQUAL,
         workspace: Global::from_address(WORKSPACE),
     }
 }
@@ -78,8 +86,9 @@ fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
         };
     }
     let all = bounds!(
-        row_lse: f32, stats: f32, sink_stats: f32, mass: u64, outside: u64, covered: u64, kept: u64,
-        lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32, taken: u32, order: u32
+        row_lse: f32, stats: f32, bases: f32, sink_stats: f32, mass: u64, outside: u64, covered: u64, kept: u64,
+        listed: u32, finite_rows: u32, lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32,
+        heads: HeadEntry, sampled_heads: u32, taken: u32, order: u32
     );
     let mut some: Vec<(u64, u64)> = all
         .into_iter()
@@ -92,7 +101,12 @@ fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
 
 #[test]
 fn regions_are_aligned_disjoint_and_fill_the_workspace() {
-    for budget in [Budget::Blocks, Budget::Residual, Budget::Paper] {
+    for budget in [
+        Budget::Rows,
+        Budget::Blocks,
+        Budget::Residual,
+        Budget::Paper,
+    ] {
         for fallback in [Fallback::Auto, Fallback::Never] {
             let plan = GpuPlan::new(long_problem(), policy(budget, fallback)).unwrap();
             let regions = regions(plan.workspace());
@@ -106,45 +120,171 @@ fn regions_are_aligned_disjoint_and_fill_the_workspace() {
     }
 }
 
+/// Query tiles of the slices that are sampled, in order.
+fn sampled_slices(launches: &[Launch]) -> Vec<(u32, u32)> {
+    let slices = launches.iter().filter_map(|launch| match &launch.call {
+        Call::Sampling(_, params) => Some((params.slice.first_tile, params.slice.tiles)),
+        _ => None,
+    });
+    slices.collect()
+}
+
 #[test]
-fn waves_bound_the_workspace_and_hold_every_unit_once() {
-    let budget = Budget::Blocks;
-    let plan = GpuPlan::new(long_problem(), policy(budget, Fallback::Auto)).unwrap();
-    let units = *plan.units().unwrap();
-    for plan in [
-        plan.clone(),
-        plan.clone().with_wave_bytes(0),
-        plan.with_wave_bytes(u64::MAX),
+fn waves_bound_the_workspace_and_hold_every_query_tile_once() {
+    for (budget, wave) in [
+        (Budget::Rows, &["sampling_bf16_d128", "select_rows"][..]),
+        (
+            Budget::Blocks,
+            &["sampling_bf16_d128", "reduction_blocks", "top_k_blocks"],
+        ),
     ] {
-        let launches = launches(&plan);
-        let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
-        let waves = plan.waves() as usize;
-        let wave = ["sampling_bf16_d128", "reduction_blocks", "top_k_blocks"];
-        let mut expected = wave.repeat(waves);
-        expected.extend(["choose_dense", "sparse_flash_bf16_d128"]);
-        assert_eq!(names, expected);
-        let mut next = 0;
-        for launch in &launches {
-            if let Call::Sampling(_, params) = &launch.call {
-                assert_eq!(params.units.first, next);
-                next += params.units.count;
+        let plan = GpuPlan::new(long_problem(), policy(budget, Fallback::Auto)).unwrap();
+        for plan in [
+            plan.clone(),
+            plan.clone().with_wave_bytes(0),
+            plan.with_wave_bytes(u64::MAX),
+        ] {
+            let launches = launches(&plan);
+            let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
+            let mut expected = wave.repeat(plan.waves() as usize);
+            if budget == Budget::Blocks {
+                expected.push("choose_dense");
             }
+            expected.push("sparse_flash_bf16_d128");
+            assert_eq!(names, expected);
+            let mut next = 0;
+            for (first, tiles) in sampled_slices(&launches) {
+                assert_eq!(first, next);
+                if budget == Budget::Blocks {
+                    assert!(tiles.is_multiple_of(64), "whole segments");
+                }
+                next += tiles;
+            }
+            assert_eq!(next, 1024);
         }
-        assert_eq!(next, units.count);
     }
-    let plan = GpuPlan::new(long_problem(), policy(budget, Fallback::Auto)).unwrap();
-    let wave_bytes = plan.workspace().kept.offset_bytes;
-    assert!((2..10).contains(&plan.waves()), "{}", plan.waves());
-    // Each of five regions may begin up to 255 bytes after the one before it.
-    assert!(
-        wave_bytes <= WAVE_BYTES + 5 * 256,
-        "{wave_bytes} bytes in a wave"
-    );
+}
+
+/// 32 query heads, 8 key/value heads, head_dim 128.
+#[test]
+fn the_workspace_of_any_length_fits_in_256_mib_and_of_few_queries_in_less() {
+    let mib = |q_len: usize, k_len: usize, policy: Policy| {
+        let problem = Problem {
+            q_len,
+            ..Problem::causal(k_len, 128, Dtype::Bf16).with_heads(32, 8)
+        };
+        let plan = GpuPlan::new(problem, policy).unwrap();
+        plan.workspace_bytes() as f64 / f64::from(1 << 20)
+    };
+    let rows = policy(Budget::Rows, Fallback::Never).with_row_stride(8);
+    for policy in [rows, rows.with_tail(512, 4)] {
+        for k_len in [
+            1 << 13,
+            1 << 15,
+            1 << 16,
+            1 << 17,
+            3 << 16,
+            1 << 18,
+            1 << 19,
+            1 << 20,
+        ] {
+            let whole = mib(k_len, k_len, policy);
+            assert!(whole <= 256.0, "{k_len} tokens: {whole} MiB");
+            let chunk = mib(8192, k_len, policy);
+            assert!(chunk <= 256.0, "8192 of {k_len} tokens: {chunk} MiB");
+        }
+        let chunk = mib(8192, 1 << 17, policy);
+        assert!(chunk <= 96.0, "{chunk} MiB");
+        let query = mib(1, 1 << 17, policy);
+        assert!(query <= 4.0, "{query} MiB");
+    }
+    for budget in [Budget::Residual, Budget::Paper] {
+        for k_len in [1 << 17, 1 << 20] {
+            let whole = mib(k_len, k_len, policy(budget, Fallback::Never));
+            assert!(whole <= 256.0, "{budget:?}, {k_len} tokens: {whole} MiB");
+        }
+    }
+}
+
+/// Where the lists of all query tiles are too large, attention follows each slice and reads its lists.
+#[test]
+fn attention_follows_the_slices_of_a_million_tokens() {
+    let problem = Problem::causal(1 << 20, 128, Dtype::Bf16).with_heads(32, 8);
+    let plan = GpuPlan::new(problem, policy(Budget::Rows, Fallback::Auto)).unwrap();
+    let launches = launches(&plan);
+    assert_eq!(launches.len() as u32, 3 * plan.waves());
+    let mut next = 0;
+    for slice in launches.chunks(3) {
+        let (
+            Call::Sampling(_, sampling),
+            Call::SelectRows(_, select),
+            Call::SparseFlash(_, attend),
+        ) = (&slice[0].call, &slice[1].call, &slice[2].call)
+        else {
+            panic!("{slice:?}")
+        };
+        let tiles = (next, sampling.slice.tiles);
+        assert_eq!((sampling.slice.first_tile, sampling.slice.tiles), tiles);
+        for mask in [&select.output.mask, &attend.mask] {
+            assert_eq!((mask.first_tile, mask.tiles), tiles);
+        }
+        next += tiles.1;
+    }
+    assert_eq!(next, 8192);
+    let whole = plan.with_whole_lists();
+    assert!(whole.workspace_bytes() > 8 << 30);
+}
+
+#[test]
+fn heads_that_are_not_sampled_take_no_part_of_sampling() {
+    let rows = HeadPolicy::Selected(policy(Budget::Rows, Fallback::Never).with_row_stride(8));
+    let local = HeadPolicy::Local {
+        window: Window::Tokens(128),
+        sinks: 16,
+    };
+    let mut heads = vec![local; 32];
+    heads[3] = rows;
+    heads[7] = HeadPolicy::Dense;
+    heads[20] = rows;
+    let plan = GpuPlan::per_head(long_problem(), &heads).unwrap();
+    let launches = launches(&plan);
+    let Call::WriteHeads(_, table) = &launches[0].call else {
+        panic!("{launches:?}")
+    };
+    assert_eq!(table.count, 32);
+    assert_eq!((table.entries[3].slot, table.entries[20].slot), (0, 1));
+    assert_eq!(table.entries[7].slot, HeadEntry::NO_SLOT);
+    let sampled = launches.iter().filter_map(|launch| match &launch.call {
+        Call::Sampling(_, params) => Some((params.slice.slots, launch.shape.grid[0])),
+        _ => None,
+    });
+    let of_all = GpuPlan::per_head(long_problem(), &[rows; 32]).unwrap();
+    let all: u32 = self::launches(&of_all)
+        .iter()
+        .filter(|launch| matches!(launch.call, Call::Sampling(..)))
+        .map(|launch| launch.shape.grid[0])
+        .sum();
+    let mut ctas = 0;
+    for (slots, grid) in sampled {
+        assert_eq!(slots, 2);
+        ctas += grid;
+    }
+    assert!(ctas * 6 < all, "{ctas} CTAs of {all}");
+
+    heads[4] = HeadPolicy::Local {
+        window: Window::Tokens(128),
+        sinks: 17,
+    };
+    let error = GpuPlan::per_head(long_problem(), &heads).unwrap_err();
+    assert!(matches!(error, Error::HeadSinks { .. }), "{error}");
+    heads.pop();
+    let error = GpuPlan::per_head(long_problem(), &heads).unwrap_err();
+    assert!(matches!(error, Error::HeadPolicies { .. }), "{error}");
 }
 
 /// Each backend has index arithmetic of its own.
 #[test]
-fn the_rows_of_every_unit_are_the_cpu_backends() {
+fn every_head_samples_as_many_rows_as_on_the_cpu() {
     for (q_len, k_len) in [(100_000, 100_000), (30_001, 70_003), (1, 40_000)] {
         for (row_stride, stride_doubles_from) in [
             (16, 65_536),
@@ -157,7 +297,7 @@ fn the_rows_of_every_unit_are_the_cpu_backends() {
             (100, 8192),
             (usize::MAX, 1),
         ] {
-            for budget in [Budget::Blocks, Budget::Residual] {
+            for budget in [Budget::Rows, Budget::Blocks, Budget::Residual] {
                 let problem = Problem {
                     q_len,
                     k_len,
@@ -167,25 +307,14 @@ fn the_rows_of_every_unit_are_the_cpu_backends() {
                     row_stride,
                     stride_doubles_from,
                     ..policy(budget, Fallback::Never)
-                };
-                let plan = GpuPlan::new(problem, policy).unwrap();
-                let of_plan = plan.units().unwrap();
-                let of_cpu = crate::cpu::Units::new(&problem, &policy, 1);
-                assert_eq!(of_plan.per_head() as usize, of_cpu.per_head);
-                for segment in 0..of_plan.per_head() {
-                    let rows = of_plan.rows(of_plan.unit(segment));
-                    let positions: Vec<usize> = (0..rows.len())
-                        .map(|rank| rows.position(rank) as usize)
-                        .collect();
-                    let rows = of_cpu.rows(crate::cpu::Unit {
-                        head: 0,
-                        segment: segment as usize,
-                    });
-                    let expected: Vec<usize> =
-                        (0..rows.len()).map(|rank| rows.position(rank)).collect();
-                    assert_eq!(positions, expected, "{policy:?}, segment {segment}");
-                    assert!(positions.len() <= of_plan.row_capacity as usize);
                 }
+                .with_tail(700, 3);
+                let plan = GpuPlan::new(problem, policy).unwrap();
+                let of_cpu = crate::cpu::Units::new(&problem, &policy, 1);
+                let rows: usize = (0..of_cpu.per_head)
+                    .map(|segment| of_cpu.rows(crate::cpu::Unit { head: 0, segment }).len())
+                    .sum();
+                assert_eq!(plan.sampled_rows().unwrap(), [rows as u64], "{policy:?}");
             }
         }
     }
@@ -243,9 +372,9 @@ fn budgets_of_keys_hand_the_stripes_from_kernel_to_kernel() {
     for launch in launches(&plan) {
         match &launch.call {
             Call::TopKKeys(_, params) => {
-                assert_eq!(params.stripes.address(), stripes);
+                assert_eq!(params.output.mask.key_indices.address(), stripes);
                 assert!(!params.masses.outside.is_null());
-                written += params.units.count;
+                written += params.units.units();
             }
             Call::SparseFlash(_, params) => {
                 assert_eq!(params.mask.key_indices.address(), stripes);

@@ -9,14 +9,17 @@
 //! | [`sequences`] | lengths of a batch, uniform or ragged; query tiles and who owns them |
 //! | [`tensors`] | queries and outputs at any strides; keys and values, strided or paged; the log-sum-exp |
 //! | [`mask`] | which key blocks and single keys each query tile attends to |
+//! | [`slice`] | a launch's share of the query tiles, and where their sampled rows lie |
 //! | [`policy`] | how one head is treated, and which of its rows are sampled |
 
 pub mod mask;
 pub mod policy;
 pub mod sequences;
+pub mod slice;
 pub mod tensors;
 
 pub use mask::SparseMask;
-pub use policy::{HeadKind, HeadPolicy, SampledRows};
+pub use policy::{HeadEntry, HeadKind, HeadPolicies, HeadPolicy, SampledRows};
 pub use sequences::{QueryTile, Sequence, Sequences};
+pub use slice::{BlockRun, RowPanel, TileSlice};
 pub use tensors::{KvTensor, LseTensor};

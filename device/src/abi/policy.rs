@@ -1,6 +1,8 @@
 //! How one head is treated, and which of its rows are sampled.
 
 use super::sequences::Sequence;
+use crate::gpu::{self, Global};
+use crate::params::{BLOCK, SEGMENT_BLOCKS};
 
 /// What is done with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +22,27 @@ pub enum HeadKind {
     Paper = 5,
 }
 
+impl HeadKind {
+    /// From its number; what is no kind is dense, which leaves nothing out.
+    #[inline(always)]
+    pub const fn from_u32(kind: u32) -> Self {
+        match kind {
+            1 => HeadKind::Local,
+            2 => HeadKind::Rows,
+            3 => HeadKind::Blocks,
+            4 => HeadKind::Residual,
+            5 => HeadKind::Paper,
+            _ => HeadKind::Dense,
+        }
+    }
+
+    /// Whether rows of the head are sampled.
+    #[inline(always)]
+    pub const fn is_sampled(self) -> bool {
+        !matches!(self, HeadKind::Dense | HeadKind::Local)
+    }
+}
+
 /// The policy of one query head.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +59,13 @@ pub struct HeadPolicy {
     pub tail: u32,
     /// One position in this many is sampled among the last `tail` rows; at least 1.
     pub tail_stride: u32,
+    /// For [`HeadKind::Blocks`] alone: segments that begin at or beyond this position are sampled at twice `row_stride`, from twice
+    /// the position on at four times, and so on up to [`SPARSEST_STRIDE`]; at least 1, and `u32::MAX` for never.
+    pub stride_doubles_from: u32,
 }
+
+/// The stride that growing row strides end at: two rows a query block.
+pub const SPARSEST_STRIDE: u32 = 64;
 
 impl HeadPolicy {
     /// The first key block of a query block's window.
@@ -45,10 +74,138 @@ impl HeadPolicy {
         (query_block + 1).saturating_sub(self.window_blocks)
     }
 
+    /// The policy at the row stride of the segment that holds a query block.
+    #[inline(always)]
+    pub const fn in_segment_of(self, query_block: u32) -> Self {
+        let first = query_block / SEGMENT_BLOCKS * SEGMENT_BLOCKS * BLOCK;
+        let doubles_from = self.stride_doubles_from;
+        if !matches!(self.kind, HeadKind::Blocks)
+            || first < doubles_from
+            || self.row_stride >= SPARSEST_STRIDE
+        {
+            return self;
+        }
+        // 1 up to twice `doubles_from`, 2 up to four times it: bits of the quotient, without a division and its check for zero.
+        let more_bits = doubles_from.leading_zeros() - first.leading_zeros();
+        let doublings = more_bits + (first >> more_bits >= doubles_from) as u32;
+        // No stride needs more of them, and more would shift it out of its bits.
+        let most = SPARSEST_STRIDE.ilog2();
+        HeadPolicy {
+            row_stride: min(self.row_stride << min(doublings, most), SPARSEST_STRIDE),
+            ..self
+        }
+    }
+
+    /// Sampled rows of a query block, at most.
+    pub const fn rows_of_block(&self) -> u32 {
+        let stride = if self.tail == 0 {
+            self.row_stride
+        } else {
+            min(self.row_stride, self.tail_stride)
+        };
+        let multiples = BLOCK.div_ceil(stride);
+        // In blocks of whole strides, the last row of a sequence is a multiple or stands in a partial block.
+        let whole = BLOCK.is_multiple_of(stride)
+            && (self.tail == 0 || self.row_stride.is_multiple_of(stride));
+        if whole {
+            multiples
+        } else {
+            min(multiples + 2, BLOCK)
+        }
+    }
+
     /// The sampled rows of a sequence at positions `from..to`.
     #[inline(always)]
     pub const fn sampled_rows(&self, sequence: &Sequence, from: u32, to: u32) -> SampledRows {
         SampledRows::new(self, sequence, from, to)
+    }
+}
+
+/// A head's policy in a table, with its place among the sampled heads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadEntry {
+    /// The policy.
+    pub policy: HeadPolicy,
+    /// How many sampled heads come before; [`NO_SLOT`](Self::NO_SLOT) where the head is not sampled.
+    pub slot: u32,
+}
+
+impl HeadEntry {
+    /// The slot of a head that is not sampled.
+    pub const NO_SLOT: u32 = u32::MAX;
+    /// Words of an entry.
+    pub const WORDS: u32 = 8;
+}
+
+const _: () = assert!(size_of::<HeadEntry>() == 4 * HeadEntry::WORDS as usize);
+
+/// The policies of all query heads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeadPolicies {
+    /// The policy of every head, where `table` is null.
+    pub all: HeadPolicy,
+    /// \[q_heads\]: the policy of each. Null: they are alike.
+    pub table: Global<HeadEntry>,
+    /// \[sampled\]: the sampled heads, ascending. Null with `table`.
+    pub sampled_heads: Global<u32>,
+    /// How many heads are sampled.
+    pub sampled: u32,
+}
+
+impl HeadPolicies {
+    /// One policy for `q_heads` heads.
+    pub const fn alike(policy: HeadPolicy, q_heads: u32) -> Self {
+        HeadPolicies {
+            all: policy,
+            table: Global::NULL,
+            sampled_heads: Global::NULL,
+            sampled: if policy.kind.is_sampled() { q_heads } else { 0 },
+        }
+    }
+
+    /// The entry of a head.
+    #[inline(always)]
+    pub fn get(&self, q_head: u32) -> HeadEntry {
+        if self.table.is_null() {
+            let slot = if self.all.kind.is_sampled() {
+                q_head
+            } else {
+                HeadEntry::NO_SLOT
+            };
+            return HeadEntry {
+                policy: self.all,
+                slot,
+            };
+        }
+        let words = self
+            .table
+            .cast::<u32>()
+            .add(u64::from(q_head) * u64::from(HeadEntry::WORDS));
+        let word = |index: u64| gpu::ld_global_nc(words.add(index));
+        HeadEntry {
+            policy: HeadPolicy {
+                kind: HeadKind::from_u32(word(0)),
+                coverage: f32::from_bits(word(1)),
+                window_blocks: word(2),
+                row_stride: word(3),
+                tail: word(4),
+                tail_stride: word(5),
+                stride_doubles_from: word(6),
+            },
+            slot: word(7),
+        }
+    }
+
+    /// The head of a slot.
+    #[inline(always)]
+    pub fn head_of(&self, slot: u32) -> u32 {
+        if self.sampled_heads.is_null() {
+            slot
+        } else {
+            gpu::ld_global_nc(self.sampled_heads.add(slot.into()))
+        }
     }
 }
 
@@ -214,6 +371,7 @@ mod tests {
                     row_stride,
                     tail,
                     tail_stride,
+                    stride_doubles_from: u32::MAX,
                 };
                 for (from, to) in [
                     (0, k_len),
@@ -226,6 +384,10 @@ mod tests {
                         (0..rows.len()).map(|rank| rows.position(rank)).collect();
                     let expected = sampled(&policy, (q_len, k_len), from, to);
                     assert_eq!(listed, expected, "{sequence:?} {policy:?} {from}..{to}");
+                    for block in expected.chunk_by(|x, y| x / BLOCK == y / BLOCK) {
+                        let most = policy.rows_of_block() as usize;
+                        assert!(block.len() <= most, "{sequence:?} {policy:?}: {block:?}");
+                    }
                     for position in from..=to {
                         let below = expected.iter().filter(|&&p| p < position).count();
                         assert_eq!(
@@ -237,5 +399,56 @@ mod tests {
                 }
             }
         }
+    }
+    #[test]
+    fn strides_double_with_the_position_of_a_segment_up_to_two_rows_a_query_block() {
+        let strides = |kind, row_stride, stride_doubles_from| {
+            let policy = HeadPolicy {
+                kind,
+                coverage: 1.0,
+                window_blocks: 1,
+                row_stride,
+                tail: 0,
+                tail_stride: 1,
+                stride_doubles_from,
+            };
+            let of_segments: Vec<u32> = (0..128)
+                .map(|segment| policy.in_segment_of(64 * segment + segment % 64).row_stride)
+                .collect();
+            of_segments
+        };
+        let by_segment = |runs: &[(u32, usize)]| -> Vec<u32> {
+            let runs = runs.iter().flat_map(|&(stride, len)| [stride].repeat(len));
+            runs.collect()
+        };
+        for (row_stride, doubles_from, runs) in [
+            // 128 segments of 8192 positions.
+            (16, u32::MAX, &[(16, 128)][..]),
+            (16, 1 << 20, &[(16, 128)]),
+            (16, 65_536, &[(16, 8), (32, 8), (64, 112)]),
+            (16, 8192, &[(16, 1), (32, 1), (64, 126)]),
+            // The position that a segment begins at decides: 8192 is below, 24,576 beyond twice 8193.
+            (16, 8193, &[(16, 2), (32, 1), (64, 125)]),
+            (16, 3 << 13, &[(16, 3), (32, 3), (64, 122)]),
+            (
+                1,
+                8192,
+                &[(1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (32, 16), (64, 96)],
+            ),
+            (1, 1, &[(1, 1), (64, 127)]),
+            (20, 8192, &[(20, 1), (40, 1), (64, 126)]),
+            (63, 1, &[(63, 1), (64, 127)]),
+            (64, 1, &[(64, 128)]),
+            (100, 1, &[(100, 128)]),
+            (u32::MAX, 1, &[(u32::MAX, 128)]),
+        ] {
+            assert_eq!(
+                strides(HeadKind::Blocks, row_stride, doubles_from),
+                by_segment(runs),
+                "{row_stride} from {doubles_from}"
+            );
+        }
+        assert_eq!(strides(HeadKind::Residual, 16, 1), [16; 128]);
+        assert_eq!(strides(HeadKind::Rows, 16, 1), [16; 128]);
     }
 }

@@ -47,7 +47,7 @@ pub struct Sequence {
     pub batch: u32,
     /// Rows of packed queries before its own; 0 where lengths are uniform.
     pub q_start: u32,
-    /// Rows of packed keys before its own; 0 where lengths are uniform or keys are paged.
+    /// Rows of packed keys before its own; 0 where lengths are uniform. Where keys are paged it names nothing.
     pub k_start: u32,
     /// Queries.
     pub q_len: u32,
@@ -128,22 +128,30 @@ impl Sequence {
     /// A query tile by its place among the sequence's own: rows that see no key first, then query blocks ascending.
     #[inline(always)]
     pub const fn query_tile(self, place: u32) -> Option<QueryTile> {
-        let masked_tiles = self.fully_masked_rows().div_ceil(BLOCK);
-        if place >= self.query_tiles() {
+        if place < self.query_tiles() {
+            Some(self.tile_at(place))
+        } else {
             None
-        } else if place < masked_tiles {
-            Some(QueryTile {
+        }
+    }
+
+    /// The same for a place below [`query_tiles`](Self::query_tiles).
+    #[inline(always)]
+    pub const fn tile_at(self, place: u32) -> QueryTile {
+        let masked_tiles = self.fully_masked_rows().div_ceil(BLOCK);
+        if place < masked_tiles {
+            QueryTile {
                 sequence: self,
                 query_block: None,
                 first_row: (place * BLOCK) as i32,
-            })
+            }
         } else {
             let query_block = self.first_query_block() + place - masked_tiles;
-            Some(QueryTile {
+            QueryTile {
                 sequence: self,
                 query_block: Some(query_block),
                 first_row: (query_block * BLOCK) as i32 - self.first_position(),
-            })
+            }
         }
     }
 
@@ -237,6 +245,16 @@ impl Sequences {
         }
     }
 
+    /// The number of the first query tile of a sequence by its number; [`query_tiles`](Self::query_tiles) or less after the last.
+    #[inline(always)]
+    pub fn first_query_tile_at(&self, index: u32) -> u32 {
+        if self.is_ragged() {
+            gpu::ld_global_nc(self.cu_q.add(index.into())) / BLOCK + 2 * index
+        } else {
+            index * self.alike(0).query_tiles()
+        }
+    }
+
     /// The number of a sequence's first query tile.
     #[inline(always)]
     pub fn first_query_tile(&self, sequence: &Sequence) -> u32 {
@@ -247,29 +265,34 @@ impl Sequences {
         }
     }
 
-    /// The query tile of a number; `None` where the number names none. Ragged: a binary search over the sequences.
+    /// The query tile of a number; `None` where the number names none.
     #[inline(always)]
     pub fn query_tile(&self, number: u32) -> Option<QueryTile> {
-        if !self.is_ragged() {
-            let of_each = self.alike(0).query_tiles();
-            if of_each == 0 || number >= self.count * of_each {
-                return None;
-            }
-            return self.alike(number / of_each).query_tile(number % of_each);
+        if number >= self.query_tiles() {
+            return None;
         }
-        // The last sequence whose first tile is not after the number. `count` halves at least: at most 32 turns.
+        let sequence = self.sequence_of(number);
+        sequence.query_tile(number - self.first_query_tile(&sequence))
+    }
+
+    /// The sequence to which a number below [`query_tiles`](Self::query_tiles) belongs, whether it names a tile or not. Ragged: a
+    /// binary search over the sequences.
+    #[inline(always)]
+    pub fn sequence_of(&self, number: u32) -> Sequence {
+        if !self.is_ragged() {
+            return self.alike(number / self.alike(0).query_tiles());
+        }
+        // The last sequence whose first tile is not after the number. `high - low` halves: at most 32 turns.
         let (mut low, mut high) = (0, self.count);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let q_start = gpu::ld_global_nc(self.cu_q.add(middle.into()));
-            if q_start / BLOCK + 2 * middle <= number {
+            if self.first_query_tile_at(middle) <= number {
                 low = middle;
             } else {
                 high = middle;
             }
         }
-        let sequence = self.get(low);
-        sequence.query_tile(number - self.first_query_tile(&sequence))
+        self.get(low)
     }
 }
 

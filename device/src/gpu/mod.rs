@@ -123,8 +123,14 @@ macro_rules! entry {
     (sm_90a maps: $(#[$meta:meta])* $constant:ident, $name:ident = $kernel:path, $params:ty) => {
         $crate::entry!(@ $(#[$meta])* [target_feature = "sm_90a"]
             [any(not(target_arch = "nvptx64"), target_feature = "compute_90a")]
-            $constant, $name,
-            (|p: &$params| $kernel(p, $crate::gpu::in_parameter_memory!(p, $name))), $params);
+            $constant, $name, {
+                // Only inside its entry does the parameter have its name.
+                #[inline(always)]
+                fn with_maps(p: &$params) {
+                    $kernel(p, $crate::gpu::in_parameter_memory!(p, $name))
+                }
+                with_maps
+            }, $params);
     };
     (@ $(#[$meta:meta])* [$($rustc:tt)*] [$($rust_cuda:tt)*]
         $constant:ident, $name:ident, $kernel:expr, $params:ty) => {
@@ -145,7 +151,7 @@ macro_rules! entry {
         #[cfg(all(target_arch = "nvptx64", not(feature = "rust-cuda"), $($rustc)*))]
         #[unsafe(no_mangle)]
         pub unsafe extern "ptx-kernel" fn $name(params: $params) {
-            $kernel(&params)
+            ($kernel)(&params)
         }
 
         $(#[$meta])*
@@ -156,7 +162,7 @@ macro_rules! entry {
         #[cfg(all(feature = "rust-cuda", $($rust_cuda)*))]
         #[cuda_std::kernel]
         pub unsafe fn $name(params: $params) {
-            $kernel(&params)
+            ($kernel)(&params)
         }
     };
 }

@@ -1,144 +1,161 @@
-//! The mass that each query block's sampled rows give each key block, from the statistics of sampling: keys are not read.
+//! The mass that each query tile's sampled rows give each key block, from the statistics of sampling: keys are not read.
 //!
 //! ```text
-//! a block of threads: one query block of a unit; a thread: every 128th key block
+//! a CTA: one query tile of a head; a thread: every 128th key block
 //!
+//! normaliser of each of the tile's rows, a warp each; rows without a finite one count for nothing
 //! for each of the thread's key blocks up to the query block:
-//!     sum = Σ over the query block's sampled rows of its share in the row's mass, each in fixed point
+//!     sum = Σ over the rows of 2^(statistic − normaliser), each in fixed point
 //!     in the window: covered += sum, mass = 0        before it: mass = sum
 //! covered += the rows' sinks
 //! ```
 //!
 //! # Synchronisation
-//! Two barriers for the sum of `covered`; integers, so any order gives the same bits.
+//! A barrier behind the normalisers, and two for the sum of `covered`; integers, so any order gives the same bits.
 //!
 //! # Shape contract
-//! [`launch_shape`]. Buffers "a unit" hold `units.count` units; `mass` and `covered` are written whole, zero where a query
-//! block of the last segment does not exist or a key block is not before the window.
+//! [`launch_shape`]. `mass` and `covered` have a place for each query tile of the slice and sampled head, and are written whole:
+//! zero where a number names no query tile with keys, or a key block is not before the window.
 
 use super::fixed_point;
-use crate::geometry::Units;
-use crate::gpu::{self, Global};
+use super::statistics::{RowStatistics, Statistics};
+use crate::abi::TileSlice;
+use crate::gpu::{self, Global, Shared};
 use crate::launch::{LaunchShape, REDUCTION_BLOCKS_THREADS as THREADS};
 use crate::params::BLOCK;
-use crate::sampling::{log2_share, stats_at};
-use crate::tile::scale;
+use crate::tile::panel;
 use crate::tile::sum::sum_in_block;
 
 /// What the reduction to key blocks reads and writes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ReductionBlocksParams {
-    /// Which rows.
-    pub units: Units,
-    /// softmax_scale · log2 e.
-    pub scale_log2: f32,
+    /// Which query tiles.
+    pub slice: TileSlice,
     /// From sampling.
+    pub statistics: Statistics,
+    /// \[row\]: the row's log-sum-exp in two parts, the second NaN where it is not finite, is written here; or null.
     pub row_lse: Global<f32>,
-    /// From sampling.
-    pub stats: Global<f32>,
-    /// From sampling.
-    pub sink_stats: Global<f32>,
-    /// \[unit, query block of the unit, key block\]: mass outside window and sinks.
+    /// \[tile place, key block\]: mass outside window and sinks.
     pub mass: Global<u64>,
-    /// \[unit, query block of the unit\]: mass in window and sinks.
+    /// \[tile place\]: mass in window and sinks.
     pub covered: Global<u64>,
 }
 
 /// Elements of `mass`.
-pub const fn mass_len(units: &Units) -> u64 {
-    units.count as u64 * units.pair_capacity() as u64
+pub const fn mass_len(slice: &TileSlice) -> u64 {
+    covered_len(slice) * slice.block_capacity as u64
 }
 
 /// Elements of `covered`.
-pub const fn covered_len(units: &Units) -> u64 {
-    units.count as u64 * units.unit_blocks as u64
+pub const fn covered_len(slice: &TileSlice) -> u64 {
+    slice.slots as u64 * slice.tiles as u64
 }
 
 /// The launch of `reduction_blocks`.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
-    let shared_bytes = size_of::<u64>() as u32;
-    LaunchShape::linear(units.count * units.unit_blocks, THREADS, shared_bytes)
+pub const fn launch_shape(slice: &TileSlice) -> LaunchShape {
+    let shared_bytes = SUM_BYTES + 4 * slice.row_capacity * slice.splits();
+    LaunchShape::linear(slice.slots * slice.tiles, THREADS, shared_bytes)
 }
 
-/// Rows whose statistics a thread loads before it uses the first: half a query block's at the default row stride, enough to hide
-/// most of the way to memory.
+/// The sum of `covered`; the normalisers follow.
+const SUM_BYTES: u32 = 8;
+
+const WARPS: u32 = THREADS / 32;
+
+/// Rows whose statistics a thread loads before it uses the first: enough to hide most of the way to memory.
 const LOADS: usize = 4;
 
 #[inline(always)]
 fn reduce(p: &ReductionBlocksParams) {
-    let units = &p.units;
-    let (slot, task) = (
-        gpu::ctaid_x() / units.unit_blocks,
-        gpu::ctaid_x() % units.unit_blocks,
-    );
-    let unit = units.unit(units.first + slot);
-    let rows = units.rows(unit);
-    let query_block = unit.first_block + task;
-    let exists = query_block < unit.end_block;
-    let first_rank = rows.rank_at(query_block * BLOCK);
-    let end_rank = if exists {
-        rows.rank_at((query_block + 1) * BLOCK)
-    } else {
-        first_rank
+    let slice = &p.slice;
+    let place = gpu::ctaid_x();
+    let slot = slice.first_slot + place / slice.tiles;
+    let number = slice.first_tile + place % slice.tiles;
+    let tile = slice.sequences.query_tile(number);
+    let query_block = tile.and_then(|tile| tile.query_block);
+    let policy = slice.heads.get(slice.heads.head_of(slot)).policy;
+    let rows = match (tile, query_block) {
+        (Some(tile), Some(block)) => policy
+            .in_segment_of(block)
+            .sampled_rows(&tile.sequence, block * BLOCK, (block + 1) * BLOCK)
+            .len(),
+        _ => 0,
     };
-    let lse_of_unit = p
-        .row_lse
-        .add(2 * u64::from(slot) * u64::from(units.row_capacity));
-    let lse = |rank: u32| {
-        let both = gpu::ld_global_nc(lse_of_unit.add(2 * u64::from(rank)).cast::<u64>());
-        [both as u32, (both >> 32) as u32].map(f32::from_bits)
+    let seen = query_block.map_or(0, |block| block + 1);
+    let first_row = slice.first_row(slot, number);
+    let shared = gpu::dynamic_shared();
+    // [row, split]: the normaliser in the terms of the split's statistics.
+    let normalisers: Shared<f32> = shared.byte_add(SUM_BYTES).cast();
+    let splits = seen.div_ceil(slice.split_blocks);
+    let mut row = panel::warp();
+    while row < rows {
+        let statistics = RowStatistics::new(&p.statistics, slice, first_row + row, seen);
+        let lse = statistics.lse();
+        statistics.write_row_lse(p.row_lse, first_row + row, lse);
+        let mut split = gpu::laneid();
+        while split < splits {
+            // With +∞ all shares are 0, or NaN, which is nothing too.
+            let lse = lse.map_or(f32::INFINITY, |lse| lse - statistics.above(split));
+            gpu::st_shared(normalisers.add(row * splits + split), lse);
+            split += 32;
+        }
+        row += WARPS;
+    }
+    gpu::bar_sync(0);
+    let share = |statistic: f32, row: u32, split: u32| {
+        let lse = gpu::ld_shared(normalisers.add(row * splits + split));
+        fixed_point(gpu::ex2_approx_ftz_f32(statistic - lse), 1.0)
     };
-    let scale = scale::magnitude(p.scale_log2);
-    let share_of = |[reference, sum]: [f32; 2], lse: [f32; 2]| {
-        let log2_share = log2_share(reference, lse, scale);
-        fixed_point(sum * gpu::ex2_approx_ftz_f32(log2_share), 1.0)
-    };
-    let share = |stats: Global<f32>, rank: u32| share_of(gpu::ld_global_v2(stats), lse(rank));
 
     let mut covered = 0;
-    let first_window_block = units.first_window_block(query_block);
-    let blocks = units.sizes.key_blocks();
-    let mass = p.mass.add(u64::from(gpu::ctaid_x()) * u64::from(blocks));
+    let window = query_block.map_or(0, |block| policy.first_window_block(block));
+    let mass = p
+        .mass
+        .add(u64::from(place) * u64::from(slice.block_capacity));
     let mut key_block = gpu::tid_x();
-    while key_block < blocks {
+    while key_block < slice.block_capacity {
         let mut sum = 0;
-        if key_block <= query_block {
-            let stats = p.stats.add(stats_at(units, slot, key_block, 0));
-            let mut rank = first_rank;
-            while rank + LOADS as u32 <= end_rank {
-                let mut loaded = [[0.0; 2]; LOADS];
+        if key_block < seen {
+            let split = key_block / slice.split_blocks;
+            let capacity = u64::from(slice.block_capacity);
+            let stats = p.statistics.stats.add(u64::from(first_row) * capacity);
+            let load = |row: u32| {
+                let at = u64::from(row) * capacity + u64::from(key_block);
+                gpu::ld_global_nc(stats.add(at))
+            };
+            let mut row = 0;
+            while row + LOADS as u32 <= rows {
+                let mut loaded = [0.0; LOADS];
                 for (i, loaded) in loaded.iter_mut().enumerate() {
-                    *loaded = gpu::ld_global_v2(stats.add(2 * u64::from(rank + i as u32)));
+                    *loaded = load(row + i as u32);
                 }
                 for (i, &loaded) in loaded.iter().enumerate() {
-                    sum += share_of(loaded, lse(rank + i as u32));
+                    sum += share(loaded, row + i as u32, split);
                 }
-                rank += LOADS as u32;
+                row += LOADS as u32;
             }
-            while rank < end_rank {
-                sum += share(stats.add(2 * u64::from(rank)), rank);
-                rank += 1;
+            while row < rows {
+                sum += share(load(row), row, split);
+                row += 1;
             }
         }
-        let in_window = key_block >= first_window_block;
+        let in_window = key_block >= window;
         covered += if in_window { sum } else { 0 };
         gpu::st_global(mass.add(key_block.into()), if in_window { 0 } else { sum });
         key_block += THREADS;
     }
-    if units.sinks > 0 {
-        let sink_stats = p
-            .sink_stats
-            .add(2 * u64::from(slot) * u64::from(units.row_capacity));
-        let mut rank = first_rank + gpu::tid_x();
-        while rank < end_rank {
-            covered += share(sink_stats.add(2 * u64::from(rank)), rank);
-            rank += THREADS;
+    if slice.sinks > 0 {
+        let mut row = gpu::tid_x();
+        while row < rows {
+            let statistic = p.statistics.sink_stats.add((first_row + row).into());
+            covered += share(gpu::ld_global_nc(statistic), row, 0);
+            row += THREADS;
         }
     }
-    let covered = sum_in_block(covered, gpu::dynamic_shared().cast());
+    let covered = sum_in_block(covered, shared.cast());
     if gpu::tid_x() == 0 {
-        gpu::st_global(p.covered.add(gpu::ctaid_x().into()), covered);
+        gpu::st_global(p.covered.add(place.into()), covered);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The mass that all sampled rows of a head give each key: a second pass over QKᵀ, now that the normalisers are known.
 //!
 //! ```text
-//! a block of threads: the 128 keys of one key block of one head, 32 a warp, against the sampled rows that see any of them
+//! a CTA: the 128 keys of one key block of one unit, 32 a warp, against the sampled rows that see any of them
 //!
 //! the keys as fragments in registers, with the sign of softmax_scale
 //! near = far = 0
@@ -19,11 +19,12 @@
 //! theirs, in a fixed order; everything beyond is integers. Each key has one writer.
 //!
 //! # Shape contract
-//! [`launch_shape`]; heavy key blocks come first. bf16 or f16, head_dim 64 or 128 as the entry says. The problem is causal.
-//! All of `mass`, `covered` and, if given, `outside` is written; zero for keys after the last.
+//! [`launch_shape`]; heavy key blocks come first. bf16 or f16, head_dim 64 or 128 as the entry says. The problem is causal. A
+//! *unit* is a sequence of a head, and its mass is spent by itself. All of `mass`, `covered` and, if given, `outside` is written;
+//! zero for keys after the last.
 
 use super::fixed_point;
-use crate::geometry::Units;
+use crate::abi::{KvTensor, Sequence, TileSlice};
 use crate::gpu::{self, Global, Shared};
 use crate::launch::{LaunchShape, PANEL_THREADS, STAGES, TILE, WARP_ROWS};
 use crate::params::{BLOCK, TensorArg};
@@ -31,19 +32,53 @@ use crate::tile::panel::{self, Panel, Scores};
 use crate::tile::sum::{sum_across, sum_in_block};
 use crate::tile::{Bf16, F16, Float16, WARP, exponent, scale};
 
+/// Sequences of sampled heads, each a unit that ranks its keys by itself.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct WholeHeads {
+    /// Which heads, and where their rows lie. It holds all query tiles of the batch, in one split.
+    pub slice: TileSlice,
+    /// The first sequence.
+    pub first_sequence: u32,
+    /// How many.
+    pub sequence_count: u32,
+}
+
+impl WholeHeads {
+    /// Units of the launch.
+    #[inline(always)]
+    pub const fn units(&self) -> u32 {
+        self.slice.slots * self.sequence_count
+    }
+
+    /// Keys of a unit, at most, in whole key blocks.
+    #[inline(always)]
+    pub const fn key_capacity(&self) -> u32 {
+        self.slice.block_capacity * BLOCK
+    }
+
+    /// Slot and sequence of a unit: heads that share keys stand together.
+    #[inline(always)]
+    pub fn unit(&self, index: u32) -> (u32, Sequence) {
+        let sequence = self.first_sequence + index / self.slice.slots;
+        let slot = self.slice.first_slot + index % self.slice.slots;
+        (slot, self.slice.sequences.get(sequence))
+    }
+}
+
 /// What the reduction to keys reads and writes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ReductionKeysParams {
-    /// Which rows; a unit is a head.
-    pub units: Units,
+    /// Which units.
+    pub units: WholeHeads,
     /// softmax_scale · log2 e.
     pub scale_log2: f32,
     /// Queries.
     pub q: TensorArg,
     /// Keys.
-    pub k: TensorArg,
-    /// From sampling.
+    pub k: KvTensor,
+    /// \[row\], from sampling.
     pub row_lse: Global<f32>,
     /// \[unit, key\]: what keys are ranked by: all their mass if `outside` is given, else the mass outside window and sinks.
     pub mass: Global<u64>,
@@ -54,20 +89,19 @@ pub struct ReductionKeysParams {
 }
 
 /// Elements of `mass`, and of `outside` where it is given.
-pub const fn mass_len(units: &Units) -> u64 {
-    units.count as u64 * units.key_capacity() as u64
+pub const fn mass_len(units: &WholeHeads) -> u64 {
+    units.units() as u64 * units.key_capacity() as u64
 }
 
 /// Elements of `covered`.
-pub const fn covered_len(units: &Units) -> u64 {
-    units.count as u64 * units.sizes.key_blocks() as u64
+pub const fn covered_len(units: &WholeHeads) -> u64 {
+    units.units() as u64 * units.slice.block_capacity as u64
 }
 
 /// The launch of a reduction to keys.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
-    let head_dim = units.sizes.head_dim;
+pub const fn launch_shape(units: &WholeHeads, head_dim: u32) -> LaunchShape {
     LaunchShape::linear(
-        units.count * units.sizes.key_blocks(),
+        units.units() * units.slice.block_capacity,
         PANEL_THREADS,
         lse_offset(head_dim) + STAGES * LSE_BYTES,
     )
@@ -75,7 +109,7 @@ pub const fn launch_shape(units: &Units) -> LaunchShape {
 
 /// The log-sum-exps of a tile's rows: two numbers each, one for each thread to copy.
 const LSE_BYTES: u32 = TILE * 8;
-const _: () = assert!(2 * TILE == PANEL_THREADS);
+const _: () = assert!(2 * TILE == PANEL_THREADS && PANEL_THREADS == BLOCK);
 
 /// Where they lie in shared memory, stage after stage.
 const fn lse_offset(head_dim: u32) -> u32 {
@@ -92,16 +126,17 @@ struct RowTile {
 
 #[inline(always)]
 fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
-    let units = &p.units;
-    let sizes = &units.sizes;
-    let blocks = sizes.key_blocks();
+    let slice = &p.units.slice;
+    let blocks = slice.block_capacity;
     // Early keys are seen by more rows.
-    let (slot, key_block) = (gpu::ctaid_x() / blocks, gpu::ctaid_x() % blocks);
-    let unit = units.unit(units.first + slot);
-    let rows = units.rows(unit);
+    let (unit, key_block) = (gpu::ctaid_x() / blocks, gpu::ctaid_x() % blocks);
+    let (slot, sequence) = p.units.unit(unit);
+    let q_head = slice.heads.head_of(slot);
+    let policy = slice.heads.get(q_head).policy;
+    let rows = policy.sampled_rows(&sequence, 0, sequence.k_len);
     let first_key = key_block * BLOCK;
     let first_rank = rows.rank_at(first_key);
-    let first_far_rank = rows.rank_at((key_block + units.window_blocks) * BLOCK);
+    let first_far_rank = rows.rank_at((key_block + policy.window_blocks) * BLOCK);
     let near_steps = (first_far_rank - first_rank).div_ceil(TILE);
     let steps = near_steps + (rows.len() - first_far_rank).div_ceil(TILE);
     let row_tile = |step: u32| {
@@ -117,22 +152,38 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         }
     };
 
-    let (batch, q_head) = (unit.head / sizes.q_heads, unit.head % sizes.q_heads);
-    let queries = p.q.head::<u16>(batch, q_head);
-    let keys = p.k.head::<u16>(batch, sizes.kv_head(q_head));
+    let first_mass = u64::from(unit) * u64::from(p.units.key_capacity()) + u64::from(first_key);
+    if steps == 0 {
+        // No row sees the keys, and where the sequence has ended there are none to load.
+        let at = first_mass + u64::from(gpu::tid_x());
+        gpu::st_global(p.mass.add(at), 0);
+        if !p.outside.is_null() {
+            gpu::st_global(p.outside.add(at), 0);
+        }
+        if gpu::tid_x() == 0 {
+            gpu::st_global(p.covered.add(gpu::ctaid_x().into()), 0);
+        }
+        return;
+    }
+
+    let kv_head = slice.kv_head(q_head);
     let shared = gpu::dynamic_shared();
     let panel = Panel::<T, CHUNKS>::load(shared, |key| {
         // Keys after the last repeat it: no row sees them.
-        let key = (first_key + key).min(sizes.k_len - 1);
-        keys.add(u64::from(key) * p.k.stride_token)
+        let key = (first_key + key).min(sequence.k_len - 1);
+        p.k.token(&sequence, kv_head, key)
     })
     .times_sign_of(p.scale_log2);
     let scale = scale::magnitude(p.scale_log2);
 
     let lse_tiles: Shared<f32> = shared.byte_add(lse_offset(CHUNKS as u32 * 8)).cast();
-    let lse = p
-        .row_lse
-        .add(2 * u64::from(slot) * u64::from(units.row_capacity));
+    let first_tile = slice.sequences.first_query_tile(&sequence);
+    let lse = |rank: u32| {
+        let query_block = rows.position(rank) / BLOCK;
+        let tile = first_tile + sequence.place_of(query_block);
+        let row = slice.first_row(slot, tile) + rank - rows.rank_at(query_block * BLOCK);
+        p.row_lse.add(2 * u64::from(row))
+    };
     let warp_key = first_key + panel::warp() * WARP_ROWS;
     let key = |half: usize, pair: usize| warp_key + panel::row_in_warp(half as u32, pair as u32);
     let mut near = [[0; 2]; 2];
@@ -142,15 +193,15 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
         |step, row| {
             let tile = row_tile(step);
             let position = rows.position((tile.first + row).min(tile.end - 1));
-            let row = position + sizes.q_len - sizes.k_len;
-            queries.add(u64::from(row) * p.q.stride_token)
+            let row = sequence.q_start + position + sequence.q_len - sequence.k_len;
+            p.q.token(sequence.batch, q_head, row)
         },
         |step, stage| {
             let tile = row_tile(step);
             let (row, part) = (gpu::tid_x() / 2, gpu::tid_x() % 2);
             let rank = (tile.first + row).min(tile.end - 1);
             let to = lse_tiles.add(stage * 2 * TILE + gpu::tid_x());
-            gpu::cp_async_ca_4(to, lse.add(u64::from(2 * rank + part)));
+            gpu::cp_async_ca_4(to, lse(rank).add(part.into()));
         },
         |step| {
             let tile = row_tile(step);
@@ -185,9 +236,9 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
             let key = key(half, pair);
             let near = sum_across::<4>(near[half][pair]);
             let far = sum_across::<4>(far[half][pair]);
-            let outside = if key < units.sinks { 0 } else { far };
+            let outside = if key < slice.sinks { 0 } else { far };
             if gpu::laneid().is_multiple_of(4) {
-                let at = u64::from(slot) * u64::from(units.key_capacity()) + u64::from(key);
+                let at = first_mass + u64::from(key - first_key);
                 if p.outside.is_null() {
                     gpu::st_global(p.mass.add(at), outside);
                 } else {

@@ -1,18 +1,18 @@
 //! Sampling with the instructions that every GPU has: `mma.sync` and `cp.async`.
 //!
 //! ```text
-//! a block of threads: 128 sampled rows of one unit, 32 a warp, against all keys that the last of them sees
+//! a CTA: a panel of 128 sampled rows, 32 a warp, against the keys of one split that the last of them sees
 //!
 //! the rows as fragments in registers, with the sign of softmax_scale
 //! total[row] = nothing
-//! for the keys of the sinks, in tiles of 64; then for each key block, in two tiles of 64:      (a visit each)
+//! for the keys of the sinks, in split 0, in tiles of 64; then for each key block, in two tiles of 64:      (a visit each)
 //!     part[row] = nothing
 //!     for each tile of the visit:
 //!         scores = rows · keysᵀ, −∞ where not visible or not of the visit
 //!         part[row] ⊕= (maximum, Σ 2^((score − maximum) · scale)) of the lane's own columns
-//!     combine part[row] over the four lanes of a row, write it if statistics are wanted
+//!     combine part[row] over the four lanes of a row, write its statistic if they are wanted
 //!     total[row] ⊕= part[row]
-//! row_lse[row] = (maximum, log2 sum) of total[row]
+//! row_lse[row] = (maximum, log2 sum) of total[row], if it is wanted
 //! ```
 //!
 //! Scores never reach memory. Sinks are a visit of their own, so key blocks leave them out; their few keys are multiplied
@@ -22,10 +22,10 @@
 //! That of [`Panel`]: one barrier a tile. Statistics are combined inside a warp by shuffles. Each output has one writer.
 //!
 //! # Shape contract
-//! [`launch_shape`]; blocks of the grid are tiles of rows, heavy ones first. head_dim as the entry says.
+//! [`launch_shape`]; head_dim as the entry says.
 
-use super::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
-use crate::geometry::Units;
+use super::{RowMass, RowOutput, SamplingParams, sinks};
+use crate::abi::TileSlice;
 use crate::gpu;
 use crate::launch::{LaunchShape, PANEL, PANEL_THREADS, TILE, WARP_ROWS};
 use crate::params::BLOCK;
@@ -33,11 +33,11 @@ use crate::tile::panel::{self, Panel, Scores};
 use crate::tile::{Bf16, F16, Float16, WARP, exponent, scale};
 
 /// The launch of a sampling kernel.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
+pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     LaunchShape::linear(
-        units.count * units.row_capacity.div_ceil(PANEL),
+        slice.panel_ctas(PANEL),
         PANEL_THREADS,
-        panel::shared_bytes(units.sizes.head_dim),
+        panel::shared_bytes(head_dim),
     )
 }
 
@@ -80,6 +80,14 @@ impl Stats {
         sum += gpu::shfl_sync_bfly(WARP, sum, 2);
         Stats { maximum, sum }
     }
+
+    #[inline(always)]
+    fn mass(self) -> RowMass {
+        RowMass {
+            reference: self.maximum,
+            sum: self.sum,
+        }
+    }
 }
 
 /// The rows of one lane: by half of 16 rows, and pair of accumulator elements.
@@ -97,8 +105,9 @@ struct Visit {
 }
 
 impl Visit {
+    /// Of the sinks' steps, and those of the key blocks from `first_key` on.
     #[inline(always)]
-    fn of_step(step: u32, sink_steps: u32, sinks: u32) -> Self {
+    fn of_step(step: u32, sink_steps: u32, sinks: u32, first_key: u32) -> Self {
         if step < sink_steps {
             Visit {
                 start: step * TILE,
@@ -108,7 +117,7 @@ impl Visit {
             }
         } else {
             Visit {
-                start: (step - sink_steps) * TILE,
+                start: first_key + (step - sink_steps) * TILE,
                 from: sinks,
                 to: u32::MAX,
                 ends: (step - sink_steps) % 2 == 1,
@@ -119,44 +128,38 @@ impl Visit {
 
 #[inline(always)]
 fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
-    let units = &p.units;
-    let sizes = &units.sizes;
-    let panels = units.row_capacity.div_ceil(PANEL);
-    // Later rows see more keys.
-    let slot = units.count - 1 - gpu::ctaid_x() / panels;
-    let first_rank = (panels - 1 - gpu::ctaid_x() % panels) * PANEL;
-    let unit = units.unit(units.first + slot);
-    let rows = units.rows(unit);
-    if first_rank >= rows.len() {
+    let Some(rows) = p.slice.panel(gpu::ctaid_x(), PANEL) else {
         return;
-    }
-    let last_rank = rows.len() - 1;
-    let visible = |rank: u32| rows.position(rank.min(last_rank)) + 1;
-
-    let (batch, q_head) = (unit.head / sizes.q_heads, unit.head % sizes.q_heads);
-    let queries = p.q.head::<u16>(batch, q_head);
-    let keys = p.k.head::<u16>(batch, sizes.kv_head(q_head));
-    let panel = Panel::<T, CHUNKS>::load(gpu::dynamic_shared(), |row| {
-        let position = rows.position((first_rank + row).min(last_rank));
-        let row = position + sizes.q_len - sizes.k_len;
-        queries.add(u64::from(row) * p.q.stride_token)
-    })
-    .times_sign_of(p.scale_log2);
+    };
+    let sequence = &rows.sequence;
+    let query = |rank: u32| {
+        let row = sequence.q_start + rows.query(rank);
+        p.q.token::<u16>(sequence.batch, rows.q_head, row)
+    };
+    let panel = Panel::<T, CHUNKS>::load(gpu::dynamic_shared(), query).times_sign_of(p.scale_log2);
     let scale = scale::magnitude(p.scale_log2);
 
-    let warp_rank = first_rank + panel::warp() * WARP_ROWS;
+    let last_rank = rows.last_rank;
+    let warp_rank = panel::warp() * WARP_ROWS;
     let has_rows = warp_rank <= last_rank;
-    let warp_first_visible = visible(warp_rank);
-    let warp_last_visible = visible(warp_rank + WARP_ROWS - 1);
+    let warp_first_visible = rows.visible(warp_rank);
+    let warp_last_visible = rows.visible(warp_rank + WARP_ROWS - 1);
     let rank = |half: usize, pair: usize| warp_rank + panel::row_in_warp(half as u32, pair as u32);
-    let lane_visible: LaneRows<u32> =
-        core::array::from_fn(|half| core::array::from_fn(|pair| visible(rank(half, pair))));
+    let lane_visible: LaneRows<u32> = of_rows(|half, pair| rows.visible(rank(half, pair)));
+    let mut outputs: LaneRows<RowOutput> =
+        of_rows(|half, pair| RowOutput::new(rows.row(rank(half, pair).min(last_rank))));
 
-    let end = visible(first_rank + PANEL - 1);
+    let end = rows.visible(last_rank);
+    let sinks = sinks(p);
+    let sink_steps = if rows.split == 0 {
+        sinks.min(end).div_ceil(TILE)
+    } else {
+        0
+    };
+    let first_key = rows.first_block * BLOCK;
+    let steps = sink_steps + (rows.end_block - rows.first_block) * (BLOCK / TILE);
+    let visit_of = |step: u32| Visit::of_step(step, sink_steps, sinks, first_key);
     let with_stats = !p.stats.is_null();
-    let sinks = if with_stats { units.sinks } else { 0 };
-    let sink_steps = sinks.min(end).div_ceil(TILE);
-    let steps = sink_steps + end.div_ceil(BLOCK) * (BLOCK / TILE);
     let writes = gpu::laneid().is_multiple_of(4);
 
     let mut total: LaneRows<Stats> = [[Stats::EMPTY; 2]; 2];
@@ -164,20 +167,20 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
     panel.stream(
         steps,
         |step, row| {
-            let key = Visit::of_step(step, sink_steps, sinks).start + row;
+            let key = visit_of(step).start + row;
             // Rows after the last key repeat it: no row sees them.
-            keys.add(u64::from(key.min(sizes.k_len - 1)) * p.k.stride_token)
+            p.k.token(sequence, rows.kv_head, key.min(sequence.k_len - 1))
         },
         |_, _| (),
         |step| {
-            let visit = Visit::of_step(step, sink_steps, sinks);
+            let visit = visit_of(step);
             // A visit's last tile is wanted even where it is out of sight, to end the visit.
             let ends_seen = visit.ends
                 && (step < sink_steps || visit.start / BLOCK * BLOCK < warp_last_visible);
             has_rows && (visit.start < warp_last_visible || ends_seen)
         },
         |step, _, mut scores| {
-            let visit = Visit::of_step(step, sink_steps, sinks);
+            let visit = visit_of(step);
             let all_count =
                 visit.start >= visit.from && visit.start + TILE <= visit.to.min(warp_first_visible);
             if !all_count {
@@ -188,15 +191,16 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
                 for half in 0..2 {
                     for pair in 0..2 {
                         let stats = part[half][pair].across_row(scale);
-                        let rank = rank(half, pair);
-                        if with_stats && writes && rank <= last_rank {
-                            let at = if step < sink_steps {
-                                p.sink_stats.add(sink_stats_at(units, slot, rank))
+                        if with_stats && writes && rank(half, pair) <= last_rank {
+                            let output = &mut outputs[half][pair];
+                            if step < sink_steps {
+                                output.write_sinks(p, stats.mass());
                             } else {
-                                p.stats
-                                    .add(stats_at(units, slot, visit.start / BLOCK, rank))
-                            };
-                            gpu::st_global_v2(at, [stats.maximum, stats.sum]);
+                                let block = visit.start / BLOCK;
+                                let written = rows.first_block..block;
+                                let with_sinks = sink_steps > 0;
+                                output.write_block(p, block, stats.mass(), written, with_sinks);
+                            }
                         }
                         total[half][pair] = total[half][pair].merge(stats, scale);
                         part[half][pair] = Stats::EMPTY;
@@ -207,13 +211,17 @@ fn sample<T: Float16, const CHUNKS: usize>(p: &SamplingParams) {
     );
     for (half, total) in total.iter().enumerate() {
         for (pair, total) in total.iter().enumerate() {
-            let rank = rank(half, pair);
-            if writes && rank <= last_rank {
-                let lse = [total.maximum, gpu::lg2_approx_ftz_f32(total.sum)];
-                gpu::st_global_v2(p.row_lse.add(row_lse_at(units, slot, rank)), lse);
+            if writes && rank(half, pair) <= last_rank {
+                outputs[half][pair].finish(p, rows.split, total.mass());
             }
         }
     }
+}
+
+/// A value for each of a lane's rows.
+#[inline(always)]
+fn of_rows<T>(value: impl Fn(usize, usize) -> T) -> LaneRows<T> {
+    [0, 1].map(|half| [0, 1].map(|pair| value(half, pair)))
 }
 
 /// −∞ where the key is not of the visit or the row does not see it, whatever the score was.
@@ -280,10 +288,11 @@ fn accumulate(parts: &mut LaneRows<Stats>, scores: &mut Scores, scale: f32) {
             // Of the tile alone: thousands of small weights, added one by one to a large sum, would lose bits.
             let mut sum = 0.0;
             for columns in &scores.elements[half] {
-                for score in [columns[2 * pair], columns[2 * pair + 1]] {
-                    let exponent = gpu::fma_rn_f32(score, scale, offset[half][pair]);
-                    sum += gpu::ex2_approx_ftz_f32(exponent);
-                }
+                let weight = |score| {
+                    gpu::ex2_approx_ftz_f32(gpu::fma_rn_f32(score, scale, offset[half][pair]))
+                };
+                sum += weight(columns[2 * pair]);
+                sum += weight(columns[2 * pair + 1]);
             }
             let kept = gpu::ex2_approx_ftz_f32(change[half][pair]);
             let part = &mut parts[half][pair];

@@ -19,24 +19,21 @@ pub(super) const fn queue_keys(tile_keys: u32) -> u32 {
 /// A warp's way through its query block's candidates. What does not change is in its [`Record`](super::record::Record).
 pub(super) struct LooseKeys<const TILE_KEYS: u32> {
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
-    next: u32,
-    ahead: u32,
+    pub next: u32,
+    pub ahead: u32,
     /// Keys in the queue; the first `TILE_KEYS` of them are the current tile's.
-    queued: u32,
+    pub queued: u32,
 }
 
 impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
-    /// No loose keys.
-    pub const NONE: Self = Self {
-        next: 0,
-        ahead: u32::MAX,
-        queued: 0,
-    };
-
     /// The loose keys of the record's query block, whose bitmap is made.
     #[inline(always)]
     pub fn new(p: &SparseFlashParams, memory: WarpMemory) -> Self {
-        let mut keys = Self::NONE;
+        let mut keys = Self {
+            next: 0,
+            ahead: u32::MAX,
+            queued: 0,
+        };
         keys.look_ahead(p, memory);
         keys
     }

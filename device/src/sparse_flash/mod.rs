@@ -21,6 +21,25 @@
 //! can only happen in the own key block of a causal sequence, whose tiles rows see in part. There the kernels look through V, set
 //! such elements to zero, and if there was one, add its products separately to the rows that do see it, from global memory.
 //!
+//! # Non-finite input
+//! A score is softmax_scale · (q·k), with q·k in `f32`; products beyond its range are infinite, unless the scale is 0. The results are those
+//! of the formula in real numbers and infinities:
+//!
+//! | visible, kept scores of a row | O | lse |
+//! |---|---|---|
+//! | none | 0 | −∞ |
+//! | one is NaN or +∞ | NaN | NaN |
+//! | all are −∞ | NaN | −∞ |
+//! | others | keys at −∞ weigh nothing | finite, infinite where it is beyond `f32` |
+//!
+//! Such a row changes nothing in the others, neither here nor where masses are summed.
+//!
+//! # Range
+//! Scores of any finite size are told apart as exactly as their `f32` products are, whatever the scale. Weighted sums are in `f32` before they
+//! are divided: with `bf16` values the sum of |v| · weight / 2^16 over a row's keys, weights at most 2^8 and mostly at most 1, must stay in
+//! range. A few hundred keys of the largest `bf16`, or 65,536 equal ones, do. Over 128K keys of equal weight and value the sums' own rounding is
+//! within that of O to 16 bits.
+//!
 //! # Output
 //! Every row's O and log-sum-exp are written, once, and nothing else is; rows that attend to nothing get O = 0 and lse = −∞. A
 //! query tile's result depends only on its own sequence and lists, so it has the same bits in every run, whatever else is in the

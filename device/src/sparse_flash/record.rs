@@ -1,8 +1,9 @@
 //! What a warp needs once a tile, kept in shared memory: S and O leave too few registers for it.
 
+use super::SparseFlashParams;
 use super::work::{Keys, QueryRows, Tokens, WorkTile};
+use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared};
-use crate::tile::WARP;
 
 /// A warp's record: eight words of 64 bits, and sixteen of 32.
 #[derive(Clone, Copy)]
@@ -10,15 +11,12 @@ pub(super) struct Record {
     at: Shared<u64>,
 }
 
-/// What the record holds.
-pub(super) struct Contents {
-    /// The head's keys and values.
-    pub k: Tokens,
-    pub v: Tokens,
-    /// The query tile's list of key blocks. Null: all of them, in order.
-    pub list: Global<u32>,
+/// What a work tile attends to by its lists.
+pub(super) struct Listed {
+    /// The list of key blocks. Null: all of them, in order.
+    pub blocks: Global<u32>,
     /// The single keys.
-    pub stripes: Global<u32>,
+    pub keys: Global<u32>,
     /// Entries of the list.
     pub entries: u32,
     /// Candidates for loose keys, sinks before single keys, and how many of them are sinks.
@@ -26,9 +24,6 @@ pub(super) struct Contents {
     pub sink_candidates: u32,
     /// Key blocks from this one on are not walked.
     pub end_block: u32,
-    pub work: WorkTile,
-    /// softmax_scale · log2(e), made positive.
-    pub scale_log2: f32,
 }
 
 impl Record {
@@ -40,33 +35,45 @@ impl Record {
         Self { at: at.cast() }
     }
 
-    /// Writes the record. All lanes of the warp call it.
+    /// Writes the rows and keys of a work tile. One lane calls it, and what is not written yet must not be kept in registers: hence
+    /// the parts.
     #[inline(always)]
-    pub fn write(self, contents: &Contents) {
-        if gpu::laneid() == 0 {
-            let Contents { k, v, work, .. } = contents;
-            gpu::st_shared_v2(self.at, [k.first.address(), k.stride]);
-            gpu::st_shared_v2(self.at.add(2), [v.first.address(), v.stride]);
-            let addresses = [contents.list.address(), contents.stripes.address()];
-            gpu::st_shared_v2(self.at.add(4), addresses);
-            gpu::st_shared_v2(self.at.add(6), [k.pages.address(), v.pages.address()]);
-            let numbers = [
-                contents.entries,
-                contents.candidates,
-                contents.sink_candidates,
-                contents.end_block,
-            ];
-            gpu::st_shared_v4(self.numbers(), numbers);
-            let scale_bits = contents.scale_log2.to_bits();
-            let WorkTile { rows, keys, .. } = work;
-            let keys = [keys.start, keys.len, work.query_block, scale_bits];
-            gpu::st_shared_v4(self.numbers().add(4), keys);
-            let rows = [rows.batch, rows.start, rows.first as u32, rows.end];
-            gpu::st_shared_v4(self.numbers().add(8), rows);
-            let names = [work.q_head, work.kv_head, work.number, work.keys.sequence];
-            gpu::st_shared_v4(self.numbers().add(12), names);
-        }
-        gpu::bar_warp_sync(WARP);
+    pub fn write_work(self, work: &WorkTile, scale_log2: f32) {
+        let WorkTile { rows, keys, .. } = work;
+        let keys = [keys.start, keys.len, work.query_block, scale_log2.to_bits()];
+        gpu::st_shared_v4(self.numbers().add(4), keys);
+        let rows = [rows.batch, rows.start, rows.first as u32, rows.end];
+        gpu::st_shared_v4(self.numbers().add(8), rows);
+        let names = [work.q_head, work.kv_head, work.number, work.keys.sequence];
+        gpu::st_shared_v4(self.numbers().add(12), names);
+    }
+
+    /// Writes where the head's keys lie.
+    #[inline(always)]
+    pub fn write_k(self, k: Tokens) {
+        gpu::st_shared_v2(self.at, [k.first.address(), k.stride]);
+        gpu::st_shared(self.at.add(6), k.pages.address());
+    }
+
+    /// Writes where the head's values lie.
+    #[inline(always)]
+    pub fn write_v(self, v: Tokens) {
+        gpu::st_shared_v2(self.at.add(2), [v.first.address(), v.stride]);
+        gpu::st_shared(self.at.add(7), v.pages.address());
+    }
+
+    /// Writes what is attended to.
+    #[inline(always)]
+    pub fn write_listed(self, listed: &Listed) {
+        let addresses = [listed.blocks.address(), listed.keys.address()];
+        gpu::st_shared_v2(self.at.add(4), addresses);
+        let numbers = [
+            listed.entries,
+            listed.candidates,
+            listed.sink_candidates,
+            listed.end_block,
+        ];
+        gpu::st_shared_v4(self.numbers(), numbers);
     }
 
     #[inline(always)]
@@ -85,23 +92,29 @@ impl Record {
     }
 
     #[inline(always)]
-    fn tokens(self, at: u32, pages: Global<u32>) -> Tokens {
+    fn tokens(self, tensor: &KvTensor, at: u32, pages_at: u32) -> Tokens {
         let [address, stride] = gpu::ld_shared_v2(self.at.add(at));
         Tokens {
             first: Global::from_address(address),
             stride,
-            pages,
+            pages: if tensor.is_paged() {
+                self.address(pages_at)
+            } else {
+                Global::NULL
+            },
         }
     }
 
+    /// The head's keys.
     #[inline(always)]
-    pub fn k(self) -> Tokens {
-        self.tokens(0, self.address(6))
+    pub fn k(self, p: &SparseFlashParams) -> Tokens {
+        self.tokens(&p.k, 0, 6)
     }
 
+    /// The head's values.
     #[inline(always)]
-    pub fn v(self) -> Tokens {
-        self.tokens(2, self.address(7))
+    pub fn v(self, p: &SparseFlashParams) -> Tokens {
+        self.tokens(&p.v, 2, 7)
     }
 
     #[inline(always)]
@@ -134,6 +147,13 @@ impl Record {
         self.number(3)
     }
 
+    /// Where a key lies in the tensors: `[token, head, batch]`.
+    #[inline(always)]
+    pub fn place_of_key(self, key: u32) -> [i32; 3] {
+        let token = self.number(4) + key;
+        [token, self.number(13), self.number(8)].map(|i| i as i32)
+    }
+
     #[inline(always)]
     pub fn k_len(self) -> u32 {
         self.number(5)
@@ -144,6 +164,7 @@ impl Record {
         self.number(6)
     }
 
+    /// The magnitude of softmax_scale · log2(e).
     #[inline(always)]
     pub fn scale_log2(self) -> f32 {
         f32::from_bits(self.number(7))

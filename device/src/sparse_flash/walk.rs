@@ -2,12 +2,12 @@
 
 use super::SparseFlashParams;
 use super::loose::{LooseKeys, mark_listed};
-use super::record::{Contents, Record};
+use super::record::{Listed, Record};
 use super::warp::WarpMemory;
 use super::work::{WorkTile, end_key};
 use crate::gpu::{self, Global};
 use crate::params::BLOCK;
-use crate::tile::scale;
+use crate::tile::{WARP, scale};
 
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
@@ -42,32 +42,45 @@ impl KeyTile {
 /// The way through a query tile's tiles of keys. The same in every thread, but for the loose keys' lanes.
 /// What does not change is in the warp's [`Record`].
 pub(super) struct KeyWalk<const TILE_KEYS: u32> {
-    /// The list's next entry, and its key block (`u32::MAX` after the last): loaded a tile ahead.
-    entry: u32,
-    upcoming: u32,
-    /// Where the keys of loose tiles come from, once `in_list` is over.
-    loose: LooseKeys<TILE_KEYS>,
-    in_list: bool,
+    /// Where the keys of loose tiles come from. As long as `queued` is [`IN_LIST`], its `next` is the list's next entry and `ahead`
+    /// the key block of that (`u32::MAX` after the last), loaded a tile ahead: what lies behind the list takes no further registers.
+    cursor: LooseKeys<TILE_KEYS>,
 }
 
+/// More keys than any queue holds.
+const IN_LIST: u32 = u32::MAX;
+
 impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
-    /// The walk, and its first tile. All threads that copy call it.
+    /// The walk, and its first tile. All threads that copy call it; `work` is called by one lane of each warp.
     #[inline(always)]
-    pub fn new(p: &SparseFlashParams, work: WorkTile, memory: WarpMemory) -> (Self, KeyTile) {
-        let contents = Contents::new(p, work);
-        memory.record.write(&contents);
-        if contents.candidates != 0 {
-            mark_listed(memory, contents.end_block);
+    pub fn new(
+        p: &SparseFlashParams,
+        memory: WarpMemory,
+        work: impl FnOnce() -> WorkTile,
+    ) -> (Self, KeyTile) {
+        let record = memory.record;
+        if gpu::laneid() == 0 {
+            let work = work();
+            record.write_work(&work, scale::magnitude(p.scale_log2));
+            record.write_k(work.tokens(&p.k));
+            record.write_v(work.tokens(&p.v));
+            record.write_listed(&Listed::new(p, &work));
+        }
+        gpu::bar_warp_sync(WARP);
+        if record.candidates() != 0 {
+            mark_listed(memory, record.end_block());
         }
         let mut walk = Self {
-            entry: 0,
-            upcoming: u32::MAX,
-            loose: LooseKeys::NONE,
-            in_list: true,
+            cursor: LooseKeys {
+                next: 0,
+                ahead: u32::MAX,
+                queued: IN_LIST,
+            },
         };
-        walk.look_ahead(memory.record);
-        let first = if p.sequences.is_causal() && work.query_block != WorkTile::MASKED {
-            KeyTile::contiguous::<TILE_KEYS>(work.query_block * BLOCK, work.keys.len)
+        walk.look_ahead(record);
+        let query_block = record.query_block();
+        let first = if p.sequences.is_causal() && query_block != WorkTile::MASKED {
+            KeyTile::contiguous::<TILE_KEYS>(query_block * BLOCK, record.k_len())
         } else {
             walk.next_block(p, memory)
         };
@@ -77,14 +90,15 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     #[inline(always)]
     fn look_ahead(&mut self, record: Record) {
         let list = record.list();
-        self.upcoming = if self.entry >= record.entries() {
+        let entry = self.cursor.next;
+        self.cursor.ahead = if entry >= record.entries() {
             u32::MAX
         } else if list.is_null() {
-            self.entry
+            entry
         } else {
-            gpu::ld_global_nc(list.add(self.entry.into()))
+            gpu::ld_global_nc(list.add(entry.into()))
         };
-        self.entry += 1;
+        self.cursor.next += 1;
     }
 
     /// The tile after `tile`. All lanes of the warp call it, having read the queue for `tile`.
@@ -100,62 +114,69 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
         self.next_block(p, memory)
     }
 
+    /// The tile that `next` gave, from its `start` alone: its other half needs no register meanwhile.
+    #[inline(always)]
+    pub fn again(&self, memory: WarpMemory, start: u32) -> KeyTile {
+        if start == KeyTile::LOOSE {
+            KeyTile {
+                start,
+                keys: self.cursor.queued.min(TILE_KEYS),
+            }
+        } else {
+            KeyTile::contiguous::<TILE_KEYS>(start, memory.record.k_len())
+        }
+    }
+
     /// The first tile of the next block, or the next loose tile.
     #[inline(always)]
     fn next_block(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> KeyTile {
         let record = memory.record;
-        if self.in_list {
+        if self.cursor.queued == IN_LIST {
             // The list is ascending: the first block that is out of range ends it.
-            if self.upcoming < record.end_block() {
-                let start = self.upcoming * BLOCK;
+            if self.cursor.ahead < record.end_block() {
+                let start = self.cursor.ahead * BLOCK;
                 self.look_ahead(record);
                 return KeyTile::contiguous::<TILE_KEYS>(start, record.k_len());
             }
-            self.in_list = false;
-            self.loose = LooseKeys::new(p, memory);
+            self.cursor = LooseKeys::new(p, memory);
         }
         KeyTile {
             start: KeyTile::LOOSE,
-            keys: self.loose.pack(p, memory),
+            keys: self.cursor.pack(p, memory),
         }
     }
 }
 
-impl Contents {
-    /// The record of a work tile.
+impl Listed {
+    /// What a work tile attends to.
     #[inline(always)]
-    fn new(p: &SparseFlashParams, work: WorkTile) -> Self {
+    fn new(p: &SparseFlashParams, work: &WorkTile) -> Self {
         let mask = &p.mask;
         let end_block = work.end_block(p);
-        let mut contents = Self {
-            k: work.tokens(&p.k),
-            v: work.tokens(&p.v),
-            list: Global::NULL,
-            stripes: Global::NULL,
+        let mut listed = Self {
+            blocks: Global::NULL,
+            keys: Global::NULL,
             entries: end_block,
             candidates: 0,
             sink_candidates: 0,
             end_block,
-            work,
-            scale_log2: scale::magnitude(p.scale_log2),
         };
-        if !is_dense(p, &work) {
+        if !is_dense(p, work) {
             let row = mask.row(work.q_head, work.number);
-            contents.list = mask
-                .kv_indices
-                .add(gpu::opaque(row * u64::from(mask.block_capacity)));
-            contents.entries = gpu::ld_global_nc(mask.kv_num_blocks.add(row));
-            contents.sink_candidates = mask.sinks.min(end_key(end_block, work.keys.len));
-            contents.candidates = contents.sink_candidates;
+            // Strides in bytes would otherwise be kept from tile to tile.
+            let first = gpu::opaque(row * u64::from(mask.block_capacity));
+            listed.blocks = mask.kv_indices.add(first);
+            listed.entries = gpu::ld_global_nc(mask.kv_num_blocks.add(row));
+            listed.sink_candidates = mask.sinks.min(end_key(end_block, work.keys.len));
+            listed.candidates = listed.sink_candidates;
             if !mask.num_keys.is_null() && end_block != 0 {
                 let row = mask.key_row(work.keys.sequence, p.q_heads, work.q_head, work.number);
-                contents.stripes = mask
-                    .key_indices
-                    .add(gpu::opaque(row * u64::from(mask.key_capacity)));
-                contents.candidates += gpu::ld_global_nc(mask.num_keys.add(row));
+                let first = gpu::opaque(row * u64::from(mask.key_capacity));
+                listed.keys = mask.key_indices.add(first);
+                listed.candidates += gpu::ld_global_nc(mask.num_keys.add(row));
             }
         }
-        contents
+        listed
     }
 }
 

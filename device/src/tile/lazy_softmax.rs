@@ -65,10 +65,12 @@ impl LazySoftmax {
             .map(|reference| exponent::near_offset(reference, scale_log2, top));
         let far = exponent::is_far(offset[0]) || exponent::is_far(offset[1]);
         if gpu::vote_sync_any(WARP, far) {
-            let shift = [0, 1].map(|row| exponent::shift(self.reference[row], offset[row]));
-            offset = offset.map(|offset| exponent::offset(offset, top));
-            for (i, score) in scores.iter_mut().enumerate() {
-                *score -= shift[i >> 1 & 1];
+            for row in 0..2 {
+                let shift = exponent::shift(self.reference[row], offset[row]);
+                for i in 0..32 {
+                    scores[i / 2 * 4 + 2 * row + i % 2] -= shift;
+                }
+                offset[row] = exponent::offset(offset[row], top);
             }
         }
         // Two sums a row: half as long a chain of additions. Of the tile alone: thousands of small weights, added one by one to a large

@@ -24,15 +24,24 @@ pub const fn is_positive(scale_log2: f32) -> bool {
     scale_log2 > 0.0
 }
 
+/// The bits that a scale's sign flips in each pair of a query's elements. The sign 0 takes [`times_zero`] in addition.
+#[inline(always)]
+pub const fn flipped_signs(scale_log2: f32) -> u32 {
+    if scale_log2 < 0.0 { PAIR_SIGNS } else { 0 }
+}
+
+/// Two elements times 0, which is NaN where one is not finite.
+#[inline(always)]
+pub fn times_zero<T: Float16>(pair: u32) -> u32 {
+    spread(not_finite::<T>(pair)) & !PAIR_SIGNS
+}
+
 /// Two elements of a query (or of a key, in its stead) times the scale's sign: −1, 0 or 1.
 #[inline(always)]
 pub fn times_sign<T: Float16>(pair: u32, scale_log2: f32) -> u32 {
     if scale_log2 == 0.0 {
-        // 0 times what is not finite is NaN.
-        spread(not_finite::<T>(pair)) & !PAIR_SIGNS
-    } else if scale_log2 < 0.0 {
-        pair ^ PAIR_SIGNS
+        times_zero::<T>(pair)
     } else {
-        pair
+        pair ^ flipped_signs(scale_log2)
     }
 }

@@ -49,12 +49,14 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                 maximum = gpu::max_f32(maximum, gpu::shfl_sync_bfly(WARP, maximum, 2));
                 self.maximum[s][half] = maximum;
                 offset[s][half] = exponent::near_offset(maximum, scale_log2, top);
-                // Exactly 0 where nothing changes; −∞ where nothing was seen before.
-                change[s][half] =
-                    offset[s][half] - exponent::near_offset(old[s][half], scale_log2, top);
                 far |= exponent::is_far(offset[s][half]);
             }
         }
+        // What changes is worked out behind the vote: the old maxima are all that is kept until then. It depends on the row alone: exactly
+        // 0 where nothing changes, −∞ where nothing was seen before.
+        let near_change = |s: usize, half: usize, near_offset: f32| {
+            near_offset - exponent::near_offset(old[s][half], scale_log2, top)
+        };
         if gpu::vote_sync_any(WARP, far) {
             for (s, scores) in scores.elements.iter_mut().enumerate() {
                 for half in 0..2 {
@@ -62,13 +64,21 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
                     let near_offset = offset[s][half];
                     let shift = exponent::shift(maximum, near_offset);
                     offset[s][half] = exponent::offset(near_offset, top);
-                    if exponent::is_far(near_offset) {
-                        change[s][half] = exponent::change(old[s][half], maximum, scale_log2, top);
-                    }
+                    change[s][half] = if exponent::is_far(near_offset) {
+                        exponent::change(old[s][half], maximum, scale_log2, top)
+                    } else {
+                        near_change(s, half, near_offset)
+                    };
                     for tile in scores.iter_mut() {
                         tile[2 * half] -= shift;
                         tile[2 * half + 1] -= shift;
                     }
+                }
+            }
+        } else {
+            for s in 0..STRIPS {
+                for half in 0..2 {
+                    change[s][half] = near_change(s, half, offset[s][half]);
                 }
             }
         }

@@ -4,6 +4,7 @@
 
 use super::WARP;
 use super::float16::{Bf16, F16, Float16};
+use super::scale;
 use super::swizzled::SwizzledTile;
 use crate::abi::KvTensor;
 use crate::gpu::{
@@ -215,24 +216,36 @@ pub fn load_queries<D: HeadDim>(tile: Shared<u8>, first_row: u32, lane: u32) -> 
     queries
 }
 
-/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, with every pair of elements as `of_pair` makes
-/// it. `row` says where in memory a row begins. The product takes them after a fence of the async proxy.
+/// Copies a warp's 16 rows into a tile of [`GROUP_ROWS`] rows, from its row `first_row` on, times the sign of a scale. `row` says where in
+/// memory a row begins. The product takes them after a fence of the async proxy.
 #[inline(always)]
 #[track_caller]
-pub fn copy_rows<D: HeadDim>(
+pub fn copy_rows<T: Float16, D: HeadDim>(
     tile: Shared<u8>,
     first_row: u32,
-    of_pair: impl Fn(u32) -> u32,
+    scale_log2: f32,
     row: impl Fn(u32) -> Global<u16>,
 ) {
     let chunks = D::DIM / 8;
-    for step in 0..16 * chunks / 32 {
+    let flip = scale::flipped_signs(scale_log2);
+    let chunk_of = |step: u32| {
         let index = step * 32 + gpu::laneid();
         let (in_warp, chunk) = (index / chunks, index % chunks);
-        let words = gpu::ld_global_nc_v4(row(in_warp).add(u64::from(chunk * 8)).cast::<u32>());
         let piece = tile.byte_add(chunk / 8 * GROUP_ROWS * 128);
         let to = SwizzledTile::<8>::new(piece).chunk(first_row + in_warp, chunk % 8);
-        gpu::st_shared_v4(to.cast::<u32>(), words.map(&of_pair));
+        (in_warp, chunk, to.cast::<u32>())
+    };
+    for step in 0..16 * chunks / 32 {
+        let (in_warp, chunk, to) = chunk_of(step);
+        let words = gpu::ld_global_nc_v4(row(in_warp).add(u64::from(chunk * 8)).cast::<u32>());
+        gpu::st_shared_v4(to, words.map(|pair| pair ^ flip));
+    }
+    if scale_log2 == 0.0 {
+        // A second time, so that it takes no registers from those that have a scale.
+        for step in 0..16 * chunks / 32 {
+            let (_, _, to) = chunk_of(step);
+            gpu::st_shared_v4(to, gpu::ld_shared_v4(to).map(scale::times_zero::<T>));
+        }
     }
 }
 

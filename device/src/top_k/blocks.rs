@@ -1,18 +1,20 @@
-//! Selection of pairs (query block, key block), into the lists of the query blocks.
+//! Selection of pairs (query block, key block), segment by segment, into the lists of the query blocks.
 //!
-//! A range of candidates is one query block's row. Warps count every row's ties, so that each knows how many ties come before
-//! its rows; then each writes its rows' lists: selected key blocks first, the window after them, which holds later ones.
-//! A warp works on every 32nd row, so the last barrier is before the writes and nobody waits for the longest row.
+//! A unit is a segment of a sequence and head: 64 query blocks, or those of them that the slice holds. A range of candidates is
+//! one query block's row. Warps count every row's ties, so that each knows how many ties come before its rows; then each writes
+//! its rows' lists: selected key blocks first, the window after them, which holds later ones. A warp works on every 32nd row, so
+//! the last barrier is before the writes and nobody waits for the longest row.
 //!
 //! # Shape contract
-//! [`launch_shape`](super::launch_shape). `lists`, `stripe_counts` and `kept` span all heads; a launch writes those of its
-//! units, and `stripe_counts` of the heads whose first unit it holds.
+//! [`launch_shape`]. Writes lists and `kept` of the slice's query tiles, of its heads of [`HeadKind::Blocks`]. Tiles that see no
+//! key have empty lists.
 
-use super::{BlockLists, MAX_RANGES, Masses, SharedMemory, WARPS};
-use super::{before, count_ranges, threshold, write_range};
-use crate::geometry::Units;
-use crate::gpu::{self, Global};
-use crate::params::SEGMENT_BLOCKS;
+use super::{MAX_RANGES, Masses, SelectionOutput, SharedMemory, WARPS};
+use super::{before, count_ranges, launch_shape_of_units, threshold, write_range};
+use crate::abi::{HeadKind, TileSlice};
+use crate::gpu;
+use crate::launch::LaunchShape;
+use crate::params::{BLOCK, SEGMENT_BLOCKS};
 use crate::tile::panel;
 use crate::tile::sum::sum_in_block;
 
@@ -22,67 +24,95 @@ const _: () = assert!(SEGMENT_BLOCKS <= MAX_RANGES);
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TopKBlocksParams {
-    /// Which units.
-    pub units: Units,
+    /// Which query tiles.
+    pub slice: TileSlice,
     /// From the reduction to blocks; `outside` is null.
     pub masses: Masses,
     /// Selected blocks and window.
-    pub lists: BlockLists,
-    /// \[batch · q_heads\]: set to 0, for there are no stripes.
-    pub stripe_counts: Global<u32>,
+    pub output: SelectionOutput,
+}
+
+/// The launch of `top_k_blocks`.
+pub const fn launch_shape(slice: &TileSlice) -> LaunchShape {
+    launch_shape_of_units(slice.slots * slice.runs(SEGMENT_BLOCKS))
+}
+
+/// Empties the list of the slice's tile at `place`, if it has no query block. There are at least as many runs as 64 tiles.
+#[inline(always)]
+fn empty_without_keys(p: &TopKBlocksParams, q_head: u32, place: u32) {
+    let tile = p.slice.first_tile + place;
+    let has_keys = |number| {
+        let tile = p.slice.sequences.query_tile(number);
+        tile.is_some_and(|tile| tile.query_block.is_some())
+    };
+    if place < p.slice.tiles && !has_keys(tile) {
+        p.output.set_count(q_head, tile, 0);
+        p.output.set_kept(q_head, tile, 0);
+    }
 }
 
 #[inline(always)]
 fn select(p: &TopKBlocksParams) {
-    let units = &p.units;
-    let slot = gpu::ctaid_x();
-    let unit = units.unit(units.first + slot);
+    let slice = &p.slice;
+    let slot = slice.first_slot + gpu::ctaid_x() % slice.slots;
+    let q_head = slice.heads.head_of(slot);
+    let policy = slice.heads.get(q_head).policy;
+    if policy.kind != HeadKind::Blocks {
+        return;
+    }
+    let number = gpu::ctaid_x() / slice.slots;
+    if gpu::tid_x() < SEGMENT_BLOCKS {
+        empty_without_keys(p, q_head, number * SEGMENT_BLOCKS + gpu::tid_x());
+    }
+    let Some(segment) = slice.run(number, SEGMENT_BLOCKS) else {
+        return;
+    };
     let shared = SharedMemory::new();
-    let blocks = units.sizes.key_blocks();
-    let candidates = units.pair_capacity();
-    let mass = p.masses.mass.add(u64::from(slot) * u64::from(candidates));
-    let tasks = units.unit_blocks;
-    let covered = p.masses.covered.add(u64::from(slot) * u64::from(tasks));
-    let rows = units.rows(unit).len();
+    let blocks = slice.block_capacity;
+    let ranges = segment.end - segment.first;
+    let place = u64::from(slice.tile_row(slot, segment.first_tile));
+    let mass = p.masses.mass.add(place * u64::from(blocks));
+    let covered = p.masses.covered.add(place);
+    let rows = policy.in_segment_of(segment.first).sampled_rows(
+        &segment.sequence,
+        segment.first * BLOCK,
+        segment.end * BLOCK,
+    );
     let (threshold, covered) = threshold(
         shared,
-        &p.masses,
-        (mass, candidates),
-        (covered, tasks),
-        rows,
+        (mass, ranges * blocks),
+        (covered, ranges),
+        &policy,
+        rows.len(),
     );
 
-    // A query block's own key block is the last that it may select.
+    // A query block's diagonal block is the last that it may select.
     let range = |row: u32| {
         let mass = mass.add(u64::from(row) * u64::from(blocks));
-        (mass, unit.first_block + row + 1)
+        (mass, segment.first + row + 1)
     };
-    let ranges = unit.end_block - unit.first_block;
     count_ranges(shared, threshold, ranges, range);
     let mut selected = 0;
-    // Query blocks without a row have no list.
-    let dead = units.sizes.first_query_block();
     let mut row = panel::warp();
-    while unit.first_block + row < dead {
-        row += WARPS;
-    }
     while row < ranges {
-        let query_block = unit.first_block + row;
-        let list = p.lists.of(units, unit.head, query_block);
+        let (tile, query_block) = (segment.first_tile + row, segment.first + row);
+        let list = p.output.mask.blocks(p.output.mask.row(q_head, tile));
         let equal_before = before(shared, threshold, row).equal;
         let (written, sum) = write_range(threshold, range(row), equal_before, (list, 0), |_, x| x);
         selected += sum;
-        p.lists
-            .end_with_window(units, unit.head, query_block, written);
+        p.output
+            .end_with_window(&policy, (q_head, tile), query_block, written);
         row += WARPS;
     }
     let selected = sum_in_block(selected, shared.sums());
-    if gpu::tid_x() == 0 {
-        let index = u64::from(units.first + slot);
-        gpu::st_global(p.masses.kept.add(index), covered + selected);
-        if unit.first_block == 0 {
-            gpu::st_global(p.stripe_counts.add(unit.head.into()), 0);
-        }
+    if gpu::tid_x() < ranges {
+        let of_segment = if gpu::tid_x() == 0 {
+            covered + selected
+        } else {
+            0
+        };
+        p.output
+            .set_kept(q_head, segment.first_tile + gpu::tid_x(), of_segment);
     }
 }
 

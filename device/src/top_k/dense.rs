@@ -1,81 +1,77 @@
 //! Which heads run dense: those whose selection costs as much.
 //!
-//! The cost is counted in tiles of a query block: each listed key block is one, and so are each 128 *loose* keys, stripes and
-//! sinks that no listed block covers.
+//! The cost is counted in tiles of a query block: each listed key block is one, and so are each 128 *gathered* keys, single keys
+//! and sinks that no listed block covers.
 //!
 //! ```text
-//! a block of threads: one head; a thread: every 256th query block
+//! a CTA: one sequence of a head; a thread: every 256th query block
 //!
-//! loose = sinks and stripes before the query block, less those in its listed blocks
-//! sparse += listed blocks + ⌈loose / 128⌉;  dense += query block + 1
+//! gathered = sinks and single keys before the query block, less those in its listed blocks
+//! sparse += listed blocks + ⌈gathered / 128⌉;  dense += query block + 1
 //! ```
 //!
-//! Listed blocks are walked as runs, and only as far as there are sinks or stripes: with selected blocks that is the first
-//! few entries, with selected keys the window, one run.
+//! Listed blocks are walked as runs, and only as far as there are sinks or single keys: with selected blocks that is the first
+//! few entries, with selected keys the window, one run. A head that selects by rows is left as it is: each of its lists is worth
+//! it or dense by itself.
 //!
 //! # Shape contract
-//! [`launch_shape`]; all of `dense` is written. Lists and stripes may be the caller's own: ascending, without repeats; blocks
-//! after the query block's own and keys not below `k_len` are not allowed.
+//! [`launch_shape`]; all of the mask's `dense` is written. The mask holds all query tiles of the batch.
 
-use crate::geometry::Units;
+use crate::abi::{HeadKind, HeadPolicies, Sequences, SparseMask};
 use crate::gpu::{self, Global};
 use crate::launch::{CHOOSE_DENSE_THREADS as THREADS, LaunchShape};
 use crate::params::BLOCK;
 use crate::tile::sum::sum_in_block;
 
-use super::BlockLists;
-
 /// What the choice reads and writes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct ChooseDenseParams {
-    /// The problem and its sinks.
-    pub units: Units,
-    /// Listed blocks.
-    pub lists: BlockLists,
-    /// \[batch · q_heads, k_len\]: stripes; not read for heads that have none.
-    pub stripes: Global<u32>,
-    /// \[batch · q_heads\]: how many.
-    pub stripe_counts: Global<u32>,
-    /// \[batch · q_heads\]: 1 where the head runs dense, else 0.
-    pub dense: Global<u32>,
+    /// The batch; causal.
+    pub sequences: Sequences,
+    /// How each head is treated.
+    pub heads: HeadPolicies,
+    /// Query heads.
+    pub q_heads: u32,
+    /// What is selected; its `dense` is written.
+    pub mask: SparseMask,
 }
 
 /// The launch of `choose_dense`.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
+pub const fn launch_shape(sequences: &Sequences, q_heads: u32) -> LaunchShape {
     let shared_bytes = 2 * size_of::<u64>() as u32;
-    LaunchShape::linear(units.sizes.heads(), THREADS, shared_bytes)
+    LaunchShape::linear(sequences.count * q_heads, THREADS, shared_bytes)
 }
 
-/// Sinks and stripes of one head.
+/// Sinks and single keys of one head.
 #[derive(Clone, Copy)]
 struct SingleKeys {
     sinks: u32,
-    stripes: Global<u32>,
+    keys: Global<u32>,
     count: u32,
-    /// Stripes that are sinks too.
+    /// Listed keys that are sinks too.
     in_sinks: u32,
 }
 
 impl SingleKeys {
     #[inline(always)]
-    fn new(sinks: u32, stripes: Global<u32>, count: u32) -> Self {
+    fn new(sinks: u32, list: Global<u32>, count: u32) -> Self {
         let mut keys = SingleKeys {
             sinks,
-            stripes,
+            keys: list,
             count,
             in_sinks: 0,
         };
-        keys.in_sinks = keys.stripes_below(sinks);
+        keys.in_sinks = keys.keys_below(sinks);
         keys
     }
 
     #[inline(always)]
-    fn stripes_below(&self, end: u32) -> u32 {
+    fn keys_below(&self, end: u32) -> u32 {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low + (high - low) / 2;
-            if gpu::ld_global_nc(self.stripes.add(middle.into())) < end {
+            if gpu::ld_global_nc(self.keys.add(middle.into())) < end {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -84,22 +80,22 @@ impl SingleKeys {
         low
     }
 
-    /// Sinks and stripes below `end`, each once.
+    /// Sinks and listed keys below `end`, each once.
     #[inline(always)]
     fn below(&self, end: u32) -> u32 {
         if end <= self.sinks {
             end
         } else {
-            self.sinks + self.stripes_below(end) - self.in_sinks
+            self.sinks + self.keys_below(end) - self.in_sinks
         }
     }
 
     /// One more than the greatest; 0 for none.
     #[inline(always)]
     fn end(&self) -> u32 {
-        let last_stripe = self.count.wrapping_sub(1);
+        let last = self.count.wrapping_sub(1);
         if self.count > self.in_sinks {
-            gpu::ld_global_nc(self.stripes.add(last_stripe.into())) + 1
+            gpu::ld_global_nc(self.keys.add(last.into())) + 1
         } else {
             self.sinks
         }
@@ -108,22 +104,35 @@ impl SingleKeys {
 
 #[inline(always)]
 fn choose(p: &ChooseDenseParams) {
-    let units = &p.units;
-    let sizes = &units.sizes;
-    let head = gpu::ctaid_x();
-    let count = gpu::ld_global(p.stripe_counts.add(head.into()));
-    let stripes = p.stripes.add(u64::from(head) * u64::from(sizes.k_len));
-    let keys = SingleKeys::new(units.sinks, stripes, count);
+    let mask = &p.mask;
+    let at = gpu::ctaid_x();
+    let (index, q_head) = (at / p.q_heads, at % p.q_heads);
+    if p.heads.get(q_head).policy.kind == HeadKind::Rows {
+        if gpu::tid_x() == 0 {
+            gpu::st_global(mask.dense.add(at.into()), 0);
+        }
+        return;
+    }
+    let sequence = p.sequences.get(index);
+    let first_tile = p.sequences.first_query_tile(&sequence);
+    let key_row = mask.key_row(index, p.q_heads, q_head, first_tile);
+    let count = if mask.num_keys.is_null() {
+        0
+    } else {
+        gpu::ld_global(mask.num_keys.add(key_row))
+    };
+    let keys = SingleKeys::new(mask.sinks, mask.keys(key_row), count);
     let keys_end = keys.end();
 
     let (mut sparse, mut dense) = (0, 0);
-    let mut query_block = sizes.first_query_block() + gpu::tid_x();
-    while query_block < sizes.key_blocks() {
-        let listed = gpu::ld_global(p.lists.count_of(units, head, query_block));
-        let list = p.lists.of(units, head, query_block);
-        // Keys in the query block itself are in its own block, which is listed.
+    let mut query_block = sequence.first_query_block() + gpu::tid_x();
+    while query_block < sequence.end_query_block() {
+        let row = mask.row(q_head, first_tile + sequence.place_of(query_block));
+        let listed = gpu::ld_global(mask.kv_num_blocks.add(row));
+        let list = mask.blocks(row);
+        // Keys in the query block itself are in its diagonal block, which is listed.
         let end = keys_end.min(query_block * BLOCK);
-        let mut loose = keys.below(end);
+        let mut gathered = keys.below(end);
         let mut entry = 0;
         let mut run = 0..0;
         while entry < listed {
@@ -134,13 +143,13 @@ fn choose(p: &ChooseDenseParams) {
             if block == run.end {
                 run.end += 1;
             } else {
-                loose -= keys.below((run.end * BLOCK).min(end)) - keys.below(run.start * BLOCK);
+                gathered -= keys.below((run.end * BLOCK).min(end)) - keys.below(run.start * BLOCK);
                 run = block..block + 1;
             }
             entry += 1;
         }
-        loose -= keys.below((run.end * BLOCK).min(end)) - keys.below(run.start * BLOCK);
-        sparse += u64::from(listed + loose.div_ceil(BLOCK));
+        gathered -= keys.below((run.end * BLOCK).min(end)) - keys.below(run.start * BLOCK);
+        sparse += u64::from(listed + gathered.div_ceil(BLOCK));
         dense += u64::from(query_block + 1);
         query_block += THREADS;
     }
@@ -149,7 +158,7 @@ fn choose(p: &ChooseDenseParams) {
     let sparse = sum_in_block(sparse, sums);
     let dense = sum_in_block(dense, sums.add(1));
     if gpu::tid_x() == 0 {
-        gpu::st_global(p.dense.add(head.into()), u32::from(sparse >= dense));
+        gpu::st_global(mask.dense.add(at.into()), u32::from(sparse >= dense));
     }
 }
 

@@ -1,17 +1,17 @@
-//! Selection of single keys, as the stripes of a head; the lists of its query blocks are the window.
+//! Selection of single keys, one list for a sequence of a head; the lists of its query blocks are the window.
 //!
 //! A range of candidates is a contiguous 32nd of the keys, one a warp. Each warp counts what its range holds above the
-//! threshold and equal to it, so that all know where their stripes begin and how many ties come before; then each writes its
+//! threshold and equal to it, so that all know where their keys begin and how many ties come before; then each writes its
 //! own, without another barrier.
 //!
 //! # Shape contract
-//! [`launch_shape`](super::launch_shape). `lists`, `stripes`, `stripe_counts` and `kept` span all heads; a launch writes those
-//! of its units.
+//! [`launch_shape`]. Writes lists and `kept` of the units' query tiles.
 
-use super::{BlockLists, Masses, SharedMemory, WARPS};
-use super::{before, count_ranges, threshold, write_range};
-use crate::geometry::Units;
-use crate::gpu::{self, Global};
+use super::{Masses, SelectionOutput, SharedMemory, WARPS};
+use super::{before, count_ranges, launch_shape_of_units, threshold, write_range};
+use crate::gpu;
+use crate::launch::LaunchShape;
+use crate::reduction::keys::WholeHeads;
 use crate::tile::panel;
 use crate::tile::sum::sum_in_block;
 
@@ -19,43 +19,41 @@ use crate::tile::sum::sum_in_block;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TopKKeysParams {
-    /// Which units; a unit is a head.
-    pub units: Units,
+    /// Which units.
+    pub units: WholeHeads,
     /// From the reduction to keys.
     pub masses: Masses,
-    /// The window.
-    pub lists: BlockLists,
-    /// \[batch · q_heads, k_len\]: selected keys, ascending.
-    pub stripes: Global<u32>,
-    /// \[batch · q_heads\]: how many.
-    pub stripe_counts: Global<u32>,
+    /// Selected keys and window. The mask holds all query tiles of the batch.
+    pub output: SelectionOutput,
 }
 
-/// Elements of `stripes`.
-pub const fn stripes_len(units: &Units) -> u64 {
-    units.sizes.heads() as u64 * units.sizes.k_len as u64
+/// The launch of `top_k_keys`.
+pub const fn launch_shape(units: &WholeHeads) -> LaunchShape {
+    launch_shape_of_units(units.units())
 }
 
 #[inline(always)]
 fn select(p: &TopKKeysParams) {
-    let units = &p.units;
-    let slot = gpu::ctaid_x();
-    let unit = units.unit(units.first + slot);
+    let slice = &p.units.slice;
+    let unit = gpu::ctaid_x();
+    let (slot, sequence) = p.units.unit(unit);
+    let q_head = slice.heads.head_of(slot);
+    let policy = slice.heads.get(q_head).policy;
     let shared = SharedMemory::new();
-    let blocks = units.sizes.key_blocks();
-    let candidates = units.key_capacity();
-    let first_candidate = u64::from(slot) * u64::from(candidates);
+    let blocks = slice.block_capacity;
+    let candidates = p.units.key_capacity();
+    let first_candidate = u64::from(unit) * u64::from(candidates);
     let mass = p.masses.mass.add(first_candidate);
     let outside = p.masses.outside.add(first_candidate);
     let counts_more = !p.masses.outside.is_null();
-    let covered = p.masses.covered.add(u64::from(slot) * u64::from(blocks));
-    let rows = units.rows(unit).len();
+    let covered = p.masses.covered.add(u64::from(unit) * u64::from(blocks));
+    let rows = policy.sampled_rows(&sequence, 0, sequence.k_len);
     let (threshold, covered) = threshold(
         shared,
-        &p.masses,
         (mass, candidates),
         (covered, blocks),
-        rows,
+        &policy,
+        rows.len(),
     );
 
     let per_warp = candidates.div_ceil(WARPS);
@@ -66,8 +64,9 @@ fn select(p: &TopKKeysParams) {
     count_ranges(shared, threshold, WARPS, range);
     let warp = panel::warp();
     let before = before(shared, threshold, warp);
-    let first_stripe = u64::from(unit.head) * u64::from(units.sizes.k_len);
-    let list = p.stripes.add(first_stripe + u64::from(before.selected));
+    let mask = &p.output.mask;
+    let key_row = mask.key_row(sequence.index, slice.q_heads, q_head, 0);
+    let list = mask.keys(key_row).add(before.selected.into());
     let first = warp * per_warp;
     let worth = |at: u32, x| {
         if counts_more {
@@ -79,18 +78,29 @@ fn select(p: &TopKKeysParams) {
     let (written, selected) =
         write_range(threshold, range(warp), before.equal, (list, first), worth);
     if gpu::tid_x() == (WARPS - 1) * 32 {
-        let count = p.stripe_counts.add(unit.head.into());
-        gpu::st_global(count, before.selected + written);
-    }
-    let mut query_block = units.sizes.first_query_block() + warp;
-    while query_block < blocks {
-        p.lists.end_with_window(units, unit.head, query_block, 0);
-        query_block += WARPS;
+        gpu::st_global(mask.num_keys.add(key_row), before.selected + written);
     }
     let selected = sum_in_block(selected, shared.sums());
-    if gpu::tid_x() == 0 {
-        let index = u64::from(units.first + slot);
-        gpu::st_global(p.masses.kept.add(index), covered + selected);
+    let first_tile = slice.sequences.first_query_tile(&sequence);
+    let mut place = warp;
+    while place < sequence.query_tiles() {
+        let tile = first_tile + place;
+        match sequence.query_tile(place).and_then(|tile| tile.query_block) {
+            Some(query_block) => {
+                p.output
+                    .end_with_window(&policy, (q_head, tile), query_block, 0);
+            }
+            None => {
+                if gpu::laneid() == 0 {
+                    p.output.set_count(q_head, tile, 0);
+                }
+            }
+        }
+        if gpu::laneid() == 0 {
+            let of_sequence = if place == 0 { covered + selected } else { 0 };
+            p.output.set_kept(q_head, tile, of_sequence);
+        }
+        place += WARPS;
     }
 }
 

@@ -1,25 +1,32 @@
-//! Top-k key selection: the smallest set of candidates whose mass reaches what a unit needs, heaviest first, ties to the lower
-//! index; without a word to the host.
+//! Top-k key selection: the smallest set of candidates whose mass reaches what is needed, heaviest first, ties to the lower
+//! index; the host is not asked.
 //!
+//! | file | who needs what | candidates | threshold |
+//! |---|---|---|---|
+//! | [`rows`] | each sampled row by itself | key blocks; a query tile's list is the union over its rows | bisection, a warp a row |
+//! | [`blocks`] | 64 query blocks of a head, a segment | pairs (query block, key block) | weighted radix select, a CTA a segment |
+//! | [`keys`] | a sequence of a head | single keys | the same |
+//!
+//! [`blocks`] and [`keys`]:
 //! ```text
-//! a block of 1024 threads: one unit
+//! a CTA of 1024 threads: one unit
 //!
 //! need = coverage · rows − covered           (the paper's rule: coverage · rows)
 //! threshold: the mass that the last selected candidate has, by a weighted radix select     (radix)
 //! write what lies above it and, of those equal to it, the first few:
 //!     pairs (query block, key block) into the query blocks' lists, window included         (blocks)
-//!     keys as the head's stripes; the lists are the window                                 (keys)
+//!     keys as the head's list of single keys; the lists of blocks are the window           (keys)
 //! ```
-//!
-//! [`dense`] then decides for each head whether its selection is worth it.
+//! [`dense`] then decides for each of these heads whether its selection is worth it.
 
 pub mod blocks;
 pub mod dense;
 pub mod keys;
 mod radix;
+pub mod rows;
 mod shared;
 
-use crate::geometry::Units;
+use crate::abi::{HeadKind, HeadPolicy, SparseMask};
 use crate::gpu::{self, Global};
 use crate::launch::{LaunchShape, TOP_K_THREADS as THREADS};
 use crate::tile::sum::sum_in_block;
@@ -27,69 +34,64 @@ use crate::tile::{WARP, panel};
 use radix::{Selected, Threshold};
 use shared::{MAX_RANGES, SharedMemory, WARPS};
 
-/// The lists that say which key blocks each query block attends to.
+/// Where a selection goes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct BlockLists {
-    /// \[q_heads, query tiles of all sequences, `key_blocks`\]: key blocks, ascending. See [`abi::sequences`](crate::abi::sequences).
-    pub key_blocks: Global<u32>,
-    /// \[q_heads, query tiles of all sequences\]: how many.
-    pub counts: Global<u32>,
+pub struct SelectionOutput {
+    /// The lists, of the query tiles that it holds.
+    pub mask: SparseMask,
+    /// \[q_heads, `all_tiles`\]: mass that the selection keeps, window and sinks included: of each query tile, or with the first
+    /// tile of a unit and 0 with the others.
+    pub kept: Global<u64>,
+    /// \[q_heads, `all_tiles`\]: how many key blocks are listed.
+    pub listed: Global<u32>,
+    /// Query tiles of the batch.
+    pub all_tiles: u32,
 }
 
-impl BlockLists {
-    /// Elements of `key_blocks`.
-    pub const fn key_blocks_len(units: &Units) -> u64 {
-        Self::counts_len(units) * units.sizes.key_blocks() as u64
-    }
-
-    /// Elements of `counts`.
-    pub const fn counts_len(units: &Units) -> u64 {
-        units.sizes.q_heads as u64 * units.sizes.sequences().query_tiles() as u64
-    }
-
-    /// The row of a query block that holds a row which sees a key. `head` counts those of all sequences.
+impl SelectionOutput {
+    /// Ends the list of a query tile, of `selected` blocks so far, with its window. Called by whole warps.
     #[inline(always)]
-    pub fn row(units: &Units, head: u32, query_block: u32) -> u64 {
-        let sizes = &units.sizes;
-        let sequences = sizes.sequences();
-        let sequence = sequences.get(head / sizes.q_heads);
-        let tile = sequences.first_query_tile(&sequence) + sequence.place_of(query_block);
-        u64::from(head % sizes.q_heads) * u64::from(sequences.query_tiles()) + u64::from(tile)
-    }
-
-    /// The list of a query block.
-    #[inline(always)]
-    fn of(&self, units: &Units, head: u32, query_block: u32) -> Global<u32> {
-        let blocks = u64::from(units.sizes.key_blocks());
-        self.key_blocks
-            .add(Self::row(units, head, query_block) * blocks)
-    }
-
-    /// Where its length lies.
-    #[inline(always)]
-    fn count_of(&self, units: &Units, head: u32, query_block: u32) -> Global<u32> {
-        self.counts.add(Self::row(units, head, query_block))
-    }
-
-    /// Ends a query block's list, of `selected` so far, with its window. Called by whole warps.
-    #[inline(always)]
-    fn end_with_window(&self, units: &Units, head: u32, query_block: u32, selected: u32) {
-        let list = self.of(units, head, query_block);
-        let first = units.first_window_block(query_block);
+    fn end_with_window(
+        &self,
+        policy: &HeadPolicy,
+        (q_head, tile): (u32, u32),
+        query_block: u32,
+        selected: u32,
+    ) {
+        let list = self.mask.blocks(self.mask.row(q_head, tile));
+        let first = policy.first_window_block(query_block);
         let mut block = first + gpu::laneid();
         while block <= query_block {
             gpu::st_global(list.add((selected + block - first).into()), block);
             block += 32;
         }
         if gpu::laneid() == 0 {
-            let count = selected + query_block + 1 - first;
-            gpu::st_global(self.count_of(units, head, query_block), count);
+            self.set_count(q_head, tile, selected + query_block + 1 - first);
         }
+    }
+
+    /// Writes the length of a query tile's list.
+    #[inline(always)]
+    fn set_count(&self, q_head: u32, tile: u32, count: u32) {
+        let at = self.mask.row(q_head, tile);
+        gpu::st_global(self.mask.kv_num_blocks.add(at), count);
+        gpu::st_global(self.listed.add(self.at(q_head, tile)), count);
+    }
+
+    /// Writes the mass that is kept with a query tile.
+    #[inline(always)]
+    fn set_kept(&self, q_head: u32, tile: u32, kept: u64) {
+        gpu::st_global(self.kept.add(self.at(q_head, tile)), kept);
+    }
+
+    #[inline(always)]
+    const fn at(&self, q_head: u32, tile: u32) -> u64 {
+        q_head as u64 * self.all_tiles as u64 + tile as u64
     }
 }
 
-/// What both selections read, and say of the outcome.
+/// What the selections of a unit read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Masses {
@@ -99,26 +101,22 @@ pub struct Masses {
     pub outside: Global<u64>,
     /// \[unit, reduction task\]: mass in window and sinks.
     pub covered: Global<u64>,
-    /// \[all units of the problem\]: mass that the selection keeps, window and sinks included.
-    pub kept: Global<u64>,
-    /// Share of the sampled mass to reach, in \[0, 1\].
-    pub coverage: f32,
 }
 
-/// Elements of `kept`, which spans all units whatever a launch works on.
-pub const fn kept_len(units: &Units) -> u64 {
-    units.total() as u64
-}
-
-/// The launch of `top_k_blocks` and of `top_k_keys`.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
-    LaunchShape::linear(units.count, THREADS, SharedMemory::BYTES)
+/// The launch of `top_k_blocks` and of `top_k_keys`, for so many units.
+const fn launch_shape_of_units(units: u32) -> LaunchShape {
+    LaunchShape::linear(units, THREADS, SharedMemory::BYTES)
 }
 
 /// ⌈coverage · rows · 2^32⌉, exactly: the mass of that share of the rows.
 ///
 /// In integers, because a GPU without fast `f64` would wait for the product, which is exact there too.
 pub const fn goal(coverage: f32, rows: u32) -> u64 {
+    share_of(coverage, rows as u64, 32)
+}
+
+/// ⌈coverage · whole · 2^shift⌉, exactly. The product has to fit: `whole` is at most 2^33, and `shift` at most 32.
+const fn share_of(coverage: f32, whole: u64, shift: u32) -> u64 {
     let bits = coverage.to_bits();
     let exponent = bits >> 23 & 0xff;
     let fraction = bits & 0x7f_ffff;
@@ -128,25 +126,26 @@ pub const fn goal(coverage: f32, rows: u32) -> u64 {
     } else {
         (fraction | 0x80_0000, exponent)
     };
-    let product = mantissa as u64 * rows as u64;
-    // 2^32 · 2^(scale − 150) = 2^(scale − 118); a coverage of 1 has scale 127.
-    if scale >= 118 {
-        product << (scale - 118)
-    } else if 118 - scale < 64 {
-        let shift = 118 - scale;
-        (product >> shift) + (product & ((1 << shift) - 1) != 0) as u64
+    let product = mantissa as u64 * whole;
+    let scale = scale + shift;
+    if scale >= 150 {
+        product << (scale - 150)
+    } else if 150 - scale < 64 {
+        let right = 150 - scale;
+        (product >> right) + (product & ((1 << right) - 1) != 0) as u64
     } else {
         (product != 0) as u64
     }
 }
 
-/// The threshold of a unit's need, and what window and sinks cover. All threads of the block call it.
+/// The threshold of the need of a unit with `rows` sampled rows, and what window and sinks cover. All threads of the CTA call
+/// it.
 #[inline(always)]
 fn threshold(
     shared: SharedMemory,
-    masses: &Masses,
     (mass, candidates): (Global<u64>, u32),
     (covered, tasks): (Global<u64>, u32),
+    policy: &HeadPolicy,
     rows: u32,
 ) -> (Threshold, u64) {
     let mut of_thread = 0;
@@ -156,11 +155,11 @@ fn threshold(
         task += THREADS;
     }
     let covered = sum_in_block(of_thread, shared.sums());
-    let goal = goal(masses.coverage, rows);
-    let need = if masses.outside.is_null() {
-        goal.saturating_sub(covered)
-    } else {
-        goal
+    let goal = goal(policy.coverage, rows);
+    let need = match policy.kind {
+        // The paper's rule does not count what the window covers.
+        HeadKind::Paper => goal,
+        _ => goal.saturating_sub(covered),
     };
     (radix::threshold(shared, mass, candidates, need), covered)
 }

@@ -1,6 +1,7 @@
 //! Attention problems for the tests: a case, its data in the emulator's memory, and the check of what
 //! comes back against [`oracle`].
 
+pub mod batch;
 pub mod case;
 pub mod oracle;
 pub mod run;

@@ -84,11 +84,13 @@ pub fn launch(case: &Case, inputs: &Inputs, mode: emu::Mode) -> Outcome {
     if let Some(masks) = &case.masks {
         params.mask = upload_masks(&mut device, case, masks);
     }
-    let fault = match case.kernel {
-        Kernel::Portable => launch_portable(&mut device, case, &params, mode),
-        Kernel::Hopper { slack_log2 } => launch_hopper(&mut device, case, params, slack_log2, mode),
-    };
-    fault.unwrap_or_else(|fault| panic!("{fault}\n{case:?}"));
+    let extents = |heads: usize, tokens: usize| [case.batch, heads, tokens].map(|x| x as u32);
+    let extents = [
+        extents(case.q_heads, case.q_len),
+        extents(case.kv_heads, case.k_len),
+    ];
+    attend(&mut device, case.kernel, case.dtype, params, extents, mode)
+        .unwrap_or_else(|fault| panic!("{fault}\n{case:?}"));
 
     let mut written: Vec<u32> = if case.output_f32 {
         device.read(&wide)
@@ -127,13 +129,30 @@ fn shape(shape: LaunchShape, mode: emu::Mode) -> emu::Launch {
         .mode(mode)
 }
 
+/// Runs a kernel. `extents` are those of the tensor maps of Q, and of K and V: batch or pages, heads, and tokens.
+pub fn attend(
+    device: &mut emu::Gpu,
+    kernel: Kernel,
+    dtype: Dtype,
+    params: SparseFlashParams,
+    extents: [[u32; 3]; 2],
+    mode: emu::Mode,
+) -> Result<(), emu::Fault> {
+    match kernel {
+        Kernel::Portable => launch_portable(device, dtype, &params, mode),
+        Kernel::Hopper { slack_log2 } => {
+            launch_hopper(device, dtype, params, extents, slack_log2, mode)
+        }
+    }
+}
+
 fn launch_portable(
     device: &mut emu::Gpu,
-    case: &Case,
+    dtype: Dtype,
     params: &SparseFlashParams,
     mode: emu::Mode,
 ) -> Result<(), emu::Fault> {
-    let kernel = match (case.dtype, case.head_dim) {
+    let kernel = match (dtype, params.head_dim) {
         (Dtype::Bf16, 64) => portable::BF16_D64,
         (Dtype::Bf16, 128) => portable::BF16_D128,
         (Dtype::F16, 64) => portable::F16_D64,
@@ -148,8 +167,9 @@ const MULTIPROCESSORS: u32 = 3;
 
 fn launch_hopper(
     device: &mut emu::Gpu,
-    case: &Case,
+    dtype: Dtype,
     attention: SparseFlashParams,
+    [of_q, of_kv]: [[u32; 3]; 2],
     slack_log2: f32,
     mode: emu::Mode,
 ) -> Result<(), emu::Fault> {
@@ -172,20 +192,17 @@ fn launch_hopper(
         &shape(schedule::launch_shape(&attention, &schedule), mode),
         &order,
     )?;
-    let map = |tensor: &TensorArg, heads: usize, tokens: usize| {
-        let extents = [case.batch, heads, tokens].map(|extent| extent as u32);
-        let layout = hopper::map_layout(tensor, attention.head_dim, extents);
-        emu::tensor_map(&layout).expect("a valid layout")
-    };
+    let map = |layout| emu::tensor_map(&layout).expect("a valid layout");
+    let dim = attention.head_dim;
     let params = HopperParams {
-        q_map: map(&attention.q, case.q_heads, case.q_len),
-        k_map: map(&attention.k.rows, case.kv_heads, case.k_len),
-        v_map: map(&attention.v.rows, case.kv_heads, case.k_len),
+        q_map: map(hopper::map_layout(&attention.q, dim, of_q)),
+        k_map: map(hopper::kv_map_layout(&attention.k, dim, of_kv)),
+        v_map: map(hopper::kv_map_layout(&attention.v, dim, of_kv)),
         attention,
         schedule,
         slack_log2,
     };
-    let kernel = match (case.dtype, case.head_dim) {
+    let kernel = match (dtype, dim) {
         (Dtype::Bf16, 64) => hopper::BF16_D64,
         (Dtype::Bf16, 128) => hopper::BF16_D128,
         (Dtype::F16, 64) => hopper::F16_D64,

@@ -59,6 +59,8 @@ pub struct Case {
     pub softmax_scale: f32,
     pub row_stride: usize,
     pub stride_doubles_from: usize,
+    pub tail: usize,
+    pub tail_stride: usize,
     pub sinks: usize,
     pub window: usize,
     pub coverage: f32,
@@ -80,6 +82,8 @@ impl Case {
             softmax_scale: 0.7,
             row_stride: 16,
             stride_doubles_from: usize::MAX,
+            tail: 0,
+            tail_stride: 1,
             sinks: 16,
             window: 100,
             coverage: 0.9,
@@ -110,6 +114,18 @@ impl Case {
         doublings.fold(self.row_stride, |stride, _| {
             stride.max((2 * stride).min(64))
         })
+    }
+
+    /// Whether the row at a position is sampled.
+    pub fn is_sampled(&self, position: usize, of_blocks: bool) -> bool {
+        let stride = if self.tail > 0 && position + self.tail >= self.k_len {
+            self.tail_stride
+        } else if of_blocks {
+            self.stride_at(position)
+        } else {
+            self.row_stride
+        };
+        (position + 1).is_multiple_of(stride) || position + 1 == self.k_len
     }
 
     /// Key blocks of a window.

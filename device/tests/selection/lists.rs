@@ -1,10 +1,11 @@
 //! The choice of dense heads, on lists of the caller's own.
 
+use sample_attention_device::abi::SparseMask;
 use sample_attention_device::gpu::emu::{Gpu, Mode};
-use sample_attention_device::top_k::{BlockLists, dense};
+use sample_attention_device::top_k::dense;
 
 use crate::case::{Case, Random};
-use crate::pipeline::{Budget, launch, units};
+use crate::pipeline::{Budget, launch, whole};
 use crate::reference;
 
 #[test]
@@ -40,17 +41,19 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
             })
             .collect();
 
-        let units = units(&case, Budget::Residual);
-        let mut key_blocks = vec![u32::MAX; BlockLists::key_blocks_len(&units) as usize];
-        let mut counts = vec![u32::MAX; BlockLists::counts_len(&units) as usize];
-        for (head, lists) in lists.iter().enumerate() {
-            let first = units.sizes.first_query_block() as usize;
-            for (block, list) in lists.iter().enumerate().skip(first) {
-                let row = BlockLists::row(&units, head as u32, block as u32) as usize;
-                key_blocks[row * blocks..][..list.len()].copy_from_slice(list);
-                counts[row] = list.len() as u32;
-            }
+        let slice = whole(&case, Budget::Residual, 1);
+        let first = case.k_len.saturating_sub(case.q_len) / 128;
+        // Tiles whose rows see no key come first.
+        let masked = vec![Vec::new(); case.q_len.saturating_sub(case.k_len).div_ceil(128)];
+        let live: Vec<&Vec<u32>> = lists
+            .iter()
+            .flat_map(|lists| masked.iter().chain(&lists[first..]))
+            .collect();
+        let mut kv_indices = vec![u32::MAX; live.len() * blocks];
+        for (row, list) in live.iter().enumerate() {
+            kv_indices[row * blocks..][..list.len()].copy_from_slice(list);
         }
+        let counts: Vec<u32> = live.iter().map(|list| list.len() as u32).collect();
         let mut stripes_in_memory = vec![u32::MAX; 3 * case.k_len];
         for (head, stripes) in stripes.iter().enumerate() {
             stripes_in_memory[head * case.k_len..][..stripes.len()].copy_from_slice(stripes);
@@ -59,14 +62,22 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
         let mut gpu = Gpu::new();
         let is_dense = gpu.alloc::<u32>("dense", 3);
         let params = dense::ChooseDenseParams {
-            units,
-            lists: BlockLists {
-                key_blocks: gpu.upload("key_blocks", &key_blocks).address(),
-                counts: gpu.upload("counts", &counts).address(),
+            sequences: slice.sequences,
+            heads: slice.heads,
+            q_heads: 3,
+            mask: SparseMask {
+                kv_num_blocks: gpu.upload("kv_num_blocks", &counts).address(),
+                kv_indices: gpu.upload("kv_indices", &kv_indices).address(),
+                num_keys: gpu.upload("num_keys", &stripe_counts).address(),
+                key_indices: gpu.upload("key_indices", &stripes_in_memory).address(),
+                dense: is_dense.address(),
+                block_capacity: blocks as u32,
+                key_capacity: case.k_len as u32,
+                keys_per_tile: 0,
+                sinks: case.sinks as u32,
+                first_tile: 0,
+                tiles: slice.tiles,
             },
-            stripes: gpu.upload("stripes", &stripes_in_memory).address(),
-            stripe_counts: gpu.upload("stripe_counts", &stripe_counts).address(),
-            dense: is_dense.address(),
         };
         let mode = if trial < 4 {
             Mode::Checked { seed: trial as u64 }
@@ -77,7 +88,7 @@ fn heads_are_dense_where_their_lists_and_stripes_cost_as_much() {
             &mut gpu,
             mode,
             dense::CHOOSE_DENSE,
-            dense::launch_shape(&units),
+            dense::launch_shape(&slice.sequences, 3),
             &params,
         );
         for (head, &got) in gpu.read(&is_dense).iter().enumerate() {

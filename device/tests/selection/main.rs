@@ -3,17 +3,17 @@
 mod case;
 mod check;
 mod lists;
-mod magnitudes;
 mod pipeline;
 mod reference;
 mod references;
+mod rows;
 mod synthetic;
 
 use sample_attention_device::gpu::emu::Mode;
 
 use case::{Case, Format, Inputs, Layout, Sampling};
-use check::{check, row_lse};
-use pipeline::{Budget, Outcome, run, run_in_waves};
+use check::{check, lists_of};
+use pipeline::{Budget, Outcome, Slicing, run, run_in_slices};
 
 fn run_and_check(case: &Case, budget: Budget, mode: Mode) -> Outcome {
     let inputs = Inputs::new(case);
@@ -159,6 +159,11 @@ fn every_policy_selects_what_the_definition_does() {
             ..base.clone()
         },
         Case {
+            tail: 200,
+            tail_stride: 3,
+            ..base.clone()
+        },
+        Case {
             row_stride: 1,
             ..base
         },
@@ -186,7 +191,6 @@ fn long_prompt_selects_segment_by_segment(sampling: Sampling) {
         ..Case::new(9000, 9000).sampled_by(sampling)
     };
     let outcome = run_and_check(&case, Budget::Blocks, Mode::Fast);
-    assert_eq!(outcome.units.count, 2);
     for budget in [Budget::Residual, Budget::Paper] {
         run_and_check(&case, budget, Mode::Fast);
     }
@@ -201,8 +205,9 @@ fn long_prompt_selects_segment_by_segment(sampling: Sampling) {
         ..inputs
     };
     let chunked = run(&chunk, &of_chunk, Budget::Blocks, Mode::Fast);
-    assert_eq!(chunked.lists[0][64..], outcome.lists[0][64..]);
-    let selects = chunked.lists[0][64..]
+    let lists = lists_of(&chunk, &chunked, 0);
+    assert_eq!(lists[64..], lists_of(&case, &outcome, 0)[64..]);
+    let selects = lists[64..]
         .iter()
         .any(|list| list.len() > case.window_blocks());
     assert!(selects, "the second segment selects something");
@@ -217,29 +222,35 @@ fn rows_thin_out_segment_by_segment() {
             stride_doubles_from: 8192,
             ..Case::new(17_000 - 4096, 17_000).sampled_by(sampling)
         };
-        let outcome = run_and_check(&case, Budget::Blocks, Mode::Fast);
-        let rows = (0..3).map(|unit| outcome.units.rows(outcome.units.unit(unit)).len());
-        assert_eq!(rows.collect::<Vec<_>>(), [205, 205, 10]);
+        run_and_check(&case, Budget::Blocks, Mode::Fast);
     }
 }
 
 #[test]
-fn waves_of_units_select_what_one_launch_does() {
+fn slices_select_what_one_launch_does() {
     let by_any = Sampling::ALL.map(|sampling| Budget::ALL.map(|budget| (sampling, budget)));
     for (sampling, budget) in by_any.into_iter().flatten() {
         let case = Case {
+            batch: 2,
             q_heads: 3,
             row_stride: 900,
             ..Case::new(8300, 8300).sampled_by(sampling)
         };
         let inputs = Inputs::new(&case);
         let whole = run(&case, &inputs, budget, Mode::Fast);
-        let waves = run_in_waves(&case, &inputs, budget, Mode::Fast, 2);
-        assert_eq!(whole.lists, waves.lists, "{budget:?}");
-        assert_eq!(whole.stripes, waves.stripes, "{budget:?}");
-        assert_eq!(whole.mass, waves.mass, "{budget:?}");
-        assert_eq!(whole.kept, waves.kept, "{budget:?}");
-        assert_eq!(whole.dense, waves.dense, "{budget:?}");
+        let slicing = Slicing {
+            // A sequence of 65 tiles: whole segments.
+            tiles: if budget == Budget::Rows { 7 } else { 65 },
+            heads: 2,
+            sequences: 1,
+            ..Slicing::WHOLE
+        };
+        let slices = run_in_slices(&case, &inputs, budget, Mode::Fast, slicing);
+        assert_eq!(whole.lists, slices.lists, "{budget:?}");
+        assert_eq!(whole.stripes, slices.stripes, "{budget:?}");
+        assert_eq!(whole.mass, slices.mass, "{budget:?}");
+        assert_eq!(whole.kept, slices.kept, "{budget:?}");
+        assert_eq!(whole.dense, slices.dense, "{budget:?}");
     }
 }
 
@@ -292,20 +303,20 @@ fn nan_key_leaves_the_rows_that_do_not_see_it_alone(sampling: Sampling) {
     for budget in Budget::ALL {
         let expected = run(&case, &clean, budget, Mode::Fast);
         let outcome = run(&case, &spoilt, budget, Mode::Fast);
-        let rows = outcome.units.rows(outcome.units.unit(0));
-        for rank in 0..rows.len() {
-            let [lse, clean] =
-                [&outcome, &expected].map(|outcome| row_lse(&case, outcome, rank as usize));
-            if rows.position(rank) < spoilt_key as u32 {
-                assert_eq!(lse, clean, "rank {rank}");
-            } else {
-                assert!(lse.is_nan(), "rank {rank}");
-            }
+        if budget == Budget::Rows {
+            // Query blocks 0 to 2 have no spoilt row, block 3 has some, and block 4 has no other: it is dense.
+            assert_eq!(outcome.lists[..3], expected.lists[..3]);
+            assert_eq!(outcome.kept[..3], expected.kept[..3]);
+            assert!(outcome.kept[3] < expected.kept[3]);
+            assert_eq!(outcome.lists[4], [0, 1, 2, 3, 4]);
+            assert_eq!(outcome.kept[4], 0);
+            continue;
         }
         for (candidate, (&got, &clean)) in outcome.mass.iter().zip(&expected.mass).enumerate() {
             assert!(got <= clean, "{budget:?}: candidate {candidate}");
         }
         match budget {
+            Budget::Rows => {}
             // Query blocks 0 to 2 have no spoilt row, block 4 has no other.
             Budget::Blocks => {
                 assert_eq!(outcome.mass[..3 * 5], expected.mass[..3 * 5]);

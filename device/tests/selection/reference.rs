@@ -14,6 +14,8 @@ pub struct Head {
     pub positions: Vec<usize>,
     /// By sampled row, the scores of the keys that it sees, in the log2 domain.
     pub scores: Vec<Vec<f64>>,
+    /// By sampled row, the maximum of the scores, and Σ 2^(score − maximum).
+    parts: Vec<(f64, f64)>,
     /// By sampled row, log2 of Σ 2^score.
     pub lse: Vec<f64>,
 }
@@ -24,13 +26,7 @@ impl Head {
         let kv_head = q_head / (case.q_heads / case.kv_heads);
         let positions: Vec<usize> = (0..case.k_len)
             .filter(|p| p + case.q_len >= case.k_len)
-            .filter(|&p| {
-                let stride = match budget {
-                    Budget::Blocks => case.stride_at(p),
-                    Budget::Residual | Budget::Paper => case.row_stride,
-                };
-                (p + 1) % stride == 0 || p + 1 == case.k_len
-            })
+            .filter(|&p| case.is_sampled(p, budget == Budget::Blocks))
             .collect();
         let scale = f64::from(case.softmax_scale) * std::f64::consts::LOG2_E;
         let scores: Vec<Vec<f64>> = positions
@@ -47,9 +43,17 @@ impl Head {
             })
             .collect();
         let lse = scores.iter().map(|row| log2_sum_exp2(row)).collect();
+        let parts = scores
+            .iter()
+            .map(|row| {
+                let maximum = maximum(row);
+                (maximum, row.iter().map(|x| (x - maximum).exp2()).sum())
+            })
+            .collect();
         Head {
             positions,
             scores,
+            parts,
             lse,
         }
     }
@@ -57,7 +61,9 @@ impl Head {
     /// The share of a key in the mass of a sampled row.
     pub fn share(&self, row: usize, key: usize) -> f64 {
         let score = self.scores[row].get(key).copied();
-        score.map_or(0.0, |score| (score - self.lse[row]).exp2())
+        // Not relative to the log-sum-exp, of which large scores leave no more than the maximum.
+        let (maximum, sum) = self.parts[row];
+        score.map_or(0.0, |score| (score - maximum).exp2() / sum)
     }
 }
 

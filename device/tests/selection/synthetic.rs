@@ -1,27 +1,25 @@
 //! The selections alone, on masses that no attention would give.
 
-use sample_attention_device::geometry::{Candidates, Units};
+use sample_attention_device::abi::TileSlice;
 use sample_attention_device::gpu::Global;
 use sample_attention_device::gpu::emu::{Gpu, Mode};
-use sample_attention_device::params::ProblemSizes;
-use sample_attention_device::top_k::{self, BlockLists, Masses, blocks, keys};
+use sample_attention_device::reduction::keys::WholeHeads;
+use sample_attention_device::top_k::{Masses, blocks, keys};
 
-use crate::case::Random;
-use crate::pipeline::launch;
+use crate::case::{Case, Random};
+use crate::pipeline::{Budget, Output, launch, whole};
 use crate::reference::top_k as by_sorting;
 
-/// One head, one position in `row_stride` of which is sampled.
-fn one_head(k_len: u32, row_stride: u32, candidates: Candidates) -> Units {
-    let sizes = ProblemSizes {
-        batch: 1,
-        q_heads: 1,
-        kv_heads: 1,
-        q_len: k_len,
-        k_len,
-        head_dim: 64,
-        causal: 1,
+/// One head, one position in `row_stride` of which is sampled, all of whose mass is to be kept.
+fn one_head(k_len: usize, row_stride: usize, budget: Budget) -> TileSlice {
+    let case = Case {
+        row_stride,
+        sinks: 0,
+        window: 1,
+        coverage: 1.0,
+        ..Case::new(k_len, k_len)
     };
-    Units::new(sizes, candidates, row_stride, 0, 1)
+    whole(&case, budget, u32::MAX)
 }
 
 /// The mass of a row.
@@ -29,52 +27,43 @@ const ROW: u64 = 1 << 32;
 
 /// Selected keys, and their mass, where the selection has to reach `need`, at most one row's mass a key.
 fn select_keys(mass: &[u64], need: u64, mode: Mode) -> (Vec<u32>, u64) {
-    let units = one_head(mass.len() as u32, 1, Candidates::Keys);
+    let slice = one_head(mass.len(), 1, Budget::Residual);
+    let units = WholeHeads {
+        slice,
+        first_sequence: 0,
+        sequence_count: 1,
+    };
     let mut gpu = Gpu::new();
     let mut padded = mass.to_vec();
     padded.resize(units.key_capacity() as usize, 0);
     // Coverage 1: all of the rows but what is covered already.
     let covers = mass.len() as u64 * ROW - need;
-    let mut covered = vec![0; units.sizes.key_blocks() as usize];
+    let mut covered = vec![0; slice.block_capacity as usize];
     covered[0] = covers / 3;
     *covered.last_mut().unwrap() += covers - covers / 3;
-    let kept = gpu.alloc("kept", top_k::kept_len(&units) as usize);
-    let key_blocks = gpu.alloc("key_blocks", BlockLists::key_blocks_len(&units) as usize);
-    let counts = gpu.alloc("counts", BlockLists::counts_len(&units) as usize);
-    let stripes = gpu.alloc("stripes", keys::stripes_len(&units) as usize);
-    let stripe_counts = gpu.alloc("stripe_counts", 1);
+    let output = Output::new(&mut gpu, &slice, mass.len() as u32);
     let params = keys::TopKKeysParams {
         units,
         masses: Masses {
             mass: gpu.upload("mass", &padded).address(),
             outside: Global::NULL,
             covered: gpu.upload("covered", &covered).address(),
-            kept: kept.address(),
-            coverage: 1.0,
         },
-        lists: BlockLists {
-            key_blocks: key_blocks.address(),
-            counts: counts.address(),
-        },
-        stripes: stripes.address(),
-        stripe_counts: stripe_counts.address(),
+        output: output.params(),
     };
     launch(
         &mut gpu,
         mode,
         keys::TOP_K_KEYS,
-        top_k::launch_shape(&units),
+        keys::launch_shape(&units),
         &params,
     );
     assert!(
-        gpu.read(&counts).iter().all(|&count| count == 1),
+        output.lists(&gpu).iter().all(|list| list.len() == 1),
         "a window of one block"
     );
-    let count = gpu.read(&stripe_counts)[0] as usize;
-    (
-        gpu.read(&stripes)[..count].to_vec(),
-        gpu.read(&kept)[0] - covers,
-    )
+    let kept: u64 = gpu.read(&output.kept).iter().sum();
+    (output.keys(&gpu, 1).remove(0), kept - covers)
 }
 
 fn assert_selects_like_a_sort(mass: &[u64], need: u64, mode: Mode) {
@@ -183,68 +172,54 @@ fn a_million_keys_are_selected_exactly() {
 fn ties_between_query_blocks_go_to_the_earlier_one() {
     let k_len = 70 * 128;
     // Only the last row is sampled.
-    let units = one_head(k_len, u32::MAX >> 1, Candidates::Blocks);
-    assert_eq!(units.count, 2);
-    let row_of_pairs = units.sizes.key_blocks() as usize;
-    let pairs = units.pair_capacity() as usize;
-    let mut mass = vec![0u64; 2 * pairs];
-    for slot in 0..2 {
-        for row in 0..64 {
-            let query_block = slot * 64 + row;
-            if query_block < row_of_pairs {
-                let candidates = &mut mass[slot * pairs + row * row_of_pairs..][..query_block];
-                for (key_block, mass) in candidates.iter_mut().enumerate() {
-                    *mass = if key_block % 3 == 0 { 5 } else { 4 };
-                }
-            }
+    let slice = one_head(k_len, usize::MAX >> 33, Budget::Blocks);
+    let key_blocks = slice.block_capacity as usize;
+    let mut mass = vec![0u64; slice.tiles as usize * key_blocks];
+    for query_block in 0..key_blocks {
+        for (key_block, mass) in mass[query_block * key_blocks..][..query_block]
+            .iter_mut()
+            .enumerate()
+        {
+            *mass = if key_block % 3 == 0 { 5 } else { 4 };
         }
     }
     // Segment 0 has no sampled row and needs nothing; segment 1 needs all fives and some of the fours.
     let need = 1000;
-    let mut covered = vec![0u64; 128];
+    let mut covered = vec![0u64; slice.tiles as usize];
     covered[64] = ROW - need;
     let mut gpu = Gpu::new();
-    let kept = gpu.alloc("kept", 2);
-    let key_blocks = gpu.alloc("key_blocks", BlockLists::key_blocks_len(&units) as usize);
-    let counts = gpu.alloc("counts", BlockLists::counts_len(&units) as usize);
-    let stripe_counts = gpu.alloc("stripe_counts", 1);
+    let output = Output::new(&mut gpu, &slice, 0);
     let params = blocks::TopKBlocksParams {
-        units,
+        slice,
         masses: Masses {
             mass: gpu.upload("mass", &mass).address(),
             outside: Global::NULL,
             covered: gpu.upload("covered", &covered).address(),
-            kept: kept.address(),
-            coverage: 1.0,
         },
-        lists: BlockLists {
-            key_blocks: key_blocks.address(),
-            counts: counts.address(),
-        },
-        stripe_counts: stripe_counts.address(),
+        output: output.params(),
     };
     launch(
         &mut gpu,
         Mode::Fast,
         blocks::TOP_K_BLOCKS,
-        top_k::launch_shape(&units),
+        blocks::launch_shape(&slice),
         &params,
     );
-    let chosen = by_sorting(&mass[pairs..], need);
-    let (counts, key_blocks) = (gpu.read(&counts), gpu.read(&key_blocks));
-    for query_block in 0..row_of_pairs {
-        let list = &key_blocks[query_block * row_of_pairs..][..counts[query_block] as usize];
-        let mut expected: Vec<u32> = (0..row_of_pairs)
+    let of_segment = &mass[64 * key_blocks..];
+    let chosen = by_sorting(of_segment, need);
+    for (query_block, list) in output.lists(&gpu).iter().enumerate() {
+        let mut expected: Vec<u32> = (0..key_blocks)
             .filter(|&key_block| {
-                query_block >= 64
-                    && chosen.contains(&((query_block - 64) * row_of_pairs + key_block))
+                query_block >= 64 && chosen.contains(&((query_block - 64) * key_blocks + key_block))
             })
             .map(|key_block| key_block as u32)
             .collect();
         expected.push(query_block as u32);
-        assert_eq!(list, expected, "query block {query_block}");
+        assert_eq!(list, &expected, "query block {query_block}");
     }
-    assert_eq!(gpu.read(&stripe_counts), [0]);
-    let reached: u64 = chosen.iter().map(|&pair| mass[pairs + pair]).sum();
-    assert_eq!(gpu.read(&kept), [0, ROW - need + reached]);
+    let reached: u64 = chosen.iter().map(|&pair| of_segment[pair]).sum();
+    let kept = gpu.read(&output.kept);
+    assert_eq!(kept[..64], [0; 64]);
+    assert_eq!(kept[64], ROW - need + reached);
+    assert_eq!(kept[65..], [0; 5]);
 }

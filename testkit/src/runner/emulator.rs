@@ -86,6 +86,13 @@ impl Backend for Emulator {
         let run = self
             .emulator
             .run_watched(&plan, inputs, outputs, &mut found)?;
+        // Several waves tell of several heads by turns.
+        found
+            .sampled
+            .sort_by_key(|row| (row.batch, row.q_head, row.row));
+        found
+            .units
+            .sort_by_key(|unit| (unit.batch, unit.q_head, unit.first_query_block));
         found.report = Some(run.report);
         found.selection = run.selection;
         Ok(found)

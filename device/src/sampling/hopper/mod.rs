@@ -1,7 +1,7 @@
 //! Sampling on Hopper: `wgmma` multiplies, bulk copies bring the keys.
 //!
 //! ```text
-//! a block of threads: a panel of 256 sampled rows of one unit against the tiles (key blocks) that the last of them sees
+//! a CTA: a panel of 256 sampled rows against the tiles (key blocks) of one split that the last of them sees
 //!
 //! producer, one thread:
 //!     for each step: wait until the stage is empty, copy the step's tile into it
@@ -11,11 +11,11 @@
 //!         wait until the stage is full;  scores = rows · keysᵀ
 //!         sum[row] = Σ 2^((score − reference[row]) · scale);  once more, with new references, if one is too large
 //!         the stage is read no more;  total[row] += sum[row];  the tile's statistics
-//!     row_lse[row] = (reference, log2 total)
+//!     row_lse[row] = (reference, log2 total), if it is wanted
 //! ```
 //!
-//! The steps are the tiles that hold sinks, ascending, for the sinks alone; then all tiles of the panel, descending, for
-//! key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
+//! The steps are the tiles that hold sinks, in split 0, ascending, for the sinks alone; then the tiles of the split, descending,
+//! for key blocks without the sinks. What a row has summed up after the sinks is its statistic over them, so it needs no
 //! registers of its own.
 //!
 //! A product is 512 cycles of the tensor cores, and its exponentials are as many of the MUFU. A warpgroup does one after the
@@ -27,7 +27,8 @@
 //! # Who does what
 //! Warpgroup 0 gives its registers away and its first thread produces. Warpgroup 1 + g has ranks 64·g to 64·g + 64 of the
 //! panel, its warp w 16 of them. Four neighbouring lanes share a row. A warpgroup multiplies the tiles that one of its rows
-//! sees, a warp sums up those that one of its own sees. If one warp wants a tile again, all four of the warpgroup take it again.
+//! sees, a warp sums up those that one of its own sees. If one row wants a tile again, all four warps of the warpgroup take it
+//! again; the other rows find what they found before.
 //!
 //! # Synchronisation
 //! `full[stage]` takes one arrival, of the producer, which expects the tile's bytes. `empty[stage]` takes sixteen: lane 0 of
@@ -45,18 +46,18 @@ mod tile_shape;
 use core::marker::PhantomData;
 
 use super::SamplingParams;
-use crate::geometry::Units;
+use crate::abi::{KvTensor, RowPanel, TileSlice};
 use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
-use crate::params::{ProblemSizes, TensorArg};
 use crate::tile::warpgroup::{
-    self, D64, D128, HeadDim, Products, WARPGROUP, map_layout, warpgroups_fit,
+    self, D64, D128, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, WARPGROUP, kv_map_layout,
+    warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
-use order::Panel;
+use order::Steps;
 use rows::Rows;
-use sums::RowSums;
+use sums::Raise;
 use tile_shape::{CONSUMERS, GROUP, PANEL, TILE, WARP_ROWS};
 
 /// What sampling reads and writes on Hopper.
@@ -65,7 +66,7 @@ use tile_shape::{CONSUMERS, GROUP, PANEL, TILE, WARP_ROWS};
 pub struct HopperParams {
     /// The keys, as [`k_map_layout`] has them.
     pub k_map: TensorMap,
-    /// As on every GPU; `k` is read through the map alone.
+    /// As on every GPU; of `k` only the page numbers are read, if it has some.
     pub sampling: SamplingParams,
 }
 
@@ -79,7 +80,7 @@ const WARPGROUP_BARRIER: u32 = 1;
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
 const CONSUMER_REGISTERS: u32 = 112;
-const PRODUCER_REGISTERS: u32 = 24;
+const PRODUCER_REGISTERS: u32 = 32;
 const _: () = assert!(warpgroups_fit(
     THREADS,
     PRODUCER_REGISTERS,
@@ -87,21 +88,21 @@ const _: () = assert!(warpgroups_fit(
 ));
 
 /// The launch of a sampling kernel on Hopper.
-pub const fn launch_shape(units: &Units) -> LaunchShape {
+pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     LaunchShape::linear(
-        order::blocks(units),
+        slice.panel_ctas(PANEL),
         THREADS,
-        (STAGES * TILE + PANEL) * units.sizes.head_dim * 2 + BARRIERS_BYTES,
+        (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES,
     )
 }
 
-/// The layout of [`HopperParams::k_map`].
-pub const fn k_map_layout(k: &TensorArg, sizes: &ProblemSizes) -> TensorMapLayout {
-    map_layout(
-        k,
-        sizes.head_dim,
-        [sizes.batch, sizes.kv_heads, sizes.k_len],
-    )
+/// The layout of [`HopperParams::k_map`]: `[batch, kv_heads, tokens]` tokens, of a page where keys are paged.
+pub const fn k_map_layout(
+    k: &KvTensor,
+    head_dim: u32,
+    batch_heads_tokens: [u32; 3],
+) -> TensorMapLayout {
+    kv_map_layout(k, head_dim, batch_heads_tokens)
 }
 
 /// The ring of tiles in shared memory. Steps are counted from 0; step s has stage s mod [`STAGES`].
@@ -159,9 +160,10 @@ impl<D: HeadDim> Ring<D> {
 
 #[inline(always)]
 fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams) {
-    let Some(panel) = Panel::of_block(&p.sampling, gpu::ctaid_x()) else {
+    let Some(panel) = p.sampling.slice.panel(gpu::ctaid_x(), PANEL) else {
         return;
     };
+    let steps = Steps::new(&p.sampling, &panel);
     let ring = Ring::<D> {
         tiles: gpu::dynamic_shared(),
         head_dim: PhantomData,
@@ -179,69 +181,121 @@ fn sample<T: Float16, D: Products<T>>(p: &HopperParams, in_place: &HopperParams)
     if role == 0 {
         gpu::setmaxnreg_dec::<PRODUCER_REGISTERS>();
         if gpu::tid_x() == 0 {
-            produce(&in_place.k_map, &panel, ring);
+            produce(&p.sampling.k, &in_place.k_map, &panel, steps, ring);
         }
     } else {
         gpu::setmaxnreg_inc::<CONSUMER_REGISTERS>();
-        consume::<T, D>(&p.sampling, &panel, ring, role - 1);
+        consume::<T, D>(&p.sampling, &panel, steps, ring, role - 1);
     }
 }
 
 #[inline(always)]
-fn produce<D: HeadDim>(map: &TensorMap, panel: &Panel, ring: Ring<D>) {
+fn produce<D: HeadDim>(
+    k: &KvTensor,
+    map: &TensorMap,
+    panel: &RowPanel,
+    steps: Steps,
+    ring: Ring<D>,
+) {
     let mut step = 0;
-    while step < panel.steps.count() {
+    while step < steps.count() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
-        gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
-        let first_key = panel.steps.tile(step) * TILE;
-        let at = [first_key, panel.kv_head, panel.batch].map(|at| at as i32);
-        warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
+        let tile = steps.tile(step);
+        if k.is_paged() {
+            copy_pages(k, map, panel, tile, ring, step);
+        } else {
+            gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
+            // In a packed batch the tile's end may be the next sequence's: no row sees it.
+            let first_key = panel.sequence.k_start + tile * TILE;
+            let at = [first_key, panel.kv_head, panel.sequence.batch].map(|at| at as i32);
+            warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
+        }
         step += 1;
     }
 }
 
+/// Copies the pages of a tile that hold keys of the sequence. What is left of the tile stays as it was: no row sees it.
+#[inline(always)]
+fn copy_pages<D: HeadDim>(
+    k: &KvTensor,
+    map: &TensorMap,
+    panel: &RowPanel,
+    tile: u32,
+    ring: Ring<D>,
+    step: u32,
+) {
+    let first_key = tile * TILE;
+    let keys = (panel.sequence.k_len - first_key).min(TILE);
+    let pages = (keys + k.last_in_page()) >> k.page_log2;
+    let page_row_bytes = (k.last_in_page() + 1) * PIECE_ROW_BYTES;
+    let full = ring.full(step);
+    gpu::mbarrier_arrive_expect_tx(full, pages * page_row_bytes * D::PIECES);
+    let numbers = k
+        .pages(&panel.sequence)
+        .add((first_key >> k.page_log2).into());
+    let mut page = 0;
+    while page < pages {
+        let number = gpu::ld_global_nc(numbers.add(page.into()));
+        for piece in 0..D::PIECES {
+            let to = ring
+                .tile(step)
+                .byte_add(piece * PIECE_BYTES + page * page_row_bytes);
+            let column = (piece * PIECE_COLUMNS) as i32;
+            let at = [column, 0, panel.kv_head as i32, number as i32];
+            gpu::cp_async_bulk_tensor_4d_shared_global(to, map, at, full);
+        }
+        // Not unrolled: the producer has registers for one page at a time.
+        page = gpu::opaque(u64::from(page)) as u32 + 1;
+    }
+}
+
+/// Bytes of a row of a tile's piece.
+const PIECE_ROW_BYTES: u32 = PIECE_BYTES / TILE;
+
 #[inline(always)]
 fn consume<T: Float16, D: Products<T>>(
     p: &SamplingParams,
-    panel: &Panel,
+    panel: &RowPanel,
+    steps: Steps,
     ring: Ring<D>,
     consumer: u32,
 ) {
-    let first_rank = panel.first_rank + consumer * GROUP;
+    let first_rank = consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
     let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
     let queries = ring.queries(consumer);
-    rows.copy_queries::<T, D>(p, panel, queries);
+    rows::copy_queries::<T, D>(p, panel, first_rank + warp * WARP_ROWS, queries);
     gpu::fence_proxy_async_shared_cta();
     let barrier = WARPGROUP_BARRIER + consumer;
     gpu::bar_sync_count(barrier, WARPGROUP);
 
-    let first_seen = panel.first_step_of(first_rank, first_rank + GROUP - 1);
-    let steps = panel.steps.of_warp();
+    let first_seen = steps.first_seen(panel, first_rank, first_rank + GROUP - 1);
+    let steps = steps.of_warp();
     let mut step = 0;
     while step < steps.count() {
         ring.wait(step);
         if step < steps.for_sinks || step >= first_seen {
-            let mut raise = false;
+            let mut raise = Raise::NONE;
             let sums = loop {
                 let mut scores = D::scores_of_group(queries, ring.tile(step));
                 gpu::wgmma_wait_group::<0, _>(&mut scores);
                 let sums = rows.weigh(p, steps, step, &mut scores, raise);
+                let too_large = Raise::of(sums);
                 // Twice at most, whatever the scores: what is too large after that is so for no reference.
-                if raise || !gpu::bar_red_or_count(barrier, WARPGROUP, RowSums::too_large(sums)) {
+                if raise.some || !gpu::bar_red_or_count(barrier, WARPGROUP, too_large.any()) {
                     break sums;
                 }
-                raise = true;
+                raise = too_large.across_rows();
             };
             ring.release(step);
-            rows.account(p, panel, steps, step, sums);
+            rows.account(p, steps, step, sums);
         } else {
             ring.release(step);
         }
         step += 1;
     }
-    rows.write_row_lse(p, panel);
+    rows.finish(p, panel.split);
 }
 
 crate::entry! {

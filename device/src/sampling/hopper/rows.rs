@@ -1,62 +1,70 @@
 //! A warp's 16 rows: which tiles they see, what they sum up, and where it goes.
 
-use crate::gpu::{self, Global, Shared};
-use crate::sampling::{SamplingParams, row_lse_at, sink_stats_at, stats_at};
+use crate::abi::RowPanel;
+use crate::gpu::{self, Shared};
+use crate::params::BLOCK;
+use crate::sampling::{RowMass, RowOutput, SamplingParams, sinks};
 use crate::tile::warpgroup::{self, HeadDim, Scores};
-use crate::tile::{Float16, WARP, scale};
+use crate::tile::{Float16, scale};
 
-use super::order::{self, Panel, Steps};
-use super::sums::{Keys, LaneSums, RowSums, Statistics};
+use super::order::Steps;
+use super::sums::{Keys, LaneSums, Raise, RowSums};
 use super::{TILE, WARP_ROWS};
 
 /// A lane's view of the rows.
 pub(super) struct Rows {
-    /// Rank of the first of the lane's two rows, which four lanes share; the second is 8 further.
-    rank: u32,
-    /// How many keys each of the two sees.
+    /// How many keys each of the lane's two rows sees; four lanes share them, and the second is 8 ranks after the first.
     visible: [u32; 2],
     sums: RowSums,
+    /// Of the four lanes that share two rows, lanes 0 and 1 write one each, so that the warp's 16 rows are written together. The
+    /// row is [`NO_ROW`] in the others, and where there is none.
+    output: RowOutput,
     /// Tiles before this one are seen whole by all rows.
     first_partial_tile: u32,
     /// Tiles from this one on are seen by none.
     end_tile: u32,
 }
 
+/// The row of a lane that writes none.
+const NO_ROW: u32 = u32::MAX;
+
+/// Copies a warp's queries, from rank `first_rank` on, into the warpgroup's tile, with the sign of the scale. The whole warp
+/// calls it.
+#[inline(always)]
+pub(super) fn copy_queries<T: Float16, D: HeadDim>(
+    p: &SamplingParams,
+    panel: &RowPanel,
+    first_rank: u32,
+    tile: Shared<u8>,
+) {
+    let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
+    let sequence = &panel.sequence;
+    warpgroup::copy_rows::<T, D>(tile, first_row, p.scale_log2, |row| {
+        let query = sequence.q_start + panel.query(first_rank + row);
+        p.q.token(sequence.batch, panel.q_head, query)
+    });
+}
+
 impl Rows {
     /// The rows from rank `first_rank` on.
     #[inline(always)]
-    pub(super) fn new(panel: &Panel, first_rank: u32) -> Self {
+    pub(super) fn new(panel: &RowPanel, first_rank: u32) -> Self {
         let rank = first_rank + gpu::laneid() / 4;
+        let written = rank + 8 * (gpu::laneid() % 4);
+        let writes = gpu::laneid() % 4 < 2 && written <= panel.last_rank;
         let has_rows = first_rank <= panel.last_rank;
         let end_tile = panel.visible(first_rank + WARP_ROWS - 1).div_ceil(TILE);
         Rows {
-            rank,
             visible: [0, 8].map(|further| panel.visible(rank + further)),
             sums: RowSums::EMPTY,
+            output: RowOutput::new(if writes { panel.row(written) } else { NO_ROW }),
             first_partial_tile: panel.visible(first_rank) / TILE,
             end_tile: if has_rows { end_tile } else { 0 },
         }
     }
 
-    /// Copies the warp's queries into the warpgroup's tile, with the sign of the scale. The whole warp calls it.
-    #[inline(always)]
-    pub(super) fn copy_queries<T: Float16, D: HeadDim>(
-        &self,
-        p: &SamplingParams,
-        panel: &Panel,
-        tile: Shared<u8>,
-    ) {
-        let first_rank = self.rank - gpu::laneid() / 4;
-        let first_row = gpu::tid_x() / 32 % 4 * WARP_ROWS;
-        warpgroup::copy_rows::<D>(
-            tile,
-            first_row,
-            |pair| scale::times_sign::<T>(pair, p.scale_log2),
-            |row| panel.query(p, first_rank + row),
-        );
-    }
-
-    /// Sums up the scores of a step, with raised references or with those the rows have. The whole warp calls it.
+    /// Sums up the scores of a step, with new references for the rows of `raise` and those that have none. The whole warp calls
+    /// it.
     #[inline(always)]
     pub(super) fn weigh(
         &mut self,
@@ -64,15 +72,15 @@ impl Rows {
         steps: Steps,
         step: u32,
         scores: &mut Scores,
-        raise: bool,
+        raise: Raise,
     ) -> LaneSums {
         let tile = steps.tile(step);
         if tile >= self.end_tile {
             return [0.0; 2];
         }
-        let is_partial = tile >= self.first_partial_tile || tile < steps.for_sinks;
+        let sinks = sinks(p);
+        let is_partial = tile >= self.first_partial_tile || tile * BLOCK < sinks;
         let keys = is_partial.then(|| {
-            let sinks = order::sinks(p);
             let (from, end) = if step < steps.for_sinks {
                 (0, sinks)
             } else {
@@ -87,73 +95,43 @@ impl Rows {
 
     /// Adds a step's sums, and writes the statistics of its key block. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn account(
-        &mut self,
-        p: &SamplingParams,
-        panel: &Panel,
-        steps: Steps,
-        step: u32,
-        sums: LaneSums,
-    ) {
+    pub(super) fn account(&mut self, p: &SamplingParams, steps: Steps, step: u32, sums: LaneSums) {
         let tile = steps.tile(step);
         if tile >= self.end_tile {
             return;
         }
-        let statistics = self.sums.add(sums);
+        let of_tile = self.sums.add(sums);
         if step < steps.for_sinks {
             // What the rows have summed up so far; the last step's, if they see several tiles of sinks, stays.
-            let rank = written(for_once(self.rank));
-            let at = sink_stats_at(&p.units, panel.slot, rank);
-            self.write(panel, rank, p.sink_stats.add(at), self.sums.so_far());
-        } else if !p.stats.is_null() {
-            let rank = written(self.rank);
-            let at = stats_at(&p.units, panel.slot, tile, rank);
-            self.write(panel, rank, p.stats.add(at), statistics);
+            let mass = own(self.sums.so_far());
+            if self.writes() {
+                self.output.write_sinks(p, mass);
+            }
+        } else if !p.stats.is_null() && self.writes() {
+            let end = steps.end_tile().min(self.end_tile);
+            let with_sinks = steps.for_sinks > 0;
+            self.output
+                .write_block(p, tile, own(of_tile), tile + 1..end, with_sinks);
         }
     }
 
-    /// Writes the rows' log-sum-exps. The whole warp calls it.
+    /// Writes what is known after the last key. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn write_row_lse(&self, p: &SamplingParams, panel: &Panel) {
-        let rank = written(for_once(self.rank));
-        let at = row_lse_at(&p.units, panel.slot, rank);
-        if writes(panel, rank) {
-            gpu::st_global_v2(p.row_lse.add(at), own(self.sums.row_lse()));
+    pub(super) fn finish(&self, p: &SamplingParams, split: u32) {
+        if self.writes() {
+            self.output.finish(p, split, own(self.sums.so_far()));
         }
     }
 
-    /// Writes statistics.
     #[inline(always)]
-    fn write(&self, panel: &Panel, rank: u32, to: Global<f32>, statistics: Statistics) {
-        if writes(panel, rank) {
-            gpu::st_global_v2(to, own(statistics));
-        }
+    fn writes(&self) -> bool {
+        self.output.row != NO_ROW
     }
 }
 
-/// A lane's rank, for what happens seldom. No compiler moves a shuffle out of a loop, not even a lane's with itself: so the
-/// addresses and limits that follow from it are worked out when they are wanted, and take no registers meanwhile. The whole
-/// warp calls it.
+/// What belongs to the row that the lane writes.
 #[inline(always)]
-fn for_once(rank: u32) -> u32 {
-    gpu::shfl_sync_idx(WARP, rank, gpu::laneid())
-}
-
-/// Of the four lanes that share two rows, lanes 0 and 1 write one each, so that the warp's 16 rows are written together:
-/// 128 bytes of statistics. This is the rank that the lane writes if it [`writes`].
-#[inline(always)]
-fn written(rank: u32) -> u32 {
-    rank + 8 * (gpu::laneid() % 4)
-}
-
-#[inline(always)]
-fn writes(panel: &Panel, written: u32) -> bool {
-    gpu::laneid() % 4 < 2 && written <= panel.last_rank
-}
-
-/// What belongs to the rank that the lane writes.
-#[inline(always)]
-fn own<V>([first, second]: [V; 2]) -> V {
+fn own([first, second]: [RowMass; 2]) -> RowMass {
     if gpu::laneid().is_multiple_of(4) {
         first
     } else {

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! Any reference serves that is near the maximum or below it, as long as no sum comes near the end of f32. So a row takes the maximum of the
-//! first tiles it sees, and looks for no other: that would be a comparison a score, and shuffles before the first exponential. A tile whose
-//! scores rise far above the reference shows in its sum. It is then multiplied and summed up once more, with a new reference: see
-//! [`RowSums::weigh`].
+//! first tile it sees, and looks for no other: that would be a comparison a score, and shuffles before the first exponential. A tile whose
+//! scores rise far above the reference shows in its sum. It is then multiplied and summed up once more, with a new reference for that row:
+//! see [`RowSums::weigh`]. The other rows keep theirs, so that each row's sums depend on nothing but its own scores.
 //!
 //! The exponentials of a tile are independent, and the MUFU needs dozens of them under way. They write over their scores: what kept the
 //! scores for a second look left registers for three or four, and took twice as long.
@@ -17,6 +17,7 @@
 //! this takes a subtraction a score ([`exponent`]) take a new reference from every tile, so that their tiles are never multiplied again.
 
 use crate::gpu;
+use crate::sampling::RowMass;
 use crate::tile::warpgroup::{self, Scores};
 use crate::tile::{WARP, exponent};
 
@@ -50,11 +51,52 @@ pub(super) struct RowSums {
     settled: bool,
 }
 
-/// Reference and sum of each of a lane's two rows over some keys.
-pub(super) type Statistics = [[f32; 2]; 2];
-
 /// Sums of a lane's own columns of a tile.
 pub(super) type LaneSums = [f32; 2];
+
+/// Which of a lane's two rows take a new reference, because their sums are too large.
+#[derive(Clone, Copy)]
+pub(super) struct Raise {
+    rows: [bool; 2],
+    /// Whether any row of the warpgroup does.
+    pub(super) some: bool,
+}
+
+impl Raise {
+    pub(super) const NONE: Self = Raise {
+        rows: [false; 2],
+        some: false,
+    };
+
+    /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
+    const TOO_LARGE: f32 = (1u64 << 60) as f32;
+
+    /// The rows whose sums over this lane's columns are too large. After they have been raised, weights are about 1 at most.
+    #[inline(always)]
+    pub(super) fn of(sums: LaneSums) -> Self {
+        Raise {
+            rows: sums.map(|sum| sum >= Self::TOO_LARGE),
+            some: false,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn any(self) -> bool {
+        self.rows[0] || self.rows[1]
+    }
+
+    /// The same for the four lanes that share the rows. The whole warp calls it, and all warps of the warpgroup.
+    #[inline(always)]
+    pub(super) fn across_rows(self) -> Self {
+        let mut bits = u32::from(self.rows[0]) | u32::from(self.rows[1]) << 1;
+        bits |= gpu::shfl_sync_bfly(WARP, bits, 1);
+        bits |= gpu::shfl_sync_bfly(WARP, bits, 2);
+        Raise {
+            rows: [bits & 1 != 0, bits & 2 != 0],
+            some: true,
+        }
+    }
+}
 
 impl RowSums {
     /// Over no key.
@@ -64,24 +106,21 @@ impl RowSums {
         settled: false,
     };
 
-    /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
-    const TOO_LARGE: f32 = (1u64 << 60) as f32;
-
-    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows take the tile's maximum for their reference if it is above,
-    /// and `raise` or `keys` says so, or rows are not settled. The whole warp calls it.
+    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows that have no reference, those that `raise` names, and those
+    /// with exponents of the far form take the tile's maximum for it if it is above. The whole warp calls it.
     #[inline(always)]
     pub(super) fn weigh(
         &mut self,
         scores: &mut Scores,
         scale: f32,
         keys: Option<[Keys; 2]>,
-        raise: bool,
+        raise: Raise,
     ) -> LaneSums {
         if let Some(keys) = keys {
             mask(scores, keys);
         }
-        if raise || keys.is_some() || !self.settled {
-            self.raise(warpgroup::maxima(scores), scale);
+        if raise.some || !self.settled {
+            self.raise(warpgroup::maxima(scores), scale, raise.rows);
         }
         let mut offset = self
             .reference
@@ -96,13 +135,19 @@ impl RowSums {
         sums_of(scores, scale, offset)
     }
 
-    /// Raises the references to these maxima.
+    /// Raises the references of the rows that are named, have none or are far, to these maxima.
     #[inline(always)]
-    fn raise(&mut self, maxima: [f32; 2], scale: f32) {
+    fn raise(&mut self, maxima: [f32; 2], scale: f32, rows: [bool; 2]) {
         let mut far = false;
         for (row, &maximum) in maxima.iter().enumerate() {
             let old = self.reference[row];
-            let new = gpu::max_f32(old, maximum);
+            // A row without a reference is far.
+            let takes = rows[row] || exponent::is_far(exponent::near_offset(old, scale, 0.0));
+            let new = if takes {
+                gpu::max_f32(old, maximum)
+            } else {
+                old
+            };
             let change = exponent::change(old, new, scale, 0.0);
             self.total[row] *= gpu::ex2_approx_ftz_f32(change);
             self.reference[row] = new;
@@ -111,39 +156,28 @@ impl RowSums {
         self.settled = !gpu::vote_sync_any(WARP, far);
     }
 
-    /// Whether the tile must be summed up again, with raised references. Weights are then about 1 at most.
+    /// Adds a tile's sums, and gives its mass. The whole warp calls it.
     #[inline(always)]
-    pub(super) fn too_large(sums: LaneSums) -> bool {
-        sums[0] >= Self::TOO_LARGE || sums[1] >= Self::TOO_LARGE
-    }
-
-    /// Adds a tile's sums, and gives its statistics. The whole warp calls it.
-    #[inline(always)]
-    pub(super) fn add(&mut self, sums: LaneSums) -> Statistics {
+    pub(super) fn add(&mut self, sums: LaneSums) -> [RowMass; 2] {
         let sums = sums.map(|sum| {
             let sum = sum + gpu::shfl_sync_bfly(WARP, sum, 1);
             sum + gpu::shfl_sync_bfly(WARP, sum, 2)
         });
         [0, 1].map(|row| {
             self.total[row] += sums[row];
-            [self.reference[row], sums[row]]
+            RowMass {
+                reference: self.reference[row],
+                sum: sums[row],
+            }
         })
     }
 
-    /// The rows' statistics over all keys so far.
+    /// The rows' masses over all keys so far.
     #[inline(always)]
-    pub(super) fn so_far(&self) -> Statistics {
-        [0, 1].map(|row| [self.reference[row], self.total[row]])
-    }
-
-    /// The rows' log-sum-exps in two parts: reference, and log2 of the sum over all keys.
-    #[inline(always)]
-    pub(super) fn row_lse(&self) -> Statistics {
-        [0, 1].map(|row| {
-            [
-                self.reference[row],
-                gpu::lg2_approx_ftz_f32(self.total[row]),
-            ]
+    pub(super) fn so_far(&self) -> [RowMass; 2] {
+        [0, 1].map(|row| RowMass {
+            reference: self.reference[row],
+            sum: self.total[row],
         })
     }
 }

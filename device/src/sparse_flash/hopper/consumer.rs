@@ -1,6 +1,6 @@
 //! The consumers: 64 rows of each work tile, from Q to O.
 
-use super::super::work::WorkTile;
+use super::super::work::QueryRows;
 use super::HopperParams;
 use super::seat::{Seat, scale_rows};
 use super::shared::{Barrier, Facts, Memory, Turn};
@@ -17,10 +17,11 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
     let mut parity = 0;
     loop {
         Memory::<D>::wait(Barrier::QFull, parity);
-        let Some(work) = Memory::<D>::read_work(parity) else {
+        if !Memory::<D>::has_work(parity) {
             return;
-        };
-        let queries = load_queries::<T, D>(p, Seat::of_this_thread(), &work);
+        }
+        let rows = Memory::<D>::read_rows(parity);
+        let queries = load_queries::<T, D>(p, Seat::of_this_thread(), rows);
         Memory::<D>::arrive_warp(Barrier::QEmpty);
         attend::<T, D>(p, parity, &queries, scale_log2, &mut turn);
         parity ^= 1;
@@ -34,12 +35,13 @@ pub(super) fn consume<T: Float16, D: Products<T>>(p: &HopperParams) {
 fn load_queries<T: Float16, D: Products<T>>(
     p: &HopperParams,
     seat: Seat,
-    work: &WorkTile,
+    rows: QueryRows,
 ) -> D::Queries {
     let mut queries = warpgroup::load_queries::<D>(Memory::<D>::q(), seat.first_row, seat.lane);
     let scale_log2 = p.attention.scale_log2;
+    let flip = scale::flipped_signs(scale_log2);
     let keep = [0, 8].map(|below| {
-        if work.rows.has(seat.row() + below) {
+        if rows.has(seat.row() + below) {
             u32::MAX
         } else {
             0
@@ -47,12 +49,12 @@ fn load_queries<T: Float16, D: Products<T>>(
     });
     for registers in queries.as_mut() {
         for (i, pair) in registers.iter_mut().enumerate() {
-            *pair &= keep[i % 2];
+            *pair = (*pair & keep[i % 2]) ^ flip;
         }
     }
-    if !scale::is_positive(scale_log2) {
+    if scale_log2 == 0.0 {
         for pair in queries.as_mut().as_flattened_mut() {
-            *pair = scale::times_sign::<T>(*pair, scale_log2);
+            *pair = scale::times_zero::<T>(*pair);
         }
     }
     queries
@@ -108,9 +110,7 @@ fn attend<T: Float16, D: Products<T>>(
     *turn = turn.next::<D>();
 
     let seat = Seat::of_this_thread();
-    let Some(work) = Memory::<D>::read_work(slot) else {
-        return;
-    };
+    let work = Memory::<D>::read_work(slot);
     if poisoned {
         poison::add_back::<T, D>(p, seat, work, queries, &softmax, scale_log2, &mut output);
     }

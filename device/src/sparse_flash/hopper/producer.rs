@@ -1,12 +1,13 @@
 //! The producers: which work tiles, which tiles of keys, and their copies.
 
+use super::super::SparseFlashParams;
 use super::super::walk::{KeyTile, KeyWalk};
-use super::super::warp::{Place, WarpMemory};
+use super::super::warp::Place;
 use super::super::work::{Tokens, WorkTile};
 use super::HopperParams;
 use super::shared::{Barrier, Facts, Memory, Turn};
 use crate::abi::KvTensor;
-use crate::gpu::{self, Shared, TensorMap};
+use crate::gpu::{self, Global, Shared, TensorMap};
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{self, HeadDim, PIECE_BYTES, PIECE_COLUMNS, TILE_ROWS};
 use crate::tile::{SwizzledTile, WARP};
@@ -15,6 +16,9 @@ use crate::tile::{SwizzledTile, WARP};
 const WARP_ROWS: u32 = TILE_ROWS / 4;
 
 const _: () = assert!(WARP_ROWS == 32);
+
+/// Bytes of a row of a piece.
+const PIECE_ROW_BYTES: u32 = PIECE_COLUMNS * 2;
 
 /// The producer warpgroup's work.
 #[inline(always)]
@@ -25,24 +29,29 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     loop {
         let place = Place::of_this_thread();
         let memory = Memory::<D>::of_producer(place);
-        let work = if place.warp == 0 {
-            let work = tiles.take(p);
-            publish::<D>(in_place, work, tiles.parity);
-            work
+        let slot = tiles.parity;
+        let has_work = if place.warp == 0 {
+            tiles.publish::<D>(p, in_place)
         } else {
-            receive::<D>(tiles.parity)
+            receive::<D>(slot)
         };
         tiles.parity ^= 1;
-        let Some(work) = work else {
+        if !has_work {
             return;
-        };
-        let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, work, memory);
+        }
+        let work = || Memory::<D>::work_of_slot(slot);
+        let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, memory, work);
         loop {
             // Recomputed per tile: what follows from it would take registers all through the walk.
             let place = Place::of_this_thread();
             let memory = Memory::<D>::of_producer(place);
             let record = memory.record;
-            let source = Source::new(p, place, memory, tile);
+            // The lane's key, before the walk puts the next tile into the queue.
+            let key = if tile.is_loose() {
+                gpu::ld_shared(memory.queue.add(place.warp * WARP_ROWS + place.lane))
+            } else {
+                tile.start + place.warp * WARP_ROWS + place.lane
+            };
             let next = if tile.keys == 0 {
                 tile
             } else {
@@ -58,19 +67,41 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
             }
             let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
             let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];
-            match source {
-                Source::Gathered { k_slot, v_slot } => {
-                    gather::<D>(k, &attention.k, record.k(), tile, k_slot);
-                    Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                    gather::<D>(v, &attention.v, record.v(), tile, v_slot);
-                    gpu::cp_async_wait_group::<1>();
-                    hand_over::<D>(k_full);
-                    gpu::cp_async_wait_group::<0>();
-                    hand_over::<D>(v_full);
-                }
-                Source::Tensor { at } => {
+            if is_gathered(attention, tile) {
+                gather::<D>(k, &attention.k, record.k(attention), tile, key);
+                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                gather::<D>(v, &attention.v, record.v(attention), tile, key);
+                gpu::cp_async_wait_group::<1>();
+                hand_over::<D>(k_full);
+                gpu::cp_async_wait_group::<0>();
+                hand_over::<D>(v_full);
+            } else {
+                let at = record.place_of_key(tile.start);
+                if attention.k.is_paged() {
+                    let pages = record.k(attention).pages;
+                    load_pages::<D>(
+                        k,
+                        &attention.k,
+                        &in_place.k_map,
+                        pages,
+                        [tile.start as i32, at[1]],
+                        k_full,
+                    );
+                } else {
                     load::<D>(k, &in_place.k_map, at, k_full);
-                    Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                }
+                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                if attention.v.is_paged() {
+                    let pages = record.v(attention).pages;
+                    load_pages::<D>(
+                        v,
+                        &attention.v,
+                        &in_place.v_map,
+                        pages,
+                        [tile.start as i32, at[1]],
+                        v_full,
+                    );
+                } else {
                     load::<D>(v, &in_place.v_map, at, v_full);
                 }
             }
@@ -83,48 +114,13 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     }
 }
 
-/// Where a tile's rows come from.
-enum Source {
-    /// Key by key: the slots of the lane's row. See [`Tokens::slot`].
-    Gathered { k_slot: u32, v_slot: u32 },
-    /// A box of the tensors at `[token, head, batch]`; zero where the tensor ends.
-    Tensor { at: [i32; 3] },
+/// Whether a tile is copied key by key. A contiguous one is where not all of its rows hold a key and the tensor goes on behind them.
+#[inline(always)]
+fn is_gathered(p: &SparseFlashParams, tile: KeyTile) -> bool {
+    tile.is_loose() || p.keys_are_followed() && tile.keys < TILE_ROWS
 }
 
-impl Source {
-    /// The source of a tile, before the walk puts the next tile's keys into the queue.
-    #[inline(always)]
-    fn new(p: &HopperParams, place: Place, memory: WarpMemory, tile: KeyTile) -> Self {
-        let attention = &p.attention;
-        let record = memory.record;
-        if tile.is_loose() || attention.keys_are_followed() && tile.keys < TILE_ROWS {
-            let row = place.warp * WARP_ROWS + place.lane;
-            let key = if tile.is_loose() {
-                gpu::ld_shared(memory.queue.add(row))
-            } else {
-                tile.start + row
-            };
-            let slot = |tensor, tokens: Tokens| {
-                if row < tile.keys {
-                    tokens.slot(tensor, key)
-                } else {
-                    0
-                }
-            };
-            return Self::Gathered {
-                k_slot: slot(&attention.k, record.k()),
-                v_slot: slot(&attention.v, record.v()),
-            };
-        }
-        let work = record.work();
-        let token = work.keys.start + tile.start;
-        Self::Tensor {
-            at: [token, work.kv_head, work.rows.batch].map(|i| i as i32),
-        }
-    }
-}
-
-/// The work tiles of this block, as its first warp takes them.
+/// The work tiles of this block, as its first lane takes them.
 struct WorkTiles {
     /// The place of the next one in the order.
     place: u32,
@@ -141,52 +137,47 @@ impl WorkTiles {
         }
     }
 
-    /// The next work tile; asks at once for the one after it. All lanes of the first warp call it.
+    /// Hands the next work tile and the copies of its Q over; whether there is one. All lanes of the first warp call it.
     #[inline(always)]
-    fn take(&mut self, p: &HopperParams) -> Option<WorkTile> {
-        let attention = &p.attention;
-        loop {
-            let number = p.schedule.number(attention, self.place)?;
-            let mut taken = 0;
-            if gpu::laneid() == 0 {
-                taken = gpu::atom_global_add_u32(p.schedule.taken, 1);
-            }
-            self.place = gpu::nctaid_x() + gpu::shfl_sync_idx(WARP, taken, 0);
-            // Numbers of a ragged batch may name no query tile.
-            if let Some(work) = p.schedule.work_tile(attention, number) {
-                return Some(work);
+    fn publish<D: HeadDim>(&mut self, p: &HopperParams, in_place: &HopperParams) -> bool {
+        let slot = self.parity;
+        Memory::<D>::wait(Barrier::QEmpty, slot ^ 1);
+        if gpu::laneid() == 0 {
+            let full = Memory::<D>::barrier(Barrier::QFull);
+            let publish = |work: &WorkTile| {
+                Memory::<D>::write_work(slot, Some(work));
+                gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
+                let rows = work.rows;
+                let first = rows.start as i32 + rows.first;
+                let at = [first, work.q_head as i32, rows.batch as i32];
+                warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
+            };
+            loop {
+                let Some(number) = p.schedule.number(&p.attention, self.place) else {
+                    Memory::<D>::write_work(slot, None);
+                    gpu::mbarrier_arrive(full);
+                    break;
+                };
+                // Asked for at once, for the next time.
+                self.place = gpu::nctaid_x() + gpu::atom_global_add_u32(p.schedule.taken, 1);
+                // Numbers of a ragged batch may name no query tile.
+                if p.schedule.with_work_tile(&p.attention, number, publish) {
+                    break;
+                }
             }
         }
+        gpu::bar_warp_sync(WARP);
+        Memory::<D>::has_work(slot)
     }
 }
 
-/// Hands a work tile and the copies of its Q over.
+/// Whether the first warp published a work tile.
 #[inline(always)]
-fn publish<D: HeadDim>(in_place: &HopperParams, work: Option<WorkTile>, parity: u32) {
-    Memory::<D>::wait(Barrier::QEmpty, parity ^ 1);
-    if gpu::laneid() != 0 {
-        return;
-    }
-    Memory::<D>::write_work(parity, work);
-    let full = Memory::<D>::barrier(Barrier::QFull);
-    let Some(work) = work else {
-        gpu::mbarrier_arrive(full);
-        return;
-    };
-    gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
-    let rows = work.rows;
-    let first = rows.start as i32 + rows.first;
-    let at = [first, work.q_head as i32, rows.batch as i32];
-    warpgroup::copy_tile::<D>(Memory::<D>::q(), &in_place.q_map, at, full);
-}
-
-/// The work tile that the first warp published.
-#[inline(always)]
-fn receive<D: HeadDim>(parity: u32) -> Option<WorkTile> {
+fn receive<D: HeadDim>(parity: u32) -> bool {
     Memory::<D>::wait(Barrier::QFull, parity);
-    let work = Memory::<D>::read_work(parity);
+    let has_work = Memory::<D>::has_work(parity);
     Memory::<D>::arrive_warp(Barrier::QEmpty);
-    work
+    has_work
 }
 
 /// The first thread copies a contiguous tile, whole warps arrive.
@@ -205,14 +196,59 @@ fn load<D: HeadDim>(to: Shared<u8>, map: &TensorMap, at: [i32; 3], full: Barrier
     }
 }
 
-/// Copies the warp's rows of a gathered tile, zero after its keys; `slot` is that of row `lane`.
+/// The first thread copies a whole tile page by page, whole warps arrive.
 #[inline(always)]
-fn gather<D: HeadDim>(to: Shared<u8>, tensor: &KvTensor, tokens: Tokens, tile: KeyTile, slot: u32) {
+fn load_pages<D: HeadDim>(
+    to: Shared<u8>,
+    tensor: &KvTensor,
+    map: &TensorMap,
+    pages: Global<u32>,
+    [token, head]: [i32; 2],
+    full: Barrier,
+) {
+    gpu::bar_warp_sync(WARP);
+    let full = Memory::<D>::barrier(full);
+    let lane = gpu::laneid();
+    if gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0) != 0 {
+        if lane == 0 {
+            gpu::mbarrier_arrive(full);
+        }
+        return;
+    }
+    let count = TILE_ROWS >> tensor.page_log2;
+    let mut page = 0;
+    if lane < count {
+        let first = token as u32 >> tensor.page_log2;
+        page = gpu::ld_global_nc(pages.add((first + lane).into()));
+    }
+    if lane == 0 {
+        gpu::mbarrier_arrive_expect_tx(full, D::TILE_BYTES);
+    }
+    let mut index = 0;
+    while index < count {
+        let page = gpu::shfl_sync_idx(WARP, page, index) as i32;
+        if lane == 0 {
+            let rows = to.byte_add((index << tensor.page_log2) * PIECE_ROW_BYTES);
+            warpgroup::copy_tile::<D>(rows, map, [0, head, page], full);
+        }
+        index += 1;
+    }
+}
+
+/// Copies the warp's rows of a gathered tile, zero after its keys; `key` is that of row `lane`.
+#[inline(always)]
+fn gather<D: HeadDim>(to: Shared<u8>, tensor: &KvTensor, tokens: Tokens, tile: KeyTile, key: u32) {
     /// Lanes that copy a piece of a row, 16 bytes each.
     const LANES: u32 = 8;
     // Recomputed per tile: what follows from it would take registers all through the walk.
     let place = Place::of_this_thread();
     let chunk = place.lane % LANES;
+    // Rows after the tile's keys have no page.
+    let slot = if place.warp * WARP_ROWS + place.lane < tile.keys {
+        tokens.slot(tensor, key)
+    } else {
+        0
+    };
     for first in 0..LANES {
         // Rows 8 apart: their chunks are permuted alike.
         let in_warp = place.lane / LANES * 8 + first;

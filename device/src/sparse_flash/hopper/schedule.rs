@@ -61,6 +61,10 @@ pub struct Groups {
     pub heads: u32,
     /// Query tiles of a group: a divisor of the launch's.
     pub tiles: u32,
+    /// Work tiles of a group, whose numbers follow each other: the product of both.
+    work_tiles: u32,
+    /// Groups of the same query tiles.
+    of_heads: u32,
 }
 
 /// Bytes of keys and values that should stay in the cache while their group runs: well under the 50 MB of an H100's L2.
@@ -94,35 +98,32 @@ impl Groups {
         while !p.kv_heads.is_multiple_of(kv_heads) {
             kv_heads -= 1;
         }
+        let heads = kv_heads * (p.q_heads / p.kv_heads);
+        let tiles = if by_sequence { of_each } else { p.tiles() };
         Self {
-            heads: kv_heads * (p.q_heads / p.kv_heads),
-            tiles: if by_sequence { of_each } else { p.tiles() },
+            heads,
+            tiles,
+            work_tiles: heads * tiles,
+            of_heads: p.q_heads / heads,
         }
-    }
-
-    /// Work tiles of a group, whose numbers follow each other.
-    #[inline(always)]
-    const fn work_tiles(&self) -> u32 {
-        self.heads * self.tiles
     }
 
     /// How many there are.
     const fn count(&self, p: &SparseFlashParams) -> u32 {
-        if self.work_tiles() == 0 {
+        if self.work_tiles == 0 {
             0
         } else {
-            work_tiles(p) / self.work_tiles()
+            work_tiles(p) / self.work_tiles
         }
     }
 
     /// Query head and query tile of a work tile.
     #[inline(always)]
     const fn head_and_tile(&self, p: &SparseFlashParams, number: u32) -> (u32, u32) {
-        let group = number / self.work_tiles();
-        let in_group = number % self.work_tiles();
-        let of_heads = p.q_heads / self.heads;
-        let head = group % of_heads * self.heads + in_group % self.heads;
-        let first = p.first_tile() + group / of_heads * self.tiles;
+        let group = number / self.work_tiles;
+        let in_group = number % self.work_tiles;
+        let head = group % self.of_heads * self.heads + in_group % self.heads;
+        let first = p.first_tile() + group / self.of_heads * self.tiles;
         (head, first + self.tiles - 1 - in_group / self.heads)
     }
 }
@@ -137,16 +138,31 @@ const fn of_each_sequence(sequences: &Sequences) -> u32 {
 }
 
 impl Schedule {
-    /// The work tile of number `number`, which is below [`work_tiles`]; `None` where it names no query tile.
+    /// Calls `each` with the work tile of number `number`, which is below [`work_tiles`], unless it names no query tile; whether it
+    /// does. (An optional work tile would be kept in registers, set or not.)
     #[inline(always)]
-    pub(in super::super) fn work_tile(
+    pub(in super::super) fn with_work_tile(
         &self,
         p: &SparseFlashParams,
         number: u32,
-    ) -> Option<WorkTile> {
+        each: impl FnOnce(&WorkTile),
+    ) -> bool {
         let (head, tile) = self.groups.head_and_tile(p, number);
-        let of_tile = p.sequences.query_tile(tile)?;
-        Some(WorkTile::new(p, head, tile, &of_tile))
+        // What follows from the lengths would otherwise be kept from work tile to work tile.
+        let [max_q, max_k] =
+            [p.sequences.max_q, p.sequences.max_k].map(|len| gpu::opaque(len.into()) as u32);
+        let sequences = Sequences {
+            max_q,
+            max_k,
+            ..p.sequences
+        };
+        let sequence = sequences.sequence_of(tile);
+        let place = tile - sequences.first_query_tile(&sequence);
+        let exists = place < sequence.query_tiles();
+        if exists {
+            each(&WorkTile::new(p, head, tile, &sequence.tile_at(place)));
+        }
+        exists
     }
 
     /// The number of the work tile at a place of the order, if there are so many.
@@ -175,7 +191,7 @@ pub const fn launch_shape(p: &SparseFlashParams, schedule: &Schedule) -> LaunchS
 
 /// About how many tiles of keys a work tile has.
 #[inline(always)]
-fn tiles(p: &SparseFlashParams, work: &WorkTile) -> u32 {
+fn tiles_of(p: &SparseFlashParams, work: &WorkTile) -> u32 {
     let mask = &p.mask;
     if work.query_block == WorkTile::MASKED {
         return 0;
@@ -201,12 +217,12 @@ fn tiles(p: &SparseFlashParams, work: &WorkTile) -> u32 {
 
 /// The bucket of a work tile: 0 for the longest, the last for numbers that name no query tile.
 #[inline(always)]
-fn bucket(p: &SparseFlashParams, work: Option<WorkTile>) -> u32 {
-    let longest = p.sequences.max_key_blocks();
-    let tiles = match &work {
-        Some(work) => tiles(p, work),
-        None => 0,
-    };
+fn bucket(p: &ScheduleParams, number: u32) -> u32 {
+    let attention = &p.attention;
+    let longest = attention.sequences.max_key_blocks();
+    let mut tiles = 0;
+    p.schedule
+        .with_work_tile(attention, number, |work| tiles = tiles_of(attention, work));
     if longest < THREADS {
         longest - tiles
     } else {
@@ -223,7 +239,7 @@ fn order_work_tiles(p: &ScheduleParams) {
     if p.schedule.order.is_null() {
         return;
     }
-    let of_group = p.schedule.groups.work_tiles();
+    let of_group = p.schedule.groups.work_tiles;
     let first = gpu::ctaid_x() * of_group;
     let end = first + of_group;
     let buckets: Shared<u32> = gpu::dynamic_shared().cast();
@@ -231,7 +247,7 @@ fn order_work_tiles(p: &ScheduleParams) {
     gpu::bar_sync(0);
     let mut number = first + thread;
     while number < end {
-        let bucket = bucket(&p.attention, p.schedule.work_tile(&p.attention, number));
+        let bucket = bucket(p, number);
         gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         number += THREADS;
     }
@@ -241,7 +257,7 @@ fn order_work_tiles(p: &ScheduleParams) {
     gpu::bar_sync(0);
     let mut number = first + thread;
     while number < end {
-        let bucket = bucket(&p.attention, p.schedule.work_tile(&p.attention, number));
+        let bucket = bucket(p, number);
         let place = first + gpu::atom_shared_add_u32(buckets.add(bucket), 1);
         gpu::st_global(p.schedule.order.add(place.into()), number);
         number += THREADS;
@@ -341,14 +357,15 @@ mod tests {
             };
             let mut seen = std::collections::HashSet::new();
             for number in 0..work_tiles(&p) {
-                let work = schedule.work_tile(&p, number).unwrap();
-                assert!(work.q_head < p.q_heads);
-                assert!((p.first_tile()..p.first_tile() + p.tiles()).contains(&work.number));
-                assert!(seen.insert((work.q_head, work.number)));
+                assert!(schedule.with_work_tile(&p, number, |work| {
+                    assert!(work.q_head < p.q_heads);
+                    assert!((p.first_tile()..p.first_tile() + p.tiles()).contains(&work.number));
+                    assert!(seen.insert((work.q_head, work.number)));
+                }));
             }
             assert_eq!(seen.len(), work_tiles(&p) as usize);
             assert_eq!(
-                schedule.groups.count(&p) * schedule.groups.work_tiles(),
+                schedule.groups.count(&p) * schedule.groups.work_tiles,
                 work_tiles(&p)
             );
         }

@@ -165,6 +165,34 @@ fn read_once<const N: usize>(words: impl Fn() -> [u32; N]) -> [u32; N] {
     read.map(|word| gpu::shfl_sync_idx(WARP, word, 0))
 }
 
+#[inline(always)]
+const fn rows([batch, start, first, end]: [u32; 4]) -> QueryRows {
+    QueryRows {
+        batch,
+        start,
+        first: first as i32,
+        end,
+    }
+}
+
+#[inline(always)]
+const fn work_tile(names: [u32; 4], of_rows: [u32; 4], keys: [u32; 4]) -> WorkTile {
+    let [q_head, kv_head, number, query_block] = names;
+    let [sequence, start, len, _] = keys;
+    WorkTile {
+        q_head,
+        kv_head,
+        number,
+        query_block,
+        rows: rows(of_rows),
+        keys: Keys {
+            sequence,
+            start,
+            len,
+        },
+    }
+}
+
 /// The block's shared memory.
 pub(super) struct Memory<D> {
     dim: PhantomData<D>,
@@ -244,9 +272,10 @@ impl<D: HeadDim> Memory<D> {
         Self::at(Self::WORK).cast().add(slot * WORK_WORDS)
     }
 
-    /// Tells the block its next work tile; `None` that there is none. `slot` is the parity of [`Barrier::QFull`].
+    /// Tells the block its next work tile; `None` that there is none. `slot` is the parity of [`Barrier::QFull`]: what lies there is
+    /// overwritten when everyone has read the work tile after it.
     #[inline(always)]
-    pub fn write_work(slot: u32, work: Option<WorkTile>) {
+    pub fn write_work(slot: u32, work: Option<&WorkTile>) {
         let to = Self::work(slot);
         let Some(work) = work else {
             gpu::st_shared(to, NO_HEAD);
@@ -260,34 +289,34 @@ impl<D: HeadDim> Memory<D> {
         gpu::st_shared_v4(to.add(8), [keys.sequence, keys.start, keys.len, 0]);
     }
 
+    /// Whether the block was told a work tile. The whole warp calls it.
+    #[inline(always)]
+    pub fn has_work(slot: u32) -> bool {
+        let [q_head] = read_once(|| [gpu::ld_shared(Self::work(slot))]);
+        q_head != NO_HEAD
+    }
+
+    /// The rows of the work tile that the block was told. The whole warp calls it.
+    #[inline(always)]
+    pub fn read_rows(slot: u32) -> QueryRows {
+        rows(read_once(|| gpu::ld_shared_v4(Self::work(slot).add(4))))
+    }
+
     /// The work tile that the block was told. The whole warp calls it.
     #[inline(always)]
-    pub fn read_work(slot: u32) -> Option<WorkTile> {
+    pub fn read_work(slot: u32) -> WorkTile {
         let from = Self::work(slot);
-        let [q_head] = read_once(|| [gpu::ld_shared(from)]);
-        if q_head == NO_HEAD {
-            return None;
-        }
-        let [_, kv_head, number, query_block] = read_once(|| gpu::ld_shared_v4(from));
-        let [batch, q_start, first, end] = read_once(|| gpu::ld_shared_v4(from.add(4)));
-        let [sequence, k_start, len, _] = read_once(|| gpu::ld_shared_v4(from.add(8)));
-        Some(WorkTile {
-            q_head,
-            kv_head,
-            number,
-            query_block,
-            rows: QueryRows {
-                batch,
-                start: q_start,
-                first: first as i32,
-                end,
-            },
-            keys: Keys {
-                sequence,
-                start: k_start,
-                len,
-            },
-        })
+        let names = read_once(|| gpu::ld_shared_v4(from));
+        let rows = read_once(|| gpu::ld_shared_v4(from.add(4)));
+        work_tile(names, rows, read_once(|| gpu::ld_shared_v4(from.add(8))))
+    }
+
+    /// The same. One lane calls it.
+    #[inline(always)]
+    pub fn work_of_slot(slot: u32) -> WorkTile {
+        let from = Self::work(slot);
+        let [names, rows, keys] = [0, 4, 8].map(|word| gpu::ld_shared_v4(from.add(word)));
+        work_tile(names, rows, keys)
     }
 
     /// What a producer warp has for its walk.

@@ -26,9 +26,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
     let place = Place::of_this_thread();
     let stage = Stage::<CHUNKS>::of(place);
     query::copy::<T, CHUNKS>(p, work, stage);
-    let has_rows = work.rows.any(place.warp * WARP_ROWS, WARP_ROWS);
-    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, work, stage.warp);
-    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(), tile, stage.warp);
+    let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, stage.warp, || work);
+    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(p), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
@@ -41,13 +40,13 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let stage = Stage::<CHUNKS>::of(place);
         let record = stage.warp.record;
         let chunks = ThreadChunks::<CHUNKS>::of(place);
-        chunks.copy_keys(stage.v, &p.v, record.v(), tile, stage.warp);
+        chunks.copy_keys(stage.v, &p.v, record.v(p), tile, stage.warp);
 
         let first_row = place.warp * WARP_ROWS;
         let q_rows = stage.q.columns_first(first_row, place.lane);
         let k_rows = stage.k.rows_first(0, place.lane);
         let sight = Sight::new(p, record, tile, first_row);
-        let attends = has_rows && !sight.nothing;
+        let attends = record.work().rows.any(first_row, WARP_ROWS) && !sight.nothing;
         let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
         if attends {
             scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
@@ -61,7 +60,9 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
-            chunks.copy_keys(stage.k, &p.k, record.k(), next, stage.warp);
+            // Recomputed: the chunk's place would be kept through the scores.
+            let chunks = ThreadChunks::<CHUNKS>::of(Place::of_this_thread());
+            chunks.copy_keys(stage.k, &p.k, record.k(p), next, stage.warp);
         }
 
         if attends {
@@ -74,10 +75,10 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             if gpu::vote_sync_any(WARP, moved) {
                 output.scale_rows(&rescale);
             }
-            output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(
-                &weights,
-                stage.v.columns_first(0, place.lane),
-            );
+            // Asked anew: it would take registers through the softmax.
+            let place = Place::of_this_thread();
+            let v_rows = Stage::<CHUNKS>::of(place).v.columns_first(0, place.lane);
+            output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(&weights, v_rows);
         }
         if poisoned && attends {
             // Asked anew: it is too rare to keep anything for it.
@@ -88,8 +89,8 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, record.k_len());
             let tile = poison::Tile {
                 q_rows: stage.q.columns_first(first_row, place.lane),
-                k: record.k(),
-                v: record.v(),
+                k: record.k(p),
+                v: record.v(p),
                 start: tile.start,
                 lane: place.lane,
                 keys: tile.keys,
@@ -97,15 +98,18 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
             };
             poison::add_back::<T, CHUNKS>(p, &mut output, &softmax, record.scale_log2(), &tile);
         }
-        tile = next;
+        tile = walk.again(
+            Stage::<CHUNKS>::of(Place::of_this_thread()).warp,
+            next.start,
+        );
     }
     // Without any tile, Q and an empty K are still on their way.
     gpu::cp_async_wait_group::<0>();
-    if has_rows {
-        let place = Place::of_this_thread();
-        let first_row = place.warp * WARP_ROWS;
-        let record = Stage::<CHUNKS>::of(place).warp.record;
-        let (work, scale_log2) = (record.work(), record.scale_log2());
+    let place = Place::of_this_thread();
+    let first_row = place.warp * WARP_ROWS;
+    let record = Stage::<CHUNKS>::of(place).warp.record;
+    let (work, scale_log2) = (record.work(), record.scale_log2());
+    if work.rows.any(first_row, WARP_ROWS) {
         let finished = softmax.finish::<T>(scale_log2, sees_keys);
         query::write::<T, CHUNKS>(p, work, first_row, &mut output, &finished);
     }

@@ -95,20 +95,30 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
         let to = to.chunk(self.first_row, self.chunk);
         let rows = (tile.keys as i32) - self.first_row as i32;
         let column = u64::from(self.chunk * 8);
-        if tile.is_loose() || tensor.is_paged() {
-            for step in 0..TILE_KEYS / Self::STEP {
-                let row = self.first_row + step * Self::STEP;
+        if tensor.is_paged() {
+            // The bound is not a constant, so that the loop stays one: the addresses of all rows at once take too many registers.
+            let end = gpu::opaque(TILE_KEYS.into()) as u32;
+            let mut row = self.first_row;
+            while row < end {
                 let key = if tile.is_loose() {
                     gpu::ld_shared(memory.queue.add(row))
                 } else {
                     tile.start + row
                 };
                 // Rows after the tile's keys have no page.
-                let from = if row < tile.keys {
-                    tokens.token(tensor, key)
+                let (from, bytes) = if row < tile.keys {
+                    (tokens.token(tensor, key), 16)
                 } else {
-                    Global::NULL
+                    (Global::NULL, 0)
                 };
+                let to = to.byte_add((row - self.first_row) * SwizzledTile::<CHUNKS>::ROW_BYTES);
+                gpu::cp_async_cg_16_zfill(to.cast(), from.add(column), bytes);
+                row += Self::STEP;
+            }
+        } else if tile.is_loose() {
+            for step in 0..TILE_KEYS / Self::STEP {
+                let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
+                let from = tokens.first.add(u64::from(key) * tokens.stride);
                 Self::copy(to, step, from.add(column), rows);
             }
         } else {
