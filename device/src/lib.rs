@@ -8,10 +8,12 @@
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, asm_experimental_arch))]
 
 pub mod abi;
+pub mod decode;
 pub mod geometry;
 pub mod gpu;
 pub mod launch;
 pub mod launch_bounds;
+pub mod merge;
 pub mod params;
 #[cfg(feature = "ptx")]
 pub mod ptx;

@@ -83,6 +83,21 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
         }
     }
 
+    /// By row: the greatest score, −∞ where no key was seen, and the sum of the weights relative to it, both in all four lanes.
+    #[inline(always)]
+    pub fn statistics(&self) -> [[(f32, f32); 2]; STRIPS] {
+        let mut rows = [[(0.0, 0.0); 2]; STRIPS];
+        for (s, rows) in rows.iter_mut().enumerate() {
+            for (half, row) in rows.iter_mut().enumerate() {
+                let mut sum = self.sum[s][half];
+                sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+                sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+                *row = (self.maximum[s][half], sum);
+            }
+        }
+        rows
+    }
+
     /// Ends the softmax: by row, the factor that makes weighted sums averages (0 for a row that saw
     /// nothing), and the natural logarithm of the sum of exponentials (−∞ for such a row).
     #[inline(always)]

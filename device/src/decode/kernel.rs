@@ -1,0 +1,366 @@
+//! The kernel: one split of the keys, for one row tile of a key/value head.
+
+use super::stage::{Memory, Source, rows_at_once, stages, thread_chunk, wait};
+use super::{DecodeParams, THREADS, TILE_KEYS, group, poison};
+use crate::abi::Sequence;
+use crate::gpu::{self, Global, fragment::MmaM16N8K16};
+use crate::sparse_flash::SparseFlashParams;
+use crate::sparse_flash::work::Keys;
+use crate::tile::{Accumulator, Float16, OnlineSoftmax, WARP, scale};
+
+const WARPS: u32 = THREADS / 32;
+
+/// The row tile of a block: row `r` is query `r / group` and query head `r mod group` of the key/value head.
+#[derive(Clone, Copy)]
+pub(super) struct RowTile {
+    pub sequence: Sequence,
+    kv_head: u32,
+    first: u32,
+    /// Rows of the tile.
+    rows: u32,
+    group: u32,
+}
+
+impl RowTile {
+    #[inline(always)]
+    fn new(p: &SparseFlashParams, tile_rows: u32) -> Self {
+        let sequence = p.sequences.get(gpu::ctaid_z());
+        let first = gpu::ctaid_y() / p.kv_heads * tile_rows;
+        let group = group(p);
+        let all = sequence.q_len * group;
+        Self {
+            sequence,
+            kv_head: gpu::ctaid_y() % p.kv_heads,
+            first,
+            rows: all.saturating_sub(first).min(tile_rows),
+            group,
+        }
+    }
+
+    /// Query and query head of a row.
+    #[inline(always)]
+    fn query_and_head(&self, row: u32) -> (u32, u32) {
+        let row = self.first + row;
+        (
+            row / self.group,
+            self.kv_head * self.group + row % self.group,
+        )
+    }
+
+    /// How many keys a row sees.
+    #[inline(always)]
+    fn sees(&self, row: u32) -> u32 {
+        let Sequence { q_len, k_len, .. } = self.sequence;
+        if self.sequence.causal {
+            (self.query_and_head(row).0 + k_len + 1).saturating_sub(q_len)
+        } else {
+            k_len
+        }
+    }
+}
+
+/// See the module's documentation. `CHUNKS` is head_dim / 8; a warp multiplies 16 rows by 8 · `KEY_TILES` of a tile's keys.
+#[inline(always)]
+pub(super) fn decode<T: Float16, const CHUNKS: usize, const KEY_TILES: usize>(p: &DecodeParams) {
+    let attention = &p.attention;
+    let key_warps = TILE_KEYS / (8 * KEY_TILES as u32);
+    let row_warps = WARPS / key_warps;
+    let tile = RowTile::new(attention, 16 * row_warps);
+    if tile.rows == 0 {
+        return;
+    }
+    let memory = Memory::<CHUNKS>::new(16 * row_warps);
+    let seen_by_all = tile.sees(0);
+    let seen_by_any = tile.sees(tile.rows - 1);
+    let all = seen_by_any.div_ceil(TILE_KEYS);
+    let (first, end) = p.splits.range(gpu::ctaid_x(), all);
+
+    let keys = Keys {
+        sequence: tile.sequence.index,
+        start: tile.sequence.k_start,
+        len: tile.sequence.k_len,
+    };
+    let source = Source::new(
+        attention,
+        tile.kv_head,
+        tile.sequence.batch,
+        keys,
+        seen_by_any,
+    );
+    copy_queries(attention, memory, &tile, 16 * row_warps);
+    let stages = stages(CHUNKS as u32 * 8);
+    for stage in 0..stages - 1 {
+        if first + stage < end {
+            source.copy(memory, stage, first + stage);
+        }
+        // A group a tile, even without copies, keeps the count of groups in flight.
+        gpu::cp_async_commit_group();
+    }
+
+    let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
+    let lane = gpu::laneid();
+    let first_row = warp % row_warps * 16;
+    let first_key = warp / row_warps * (8 * KEY_TILES as u32);
+    let rows = [first_row + lane / 4, first_row + lane / 4 + 8];
+    let sees = rows.map(|row| tile.sees(row));
+    let scale_log2 = scale::magnitude(attention.scale_log2);
+    let mut softmax = OnlineSoftmax::<1>::EMPTY;
+    let mut output = Accumulator::<1, CHUNKS>::zero();
+    let mut stage = 0;
+    let mut index = first;
+    while index < end {
+        wait::<CHUNKS>();
+        gpu::bar_sync(0);
+        let ahead = index + stages - 1;
+        if ahead < end {
+            let free = if stage == 0 { stages - 1 } else { stage - 1 };
+            source.copy(memory, free, ahead);
+        }
+        gpu::cp_async_commit_group();
+
+        let start = index * TILE_KEYS;
+        let is_partial = start + TILE_KEYS > seen_by_all;
+        let q_rows = memory.q().columns_first(first_row, lane);
+        let k_rows = memory.k(stage).rows_first(first_key, lane);
+        let mut scores = Accumulator::<1, KEY_TILES>::zero();
+        scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
+        let mut poisoned = false;
+        if is_partial {
+            mask(&mut scores, sees, start + first_key + lane % 4 * 2);
+            if seen_by_all != seen_by_any {
+                let found = poison::take_out::<T, CHUNKS>(memory.v(stage));
+                poisoned = gpu::bar_red_or(0, found);
+            }
+        }
+        let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, scale_log2);
+        output.scale_rows(&rescale);
+        let v_rows = memory.v(stage).columns_first(first_key, lane);
+        output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(&weights, v_rows);
+        if poisoned {
+            poison::add_back::<T, CHUNKS, KEY_TILES>(
+                source,
+                start + first_key,
+                seen_by_any,
+                sees,
+                &weights,
+                &mut output,
+            );
+        }
+        stage = if stage == stages - 1 { 0 } else { stage + 1 };
+        index += 1;
+    }
+    gpu::cp_async_wait_group::<0>();
+    gpu::bar_sync(0);
+
+    // The warps' shares, side by side.
+    let statistics = softmax.statistics()[0];
+    for half in 0..2 {
+        let [row, column] = MmaM16N8K16::c(lane, 2 * half as u32);
+        if lane.is_multiple_of(4) {
+            let (maximum, sum) = statistics[half];
+            let exponent = if maximum == f32::NEG_INFINITY {
+                maximum
+            } else {
+                maximum * scale_log2
+            };
+            gpu::st_shared_v2(memory.statistics(warp, row as u32), [exponent, sum]);
+        }
+        for (t, x) in output.elements[0].iter().enumerate() {
+            let to = memory.output(warp, row as u32, (8 * t + column) as u32);
+            gpu::st_shared_v2(to, [x[2 * half], x[2 * half + 1]]);
+        }
+    }
+    gpu::bar_sync(0);
+    write::<T, CHUNKS>(p, memory, &tile, key_warps, first == end);
+}
+
+/// Copies the tile's rows of Q, zero where there is none, with the sign of the scale.
+#[inline(always)]
+fn copy_queries<const CHUNKS: usize>(
+    p: &SparseFlashParams,
+    memory: Memory<CHUNKS>,
+    tile: &RowTile,
+    tile_rows: u32,
+) {
+    let (chunk, mut row) = thread_chunk::<CHUNKS>();
+    let flip = scale::flipped_signs(p.scale_log2);
+    while row < tile_rows {
+        let mut words = [0; 4];
+        if row < tile.rows {
+            let (query, head) = tile.query_and_head(row);
+            let token = tile.sequence.q_start + query;
+            let from: Global<u16> = p.q.token(tile.sequence.batch, head, token);
+            words = gpu::ld_global_nc_v4(from.add(u64::from(chunk * 8)).cast::<u32>());
+        }
+        let to = memory.q().chunk(row, chunk);
+        gpu::st_shared_v4(to.cast::<u32>(), words.map(|pair| pair ^ flip));
+        row += rows_at_once::<CHUNKS>();
+    }
+}
+
+/// Sets the scores of keys that a row does not see to −∞. `first` is the key of the lane's first column.
+#[inline(always)]
+fn mask<const KEY_TILES: usize>(
+    scores: &mut Accumulator<1, KEY_TILES>,
+    sees: [u32; 2],
+    first: u32,
+) {
+    let last = sees.map(|sees| sees as i32 - 1 - first as i32);
+    for (t, elements) in scores.elements[0].iter_mut().enumerate() {
+        for (i, score) in elements.iter_mut().enumerate() {
+            if (8 * t + i % 2) as i32 > last[i / 2] {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Merges the warps' shares in order, and writes the rows: the result, or the split's share of it. Each thread has four columns.
+#[inline(always)]
+fn write<T: Float16, const CHUNKS: usize>(
+    p: &DecodeParams,
+    memory: Memory<CHUNKS>,
+    tile: &RowTile,
+    key_warps: u32,
+    is_empty: bool,
+) {
+    let row_warps = WARPS / key_warps;
+    let threads_of_row = CHUNKS as u32 * 2;
+    let column = gpu::tid_x() % threads_of_row * 4;
+    let mut row = gpu::tid_x() / threads_of_row;
+    while row < tile.rows {
+        let mut merged = Merged::EMPTY;
+        for key_warp in 0..key_warps {
+            let warp = key_warp * row_warps + row / 16;
+            let [exponent, _] = gpu::ld_shared_v2(memory.statistics(warp, row % 16));
+            merged.exponent = gpu::max_f32(merged.exponent, exponent);
+        }
+        for key_warp in 0..key_warps {
+            let warp = key_warp * row_warps + row / 16;
+            let [exponent, sum] = gpu::ld_shared_v2(memory.statistics(warp, row % 16));
+            let values = gpu::ld_shared_v4(memory.output(warp, row % 16, column));
+            merged.add(exponent, sum, values);
+        }
+        let (query, head) = tile.query_and_head(row);
+        let place = RowPlace::new(&p.attention, &tile.sequence, query, head);
+        if p.splits.count == 1 {
+            merged.write::<T>(&p.attention, place, column);
+        } else {
+            let index = place.index * u64::from(p.splits.count) + u64::from(gpu::ctaid_x());
+            if column == 0 {
+                let sums = [merged.exponent, merged.sum];
+                gpu::st_global_v2(p.partial_sums.add(2 * index), sums);
+            }
+            if !is_empty {
+                let to = p.partial_o.add(index * u64::from(8 * CHUNKS as u32));
+                gpu::st_global_v4(to.add(column.into()), merged.values);
+            }
+        }
+        row += THREADS / threads_of_row;
+    }
+}
+
+/// Four columns of a row, of which shares have been added up.
+#[derive(Clone, Copy)]
+pub(super) struct Merged {
+    /// Greatest exponent of all shares, known before the first is added.
+    pub exponent: f32,
+    pub sum: f32,
+    pub values: [f32; 4],
+}
+
+impl Merged {
+    pub const EMPTY: Self = Self {
+        exponent: f32::NEG_INFINITY,
+        sum: 0.0,
+        values: [0.0; 4],
+    };
+
+    /// Adds a share.
+    #[inline(always)]
+    pub fn add(&mut self, exponent: f32, sum: f32, values: [f32; 4]) {
+        // −∞ less −∞ would be NaN; a sum of NaN stays one.
+        let factor = if exponent == f32::NEG_INFINITY {
+            0.0
+        } else {
+            gpu::ex2_approx_ftz_f32(exponent - self.exponent)
+        };
+        self.sum = gpu::fma_rn_f32(sum, factor, self.sum);
+        for (x, value) in self.values.iter_mut().zip(values) {
+            *x = gpu::fma_rn_f32(value, factor, *x);
+        }
+    }
+
+    /// Writes the four columns from `column` on, and with the first the log-sum-exp.
+    #[inline(always)]
+    pub fn write<T: Float16>(&self, p: &SparseFlashParams, place: RowPlace, column: u32) {
+        let (mut factor, mut lse) = (0.0, f32::NEG_INFINITY);
+        // A NaN is a sum too.
+        if self.sum != 0.0 {
+            factor = gpu::rcp_approx_ftz_f32(self.sum);
+            let log2 = gpu::lg2_approx_ftz_f32(self.sum);
+            lse = (self.exponent + log2) * core::f32::consts::LN_2;
+        }
+        let values = self.values.map(|x| x * factor);
+        if column == 0 {
+            let RowPlace {
+                batch, head, token, ..
+            } = place;
+            let at = u64::from(batch) * p.lse.stride_batch + u64::from(head) * p.lse.stride_head;
+            gpu::st_global(p.lse.address.add(at + u64::from(token)), lse);
+        }
+        if p.output_f32 != 0 {
+            let to: Global<f32> = p.o.token(place.batch, place.head, place.token);
+            gpu::st_global_v4(to.add(column.into()), values);
+        } else {
+            let to: Global<u16> = p.o.token(place.batch, place.head, place.token);
+            let [a, b, c, d] = values;
+            let pairs = [T::pack(a, b), T::pack(c, d)];
+            gpu::st_global_v2(to.add(column.into()).cast::<u32>(), pairs);
+        }
+    }
+}
+
+/// Where a row of a query head lies in tensors and in the workspace.
+#[derive(Clone, Copy)]
+pub(super) struct RowPlace {
+    pub batch: u32,
+    pub head: u32,
+    pub token: u32,
+    /// Its number among the rows of all query heads.
+    pub index: u64,
+}
+
+impl RowPlace {
+    #[inline(always)]
+    fn new(p: &SparseFlashParams, sequence: &Sequence, query: u32, head: u32) -> Self {
+        let token = sequence.q_start + query;
+        let row = sequence.batch * p.sequences.max_q + token;
+        Self {
+            batch: sequence.batch,
+            head,
+            token,
+            index: u64::from(row) * u64::from(p.q_heads) + u64::from(head),
+        }
+    }
+
+    /// The row of a number; `None` where no sequence has it.
+    #[inline(always)]
+    pub fn of(p: &SparseFlashParams, index: u32) -> Option<Self> {
+        let sequences = &p.sequences;
+        let (row, head) = (index / p.q_heads, index % p.q_heads);
+        let (batch, token, exists) = if sequences.is_ragged() {
+            let rows = gpu::ld_global_nc(sequences.cu_q.add(sequences.count.into()));
+            (0, row, row < rows && row < sequences.total_q)
+        } else {
+            let max_q = sequences.max_q;
+            (row / max_q, row % max_q, row < sequences.count * max_q)
+        };
+        exists.then_some(Self {
+            batch,
+            head,
+            token,
+            index: index.into(),
+        })
+    }
+}
