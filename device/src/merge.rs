@@ -134,8 +134,8 @@ fn merge<E: Element, const BYTES: u32>(p: &MergeParams) {
             let weight = gpu::ex2_approx_ftz_f32((lse - greatest) * core::f32::consts::LOG2_E);
             sum += weight;
             let values = E::load(row_of::<E>(tensor, BYTES, batch, head, row), column);
-            for (x, value) in merged.iter_mut().zip(values) {
-                *x = gpu::fma_rn_f32(weight, value, *x);
+            for (x, value) in merged.iter_mut().zip(&values) {
+                *x = gpu::fma_rn_f32(weight, *value, *x);
             }
         }
     }

@@ -286,8 +286,8 @@ impl Merged {
             gpu::ex2_approx_ftz_f32(exponent - self.exponent)
         };
         self.sum = gpu::fma_rn_f32(sum, factor, self.sum);
-        for (x, value) in self.values.iter_mut().zip(values) {
-            *x = gpu::fma_rn_f32(value, factor, *x);
+        for (x, value) in self.values.iter_mut().zip(&values) {
+            *x = gpu::fma_rn_f32(*value, factor, *x);
         }
     }
 
