@@ -91,7 +91,7 @@ impl<T: Float16> Element for T {
 }
 
 #[inline(always)]
-fn row_of<E>(tensor: &TensorArg, bytes: u32, batch: u32, head: u32, row: u32) -> Global<u8> {
+fn row_of(tensor: &TensorArg, bytes: u32, batch: u32, head: u32, row: u32) -> Global<u8> {
     let elements = u64::from(batch) * tensor.stride_batch
         + u64::from(head) * tensor.stride_head
         + u64::from(row) * tensor.stride_token;
@@ -133,7 +133,7 @@ fn merge<E: Element, const BYTES: u32>(p: &MergeParams) {
         if *lse != f32::NEG_INFINITY {
             let weight = gpu::ex2_approx_ftz_f32((lse - greatest) * core::f32::consts::LOG2_E);
             sum += weight;
-            let values = E::load(row_of::<E>(tensor, BYTES, batch, head, row), column);
+            let values = E::load(row_of(tensor, BYTES, batch, head, row), column);
             for (x, value) in merged.iter_mut().zip(&values) {
                 *x = gpu::fma_rn_f32(weight, *value, *x);
             }
@@ -149,7 +149,7 @@ fn merge<E: Element, const BYTES: u32>(p: &MergeParams) {
     if column == 0 {
         gpu::st_global(lse_of(&p.merged_lse, batch, head, row), of_row);
     }
-    let to = row_of::<E>(&p.merged_o, BYTES, batch, head, row);
+    let to = row_of(&p.merged_o, BYTES, batch, head, row);
     E::store(to, column, merged);
 }
 
