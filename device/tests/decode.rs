@@ -9,7 +9,7 @@ use sample_attention_device::sparse_flash::SparseFlashParams;
 mod attention;
 
 use attention::batch::{Batch, Paging, alike};
-use attention::case::Case;
+use attention::case::{Case, listed};
 use attention::run::{Outcome, compare};
 use attention::{Dtype, Kernel};
 
@@ -137,6 +137,45 @@ fn few_queries_agree_with_the_definition() {
     let mut steep = case(128, true);
     steep.softmax_scale = -2.0;
     check(&batch(steep, &LENS), SPLITS[1], Mode::Fast);
+}
+
+/// Window, far blocks, single keys in and out of the listed blocks, sinks, and a head that is dense.
+fn mixed_masks(case: Case) -> Case {
+    let masks = (0..case.q_heads)
+        .map(|head| {
+            let mut mask = listed(&case, |query, key| {
+                key == query || (query + 2 * key + head as u32).is_multiple_of(3)
+            });
+            mask.stripes = (0..case.k_len as u32)
+                .filter(|key| key.wrapping_mul(2_654_435_761) >> 28 < 2 + head as u32 % 3)
+                .collect();
+            mask.dense = head % 4 == 3;
+            mask
+        })
+        .collect();
+    case.sinks(5).masks(masks)
+}
+
+#[test]
+fn lists_agree_with_the_definition() {
+    for (i, splits) in SPLITS.into_iter().enumerate() {
+        for causal in [true, false] {
+            let case = case([64, 128][i % 2], causal);
+            let lens = [(1, 900), (20, 390), (0, 50), (3, 0), (30, 7), (2, 257)];
+            let mode = if i == 1 { CHECKED } else { Mode::Fast };
+            check(&Batch::new(&case, &lens, mixed_masks), splits, mode);
+            let lens = [(1, 700), (9, 517), (2, 1)];
+            let mut batch = Batch::new(&case, &lens, mixed_masks);
+            let contiguous = check(&batch, splits, Mode::Fast);
+            batch.paging = Some(Paging {
+                page: 16,
+                interleaved: true,
+                csr: false,
+                lens_each: false,
+            });
+            assert_eq!(contiguous, run(&batch, |_| false, splits, Mode::Fast));
+        }
+    }
 }
 
 #[test]

@@ -1,19 +1,23 @@
 //! The kernel: one split of the keys, for one row tile of a key/value head.
 
 use super::stage::{Memory, Source, rows_at_once, stages, thread_chunk, wait};
-use super::{DecodeParams, THREADS, TILE_KEYS, group, poison};
+use super::walk::{TileKeys, Walk};
+use super::{DecodeParams, THREADS, TILE_KEYS, group, heads, poison};
 use crate::abi::Sequence;
 use crate::gpu::{self, Global, fragment::MmaM16N8K16};
+use crate::params::BLOCK;
 use crate::sparse_flash::SparseFlashParams;
 use crate::sparse_flash::work::Keys;
 use crate::tile::{Accumulator, Float16, OnlineSoftmax, WARP, scale};
 
 const WARPS: u32 = THREADS / 32;
 
-/// The row tile of a block: row `r` is query `r / group` and query head `r mod group` of the key/value head.
+/// The row tile of a block: row `r` is packed row `first + r`, which is query `(first + r) / group` and the query head that many after
+/// `first_head` as the remainder says.
 #[derive(Clone, Copy)]
 pub(super) struct RowTile {
     pub sequence: Sequence,
+    pub first_head: u32,
     kv_head: u32,
     first: u32,
     /// Rows of the tile.
@@ -25,14 +29,25 @@ impl RowTile {
     #[inline(always)]
     fn new(p: &SparseFlashParams, tile_rows: u32) -> Self {
         let sequence = p.sequences.get(gpu::ctaid_z());
-        let first = gpu::ctaid_y() / p.kv_heads * tile_rows;
         let group = group(p);
+        let head = gpu::ctaid_y() % heads(p);
+        let number = (gpu::ctaid_y() / heads(p) * tile_rows) as i32;
         let all = sequence.q_len * group;
+        // With lists, no tile has rows of two query blocks.
+        let before = if p.mask.is_dense() {
+            0
+        } else {
+            sequence.first_position().rem_euclid(tile_rows as i32)
+        };
+        let end = all.min((number - before + tile_rows as i32) as u32);
+        let first = (number - before).max(0) as u32;
+        let first_head = head * group;
         Self {
             sequence,
-            kv_head: gpu::ctaid_y() % p.kv_heads,
+            first_head,
+            kv_head: p.kv_head(first_head),
             first,
-            rows: all.saturating_sub(first).min(tile_rows),
+            rows: end.saturating_sub(first),
             group,
         }
     }
@@ -41,10 +56,13 @@ impl RowTile {
     #[inline(always)]
     fn query_and_head(&self, row: u32) -> (u32, u32) {
         let row = self.first + row;
-        (
-            row / self.group,
-            self.kv_head * self.group + row % self.group,
-        )
+        (row / self.group, self.first_head + row % self.group)
+    }
+
+    /// The query block of the tile's rows, which see a key.
+    #[inline(always)]
+    pub fn query_block(&self) -> u32 {
+        (self.query_and_head(0).0 as i32 + self.sequence.first_position()) as u32 / BLOCK
     }
 
     /// How many keys a row sees.
@@ -72,8 +90,8 @@ pub(super) fn decode<T: Float16, const CHUNKS: usize, const KEY_TILES: usize>(p:
     let memory = Memory::<CHUNKS>::new(16 * row_warps);
     let seen_by_all = tile.sees(0);
     let seen_by_any = tile.sees(tile.rows - 1);
-    let all = seen_by_any.div_ceil(TILE_KEYS);
-    let (first, end) = p.splits.range(gpu::ctaid_x(), all);
+    let walk = Walk::new(attention, &tile, seen_by_any);
+    let (first, end) = p.splits.range(gpu::ctaid_x(), walk.tiles);
 
     let keys = Keys {
         sequence: tile.sequence.index,
@@ -91,7 +109,7 @@ pub(super) fn decode<T: Float16, const CHUNKS: usize, const KEY_TILES: usize>(p:
     let stages = stages(CHUNKS as u32 * 8);
     for stage in 0..stages - 1 {
         if first + stage < end {
-            source.copy(memory, stage, first + stage);
+            source.copy(memory, stage, &walk, first + stage);
         }
         // A group a tile, even without copies, keeps the count of groups in flight.
         gpu::cp_async_commit_group();
@@ -114,12 +132,16 @@ pub(super) fn decode<T: Float16, const CHUNKS: usize, const KEY_TILES: usize>(p:
         let ahead = index + stages - 1;
         if ahead < end {
             let free = if stage == 0 { stages - 1 } else { stage - 1 };
-            source.copy(memory, free, ahead);
+            source.copy(memory, free, &walk, ahead);
         }
         gpu::cp_async_commit_group();
 
-        let start = index * TILE_KEYS;
-        let is_partial = start + TILE_KEYS > seen_by_all;
+        // Every row sees all candidates.
+        let (start, is_candidates) = match walk.keys_of(index) {
+            TileKeys::From(first) => (first, false),
+            TileKeys::Candidates(_) => (0, true),
+        };
+        let is_partial = !is_candidates && start + TILE_KEYS > seen_by_all;
         let q_rows = memory.q().columns_first(first_row, lane);
         let k_rows = memory.k(stage).rows_first(first_key, lane);
         let mut scores = Accumulator::<1, KEY_TILES>::zero();
@@ -131,6 +153,9 @@ pub(super) fn decode<T: Float16, const CHUNKS: usize, const KEY_TILES: usize>(p:
                 let found = poison::take_out::<T, CHUNKS>(memory.v(stage));
                 poisoned = gpu::bar_red_or(0, found);
             }
+        }
+        if is_candidates {
+            mask_candidates(&mut scores, memory, stage, first_key + lane % 4 * 2);
         }
         let (weights, rescale) = softmax.weigh::<T, KEY_TILES>(&scores, scale_log2);
         output.scale_rows(&rescale);
@@ -210,6 +235,25 @@ fn mask<const KEY_TILES: usize>(
         for (i, score) in elements.iter_mut().enumerate() {
             if (8 * t + i % 2) as i32 > last[i / 2] {
                 *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Sets the scores of rows of a tile of candidates that hold no key to −∞. `first` is the row of the lane's first column.
+#[inline(always)]
+fn mask_candidates<const CHUNKS: usize, const KEY_TILES: usize>(
+    scores: &mut Accumulator<1, KEY_TILES>,
+    memory: Memory<CHUNKS>,
+    stage: u32,
+    first: u32,
+) {
+    for (t, elements) in scores.elements[0].iter_mut().enumerate() {
+        for column in 0..2 {
+            let row = first + 8 * t as u32 + column as u32;
+            if gpu::ld_shared(memory.holds_key(stage, row)) == 0 {
+                elements[column] = f32::NEG_INFINITY;
+                elements[column + 2] = f32::NEG_INFINITY;
             }
         }
     }

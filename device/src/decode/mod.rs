@@ -15,6 +15,9 @@
 //!     merge the splits' (O, maximum, sum), in order;  O / sum, lse = max + ln sum
 //! ```
 //!
+//! With a sparse mask each query head has lists of its own: a row tile is then one of a query head, its rows are of one query block,
+//! and what is split is the way through its lists. See `walk`.
+//!
 //! # Who does what
 //! Four warps. With up to 16 rows, each takes 16 of a tile's 64 keys for all rows; with up to 64 rows, each takes 16 rows and all
 //! keys. All threads copy, 16 bytes at a time with `cp.async`, zero after the last key.
@@ -29,12 +32,14 @@
 //!
 //! # Shape contract
 //! [`DecodeParams`] says what each address must hold; [`launch_shape`] and [`combine_shape`] the launches, the second only where
-//! there is more than one split. head_dim is 64 or 128, and must be the entry's. The mask must be dense.
+//! there is more than one split. head_dim is 64 or 128, and must be the entry's. A mask that is not dense has lists for all query
+//! tiles.
 
 pub mod combine;
 mod kernel;
 mod poison;
 mod stage;
+mod walk;
 
 use crate::gpu::Global;
 use crate::launch::LaunchShape;
@@ -62,7 +67,7 @@ const LEAST_TILES: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeParams {
-    /// Tensors, sequences and scale. The mask is [`SparseMask::DENSE`](crate::abi::SparseMask::DENSE).
+    /// Tensors, sequences, scale, and mask.
     pub attention: SparseFlashParams,
     /// How keys are split.
     pub splits: Splits,
@@ -86,7 +91,7 @@ impl Splits {
     /// Splits that fill `multiprocessors`, from the bounds of the batch alone. A sequence's bits depend on them.
     pub const fn even(p: &SparseFlashParams, multiprocessors: u32) -> Self {
         let tiles = p.sequences.max_k.div_ceil(TILE_KEYS);
-        let work = p.sequences.count * p.kv_heads * row_tiles(p, tile_rows(p));
+        let work = p.sequences.count * heads(p) * row_tiles(p, tile_rows(p));
         let slots = multiprocessors * BLOCKS_PER_SM;
         let most = if tiles / LEAST_TILES > slots {
             slots
@@ -165,10 +170,24 @@ const fn slots_in_use(blocks: u32, slots: u32) -> u32 {
     (blocks as u64 * 1000 / (rounds * slots as u64)) as u32
 }
 
-/// Query heads that read one key/value head.
+/// Query heads of a row tile: all that read one key/value head, or one where each has lists of its own.
 #[inline(always)]
 const fn group(p: &SparseFlashParams) -> u32 {
-    p.q_heads / p.kv_heads
+    if p.mask.is_dense() {
+        p.q_heads / p.kv_heads
+    } else {
+        1
+    }
+}
+
+/// Heads that have row tiles of their own.
+#[inline(always)]
+const fn heads(p: &SparseFlashParams) -> u32 {
+    if p.mask.is_dense() {
+        p.kv_heads
+    } else {
+        p.q_heads
+    }
 }
 
 /// Rows of the narrowest tile that holds a sequence's rows, as far as one does.
@@ -182,7 +201,9 @@ const fn tile_rows(p: &SparseFlashParams) -> u32 {
 
 /// Row tiles of the longest sequence.
 const fn row_tiles(p: &SparseFlashParams, tile_rows: u32) -> u32 {
-    let tiles = (p.sequences.max_q * group(p)).div_ceil(tile_rows);
+    // With lists, tiles begin at multiples of their rows' number, counted from key position 0.
+    let unaligned = if p.mask.is_dense() { 0 } else { 1 };
+    let tiles = (p.sequences.max_q * group(p)).div_ceil(tile_rows) + unaligned;
     if tiles == 0 { 1 } else { tiles }
 }
 
@@ -193,11 +214,11 @@ pub const fn launch_shape(p: &DecodeParams) -> LaunchShape {
     LaunchShape {
         grid: [
             p.splits.count,
-            attention.kv_heads * row_tiles(attention, rows),
+            heads(attention) * row_tiles(attention, rows),
             attention.sequences.count,
         ],
         block: [THREADS, 1, 1],
-        shared_bytes: stage::shared_bytes(attention.head_dim, rows),
+        shared_bytes: stage::shared_bytes(attention, rows),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Shared memory, and the copies that fill it.
 //!
 //! ```text
-//! Q | maxima and sums of the warps | stages of (K tile, V tile)          afterwards, in place of the stages: O of the warps
+//! Q | maxima and sums of the warps | stages of (K tile, V tile) | which rows of each stage hold a key    afterwards, in place of the stages: O of the warps
 //! ```
 
+use super::walk::{TileKeys, Walk};
 use super::{THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::sparse_flash::SparseFlashParams;
@@ -19,10 +20,16 @@ pub(super) const fn stages(head_dim: u32) -> u32 {
 /// Bytes of the maxima and sums: of each warp's 16 rows.
 const STATISTICS_BYTES: u32 = THREADS / 32 * 16 * 8;
 
-/// Dynamic shared memory of a launch.
-pub(super) const fn shared_bytes(head_dim: u32, tile_rows: u32) -> u32 {
-    let row_bytes = head_dim * 2;
-    tile_rows * row_bytes + STATISTICS_BYTES + stages(head_dim) * 2 * TILE_KEYS * row_bytes
+/// Dynamic shared memory of a launch. A byte a row: with more, a multiprocessor would not hold two blocks.
+pub(super) const fn shared_bytes(p: &SparseFlashParams, tile_rows: u32) -> u32 {
+    let row_bytes = p.head_dim * 2;
+    let stages = stages(p.head_dim);
+    let flags = if p.mask.is_dense() {
+        0
+    } else {
+        stages * TILE_KEYS
+    };
+    tile_rows * row_bytes + STATISTICS_BYTES + stages * 2 * TILE_KEYS * row_bytes + flags
 }
 
 /// Where everything lies, for rows of `CHUNKS` chunks of 16 bytes and `tile_rows` rows of queries.
@@ -72,6 +79,13 @@ impl<const CHUNKS: usize> Memory<CHUNKS> {
         SwizzledTile::new(self.stages().byte_add((2 * stage + 1) * Self::TILE_BYTES))
     }
 
+    /// 1 where a row of a stage's tile of candidates holds a key.
+    #[inline(always)]
+    pub fn holds_key(self, stage: u32, row: u32) -> Shared<u8> {
+        let all = stages(CHUNKS as u32 * 8) * 2 * Self::TILE_BYTES;
+        self.stages().byte_add(all + stage * TILE_KEYS + row)
+    }
+
     /// Element `column` of a warp's row of O, once the stages are done with.
     #[inline(always)]
     pub fn output(self, warp: u32, row: u32, column: u32) -> Shared<f32> {
@@ -104,14 +118,31 @@ impl<'a> Source<'a> {
 
     /// Begins the thread's copies of a tile, zero from `end` on.
     #[inline(always)]
-    pub fn copy<const CHUNKS: usize>(self, memory: Memory<CHUNKS>, stage: u32, tile: u32) {
+    pub fn copy<const CHUNKS: usize>(
+        self,
+        memory: Memory<CHUNKS>,
+        stage: u32,
+        walk: &Walk,
+        index: u32,
+    ) {
+        let tile = walk.keys_of(index);
         let (chunk, first_row) = thread_chunk::<CHUNKS>();
         let [to_k, to_v] = [memory.k(stage), memory.v(stage)].map(|to| to.chunk(first_row, chunk));
         let column = u64::from(chunk * 8);
         let same_pages = self.k.pages.address() == self.v.pages.address();
         for step in 0..TILE_KEYS / rows_at_once::<CHUNKS>() {
             let row = first_row + step * rows_at_once::<CHUNKS>();
-            let key = tile * TILE_KEYS + row;
+            let key = match tile {
+                TileKeys::From(first) => first + row,
+                TileKeys::Candidates(first) => {
+                    let key = walk.candidate(first + row);
+                    if chunk == 0 {
+                        let holds = u8::from(key.is_some());
+                        gpu::st_shared(memory.holds_key(stage, row), holds);
+                    }
+                    key.unwrap_or(self.end)
+                }
+            };
             let bytes = if key < self.end { 16 } else { 0 };
             let (mut k_slot, mut v_slot) = (key, key);
             // Keys from the end on have no page.
