@@ -18,7 +18,8 @@ impl Place {
     pub fn of_this_thread() -> Self {
         let lane = gpu::laneid();
         Self {
-            warp: gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0),
+            // Divided behind the shuffle: the quotient in front of it would stay in a register, the thread's number need not.
+            warp: gpu::shfl_sync_idx(WARP, gpu::tid_x(), 0) / 32,
             lane: gpu::shfl_sync_idx(WARP, lane, lane),
         }
     }
