@@ -28,9 +28,7 @@ fn emulators() -> [Emulator; 2] {
 }
 
 fn numbers(random: &mut Random, len: usize) -> Vec<bf16> {
-    (0..len)
-        .map(|_| bf16::from_f64(random.normal()))
-        .collect()
+    (0..len).map(|_| bf16::from_f64(random.normal())).collect()
 }
 
 fn view(data: &[bf16], shape: [usize; 4]) -> TensorView<'_> {

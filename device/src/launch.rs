@@ -38,7 +38,7 @@ pub const REDUCTION_BLOCKS_THREADS: u32 = 128;
 /// One block reads all candidates of a unit several times, so it wants as many loads in flight as a block can have.
 pub const TOP_K_THREADS: u32 = 1024;
 
-/// A tile has 16 sampled rows at the default row stride: a warp has two, and eight blocks fit a multiprocessor.
+/// A tile has 16 sampled rows at the default row stride: a warp has two, and several blocks fit a multiprocessor.
 pub const SELECT_ROWS_THREADS: u32 = 256;
 
 /// A thread for each head of a launch.

@@ -80,8 +80,8 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     portable("reduction_keys_f16_d64", 128, 2),
     portable("reduction_keys_f16_d128", 128, 2),
     portable("reduction_blocks", 128, 2),
-    // Eight blocks of 256 threads would leave 32 registers each, six leave 40.
-    portable("select_rows", 256, 6),
+    // Four blocks of 256 threads leave 64 registers each.
+    portable("select_rows", 256, 4),
     // 1024 threads leave 64 registers each.
     portable("top_k_keys", 1024, 1),
     portable("top_k_blocks", 1024, 1),
