@@ -56,8 +56,7 @@ use crate::tile::warpgroup::{
 use crate::tile::{Bf16, F16, Float16, WARP};
 
 use order::Steps;
-use rows::Rows;
-use sums::Raise;
+use rows::{LaneMemory, Rows};
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -102,7 +101,7 @@ pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     LaunchShape::linear(
         slice.panel_ctas(PANEL),
         THREADS,
-        (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES,
+        (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES + THREADS * LaneMemory::BYTES,
     )
 }
 
@@ -144,6 +143,12 @@ impl<D: HeadDim> Ring<D> {
     fn queries(self, group: u32) -> Shared<u8> {
         self.tiles
             .byte_add(STAGES * D::TILE_BYTES + group * D::TILE_BYTES * GROUP / TILE)
+    }
+
+    /// What threads keep of their rows, behind the barriers.
+    #[inline(always)]
+    fn lanes(self) -> Shared<u32> {
+        self.queries(PANEL / GROUP).byte_add(BARRIERS_BYTES).cast()
     }
 
     /// The parity of the phase in which the step's stage is full.
@@ -272,9 +277,15 @@ fn consume<T: Float16, D: Products<T>>(
 ) {
     let first_rank = consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
-    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
+    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS, ring.lanes());
     let queries = ring.queries(consumer);
-    rows::copy_queries::<T, D>(p, panel, first_rank + warp * WARP_ROWS, queries);
+    rows::copy_queries::<T, D>(
+        p,
+        panel,
+        first_rank + warp * WARP_ROWS,
+        queries,
+        ring.lanes(),
+    );
     gpu::fence_proxy_async_shared_cta();
     let barrier = WARPGROUP_BARRIER + consumer;
     gpu::bar_sync_count(barrier, WARPGROUP);
@@ -285,26 +296,27 @@ fn consume<T: Float16, D: Products<T>>(
     while step < steps.count() {
         ring.wait(step);
         if step < steps.for_sinks || step >= first_seen {
-            let mut raise = Raise::NONE;
+            let mut again = false;
             let sums = loop {
                 let mut scores = D::scores_of_group(queries, ring.tile(step));
                 gpu::wgmma_wait_group::<0, _>(&mut scores);
-                let sums = rows.weigh(p, steps, step, &mut scores, raise);
-                let too_large = Raise::of(sums);
+                let sums = rows.weigh(p, steps, step, &mut scores, again, ring.lanes());
                 // Twice at most, whatever the scores: what is too large after that is so for no reference.
-                if raise.some || !gpu::bar_red_or_count(barrier, WARPGROUP, too_large.any()) {
+                if again || !gpu::bar_red_or_count(barrier, WARPGROUP, sums::too_large(sums)) {
                     break sums;
                 }
-                raise = too_large.across_rows();
+                rows::note_raised(ring.lanes(), sums);
+                again = true;
             };
             ring.release(step);
-            rows.account(p, steps, step, sums);
+            rows.account(p, steps, step, sums, ring.lanes());
         } else {
             ring.release(step);
         }
         step += 1;
     }
-    rows.finish(p, panel.split);
+    // The split again, from what has been kept of it.
+    rows.finish(p, steps.first_tile() / p.slice.split_blocks, ring.lanes());
 }
 
 crate::entry! {
