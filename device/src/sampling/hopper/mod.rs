@@ -89,7 +89,8 @@ const WARPGROUP_BARRIER: u32 = 1;
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
 const CONSUMER_REGISTERS: u32 = 112;
-const PRODUCER_REGISTERS: u32 = 24;
+/// What is left; page numbers and their addresses take more than 24.
+const PRODUCER_REGISTERS: u32 = 32;
 const _: () = assert!(warpgroups_fit(
     THREADS,
     PRODUCER_REGISTERS,
