@@ -88,9 +88,9 @@ const WARPGROUP_BARRIER: u32 = 1;
 /// One warpgroup that produces, and those that consume.
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
-const CONSUMER_REGISTERS: u32 = 112;
-/// What is left; page numbers and their addresses take more than 24.
-const PRODUCER_REGISTERS: u32 = 32;
+const CONSUMER_REGISTERS: u32 = 104;
+/// Page numbers and their addresses take more than 32; consumers have more than they use.
+const PRODUCER_REGISTERS: u32 = 64;
 const _: () = assert!(warpgroups_fit(
     THREADS,
     PRODUCER_REGISTERS,
@@ -213,18 +213,25 @@ fn produce<D: HeadDim>(
     steps: Steps,
     ring: Ring<D>,
 ) {
+    // Of the sequence only what its kind of keys needs, for registers are few.
+    let sequence = &panel.sequence;
+    let (keys, place) = if k.is_paged() {
+        (sequence.k_len, sequence.index)
+    } else {
+        (sequence.k_start, sequence.batch)
+    };
     let mut step = 0;
     while step < steps.count() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
         let tile = steps.tile(step);
         if k.is_paged() {
-            copy_pages(k, map, panel, tile, ring, step);
+            copy_pages(k, map, (keys, place, panel.kv_head), tile, ring, step);
         } else {
             gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
             // In a packed batch the tile's end may be the next sequence's: no row sees it.
-            let first_key = panel.sequence.k_start + tile * TILE;
-            let at = [first_key, panel.kv_head, panel.sequence.batch].map(|at| at as i32);
+            let first_key = keys + tile * TILE;
+            let at = [first_key, panel.kv_head, place].map(|at| at as i32);
             warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
         }
         step += 1;
@@ -236,20 +243,18 @@ fn produce<D: HeadDim>(
 fn copy_pages<D: HeadDim>(
     k: &KvTensor,
     map: &TensorMap,
-    panel: &RowPanel,
+    (k_len, sequence, kv_head): (u32, u32, u32),
     tile: u32,
     ring: Ring<D>,
     step: u32,
 ) {
     let first_key = tile * TILE;
-    let keys = (panel.sequence.k_len - first_key).min(TILE);
+    let keys = (k_len - first_key).min(TILE);
     let pages = (keys + k.last_in_page()) >> k.page_log2;
     let page_row_bytes = (k.last_in_page() + 1) * PIECE_ROW_BYTES;
     let full = ring.full(step);
     gpu::mbarrier_arrive_expect_tx(full, pages * page_row_bytes * D::PIECES);
-    let numbers = k
-        .pages(&panel.sequence)
-        .add((first_key >> k.page_log2).into());
+    let numbers = k.pages_of(sequence).add((first_key >> k.page_log2).into());
     let mut page = 0;
     while page < pages {
         let number = gpu::ld_global_nc(numbers.add(page.into()));
@@ -258,7 +263,7 @@ fn copy_pages<D: HeadDim>(
                 .tile(step)
                 .byte_add(piece * PIECE_BYTES + page * page_row_bytes);
             let column = (piece * PIECE_COLUMNS) as i32;
-            let at = [column, 0, panel.kv_head as i32, number as i32];
+            let at = [column, 0, kv_head as i32, number as i32];
             gpu::cp_async_bulk_tensor_4d_shared_global(to, map, at, full);
         }
         page += 1;
