@@ -7,7 +7,7 @@
 //! {"plan": {
 //!     "problem": {"q_heads": 32, "kv_heads": 8, "q_len": 4096, "k_len": 4096, "head_dim": 128, "dtype": "bf16"},
 //!     "work": "dense"                    or {"given": {"sinks": 0}} or {"policy": {"coverage": 0.97, ...}}
-//! }}                                     -> {"plan": 0, "workspace_bytes": ..., "regions": {...}, "units": ...}
+//! }}                                     -> {"plan": 0, "workspace_bytes": ..., "regions": {...}, "selection": ...}
 //! {"launches": {
 //!     "plan": 0, "target": "sm_80", "multiprocessors": 108,
 //!     "q": {"address": 4096, "bytes": 33554432, "dtype": "bf16", "shape": [1, 32, 4096, 128], "strides": [...]},

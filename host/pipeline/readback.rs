@@ -82,7 +82,7 @@ impl GpuPlan {
                 dense: region(&regions.dense, &mut read)?,
             };
             let mut selection = lists.selection(self.problem(), selecting.sinks as usize)?;
-            self.fill_windows(selecting, &mut selection)?;
+            self.list_windows_without_rows(selecting, &mut selection)?;
             Some(selection)
         } else {
             None
@@ -110,7 +110,7 @@ impl GpuPlan {
                     None => self.counted(batch as u32, &listed[tiles.clone()]),
                 },
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
-                non_finite_rows: is_by_rows.then(|| (sampled - rows) as usize),
+                non_finite_rows: None,
                 least_covered_row: None,
                 last_row_coverage: None,
             })
@@ -118,13 +118,23 @@ impl GpuPlan {
         Ok(Outcome { report, selection })
     }
 
-    /// Gives query blocks that hold no row, and so have no list, their window.
-    fn fill_windows(&self, selecting: &Selecting, selection: &mut Selection) -> Result<()> {
-        for query_block in 0..self.sizes().first_query_block() {
-            for (q_head, policy) in selecting.heads.policies().iter().enumerate() {
-                let first = policy.first_window_block(query_block) as usize;
-                let window: Vec<usize> = (first..=query_block as usize).collect();
-                for batch in 0..self.problem().batch {
+    /// Query blocks before the first row have no lists: on every backend they keep their window.
+    fn list_windows_without_rows(
+        &self,
+        selecting: &Selecting,
+        selection: &mut Selection,
+    ) -> Result<()> {
+        let problem = self.problem();
+        let dead = self.sequences().get(0).first_query_block();
+        for (q_head, policy) in selecting.heads.policies().iter().enumerate() {
+            for query_block in 0..dead {
+                let first = match policy.kind {
+                    HeadKind::Dense => 0,
+                    _ => policy.first_window_block(query_block),
+                };
+                let window: Vec<usize> =
+                    (first..=query_block).map(|block| block as usize).collect();
+                for batch in 0..problem.batch {
                     selection.set_blocks(batch, q_head, query_block as usize, &window)?;
                 }
             }

@@ -71,6 +71,15 @@ impl SelectionOutput {
         }
     }
 
+    /// Writes that a head has no single keys in a sequence, where other heads have some. Every query tile of the sequence may.
+    #[inline(always)]
+    fn set_no_keys(&self, sequence: u32, q_heads: u32, q_head: u32) {
+        if !self.mask.num_keys.is_null() {
+            let at = self.mask.key_row(sequence, q_heads, q_head, 0);
+            gpu::st_global(self.mask.num_keys.add(at), 0);
+        }
+    }
+
     /// Writes the length of a query tile's list.
     #[inline(always)]
     fn set_count(&self, q_head: u32, tile: u32, count: u32) {
