@@ -598,7 +598,7 @@ impl GpuPlan {
             return None;
         }
         let sequence = self.sequences().get(0);
-        let of_head = |policy: &abi::HeadPolicy| {
+        let of_head = |policy: abi::HeadPolicy| {
             if !policy.kind.is_sampled() {
                 return 0;
             }
@@ -614,8 +614,13 @@ impl GpuPlan {
             });
             rows.sum()
         };
-        let policies = self.selection()?.heads.policies();
-        Some(policies.iter().map(of_head).collect())
+        let heads = &self.selection()?.heads;
+        let count = heads.policies().len() as u32;
+        Some(
+            (0..count)
+                .map(|q_head| of_head(heads.policy(q_head)))
+                .collect(),
+        )
     }
 
     /// What lies where in the workspace.

@@ -227,7 +227,7 @@ impl GpuPlan {
         let mut told = Vec::new();
         for slot in slice.first_slot..slice.first_slot + slice.slots {
             let q_head = selecting.heads.head_of(slot);
-            let policy = selecting.heads.policies()[q_head as usize];
+            let policy = selecting.heads.policy(q_head);
             for number in slice.first_tile..slice.first_tile + slice.tiles {
                 let Some(tile) = slice.sequences.query_tile(number) else {
                     continue;
@@ -276,7 +276,7 @@ impl GpuPlan {
             let first_tile = slice.sequences.first_query_tile(&sequence);
             for slot in 0..slice.slots {
                 let q_head = selecting.heads.head_of(slot);
-                let policy = selecting.heads.policies()[q_head as usize];
+                let policy = selecting.heads.policy(q_head);
                 if policy.kind != HeadKind::Blocks {
                     continue;
                 }
@@ -343,7 +343,7 @@ impl GpuPlan {
         for (unit, (mass, covered)) in (0..units.units()).zip(of_units) {
             let (slot, sequence) = units.unit(unit);
             let q_head = selecting.heads.head_of(slot);
-            let policy = selecting.heads.policies()[q_head as usize];
+            let policy = selecting.heads.policy(q_head);
             let rows = policy.sampled_rows(&sequence, 0, sequence.k_len).len();
             let covered = covered.iter().sum();
             let goal = top_k::goal(policy.coverage, rows);
