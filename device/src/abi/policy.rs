@@ -93,6 +93,17 @@ impl HeadPolicy {
         }
     }
 
+    /// The policy without an offset, which kinds other than [`HeadKind::Rows`] do not have: the compiler then knows it too, and works
+    /// positions out in fewer registers.
+    #[inline(always)]
+    pub const fn without_offset(self) -> Self {
+        HeadPolicy {
+            row_offset: 0,
+            offset_step: 0,
+            ..self
+        }
+    }
+
     /// The policy at the row stride of the segment that holds a query block.
     #[inline(always)]
     pub const fn in_segment_of(self, query_block: u32) -> Self {

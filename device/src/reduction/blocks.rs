@@ -74,7 +74,11 @@ fn reduce(p: &ReductionBlocksParams) {
     let number = slice.first_tile + place % slice.tiles;
     let tile = slice.sequences.query_tile(number);
     let query_block = tile.and_then(|tile| tile.query_block);
-    let policy = slice.heads.get(slice.heads.head_of(slot)).policy;
+    let policy = slice
+        .heads
+        .get(slice.heads.head_of(slot))
+        .policy
+        .without_offset();
     let rows = match (tile, query_block) {
         (Some(tile), Some(block)) => policy
             .in_segment_of(block)

@@ -132,7 +132,7 @@ fn reduce<T: Float16, const CHUNKS: usize>(p: &ReductionKeysParams) {
     let (unit, key_block) = (gpu::ctaid_x() / blocks, gpu::ctaid_x() % blocks);
     let (slot, sequence) = p.units.unit(unit);
     let q_head = slice.heads.head_of(slot);
-    let policy = slice.heads.get(q_head).policy;
+    let policy = slice.heads.get(q_head).policy.without_offset();
     let rows = policy.sampled_rows(&sequence, 0, sequence.k_len);
     let first_key = key_block * BLOCK;
     let first_rank = rows.rank_at(first_key);

@@ -91,23 +91,15 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
         wants: impl Fn(u32) -> bool,
         mut each: impl FnMut(u32, u32, Scores),
     ) {
-        let copy = |step: u32, stage: u32| {
-            if step < steps {
-                let to = self.shared.byte_add(stage * Self::TILE_BYTES);
-                Self::copy::<TILE>(to, |row| source(step, row));
-                also(step, stage);
-            }
-            // A group a step, even without copies, keeps the count of groups in flight.
-            gpu::cp_async_commit_group();
-        };
-        copy(0, 0);
-        copy(1, 1);
+        self.copy_step(0, steps, 0, &source, &also);
+        self.copy_step(1, steps, 1, &source, &also);
         let mut stage = 0;
         let mut step = 0;
         while step < steps {
             gpu::cp_async_wait_group::<1>();
             gpu::bar_sync(0);
-            copy(step + 2, if stage == 0 { 2 } else { stage - 1 });
+            let free = if stage == 0 { 2 } else { stage - 1 };
+            self.copy_step(step + 2, steps, free, &source, &also);
             if wants(step) {
                 let scores = self.scores(self.shared.byte_add(stage * Self::TILE_BYTES));
                 each(step, stage, scores);
@@ -115,6 +107,26 @@ impl<T: Float16, const CHUNKS: usize> Panel<T, CHUNKS> {
             stage = if stage == STAGES - 1 { 0 } else { stage + 1 };
             step += 1;
         }
+    }
+
+    /// Begins the copies of a step, if there is one. Not a closure, which could not be told to be inlined: outlined, it would take what
+    /// it captures, parameters of the kernel among it, through local memory.
+    #[inline(always)]
+    fn copy_step(
+        &self,
+        step: u32,
+        steps: u32,
+        stage: u32,
+        source: &impl Fn(u32, u32) -> Global<u16>,
+        also: &impl Fn(u32, u32),
+    ) {
+        if step < steps {
+            let to = self.shared.byte_add(stage * Self::TILE_BYTES);
+            Self::copy::<TILE>(to, |row| source(step, row));
+            also(step, stage);
+        }
+        // A group a step, even without copies, keeps the count of groups in flight.
+        gpu::cp_async_commit_group();
     }
 
     /// The products of the warp's rows with the rows of a tile.

@@ -60,7 +60,7 @@ fn select(p: &TopKBlocksParams) {
     let slice = &p.slice;
     let slot = slice.first_slot + gpu::ctaid_x() % slice.slots;
     let q_head = slice.heads.head_of(slot);
-    let policy = slice.heads.get(q_head).policy;
+    let policy = slice.heads.get(q_head).policy.without_offset();
     if policy.kind != HeadKind::Blocks {
         return;
     }

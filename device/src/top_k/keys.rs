@@ -38,7 +38,7 @@ fn select(p: &TopKKeysParams) {
     let unit = gpu::ctaid_x();
     let (slot, sequence) = p.units.unit(unit);
     let q_head = slice.heads.head_of(slot);
-    let policy = slice.heads.get(q_head).policy;
+    let policy = slice.heads.get(q_head).policy.without_offset();
     let shared = SharedMemory::new();
     let blocks = slice.block_capacity;
     let candidates = p.units.key_capacity();
