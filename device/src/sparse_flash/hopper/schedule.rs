@@ -76,10 +76,9 @@ impl Groups {
     pub const fn new(p: &SparseFlashParams) -> Self {
         let sequences = &p.sequences;
         let kv_bytes = sequences.max_k as u64 * p.head_dim as u64 * 4;
-        let fit = if kv_bytes == 0 {
-            u64::MAX
-        } else {
-            CACHED_BYTES / kv_bytes
+        let fit = match CACHED_BYTES.checked_div(kv_bytes) {
+            Some(fit) => fit,
+            None => u64::MAX,
         };
         let everything = fit >= p.kv_heads as u64 * sequences.count as u64;
         let of_each = of_each_sequence(sequences);
@@ -110,10 +109,9 @@ impl Groups {
 
     /// How many there are.
     const fn count(&self, p: &SparseFlashParams) -> u32 {
-        if self.work_tiles == 0 {
-            0
-        } else {
-            work_tiles(p) / self.work_tiles
+        match work_tiles(p).checked_div(self.work_tiles) {
+            Some(count) => count,
+            None => 0,
         }
     }
 
@@ -130,10 +128,9 @@ impl Groups {
 
 /// Query tiles of each of equal sequences.
 const fn of_each_sequence(sequences: &Sequences) -> u32 {
-    if sequences.count == 0 {
-        0
-    } else {
-        sequences.query_tiles() / sequences.count
+    match sequences.query_tiles().checked_div(sequences.count) {
+        Some(of_each) => of_each,
+        None => 0,
     }
 }
 
