@@ -125,35 +125,80 @@ impl Geometry {
     }
 }
 
-/// Positions p of a range with (p + 1) mod stride = 0.
+/// Positions p of a range with (p + 1) mod stride = 0, each moved back by `offset` but for the last of each block: a block's last row
+/// is sampled in any case, so that a prompt which is cut at a block's end samples the same rows there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Multiples {
     stride: usize,
-    /// How many multiples of `stride` lie at or below the range's first position.
+    /// Below `stride`; 0 where the stride does not divide a block.
+    offset: usize,
+    /// How many lie below the range's first position.
     before: usize,
     len: usize,
 }
 
 impl Multiples {
-    fn new(stride: usize, positions: Range<usize>) -> Self {
-        let before = positions.start / stride;
-        Multiples {
+    fn new(stride: usize, offset: usize, positions: Range<usize>) -> Self {
+        let offset = if BLOCK.is_multiple_of(stride) {
+            offset % stride
+        } else {
+            0
+        };
+        let mut multiples = Multiples {
             stride,
-            before,
-            len: positions.end / stride - before,
-        }
+            offset,
+            before: 0,
+            len: usize::MAX,
+        };
+        multiples.before = multiples.below(positions.start);
+        multiples.len = multiples.below(positions.end);
+        multiples
     }
 
     fn position(&self, rank: usize) -> usize {
-        (self.before + rank + 1) * self.stride - 1
+        let multiple = (self.before + rank + 1) * self.stride;
+        match self.offset {
+            0 => multiple - 1,
+            _ if multiple.is_multiple_of(BLOCK) => multiple - 1,
+            offset => multiple - 1 - offset,
+        }
     }
 
     /// How many of them lie below `position`.
     fn below(&self, position: usize) -> usize {
-        (position / self.stride)
-            .saturating_sub(self.before)
-            .min(self.len)
+        let of_all = if self.offset == 0 {
+            position / self.stride
+        } else {
+            let of_block = BLOCK / self.stride;
+            let moved = (position % BLOCK + self.offset) / self.stride;
+            position / BLOCK * of_block + moved.min(of_block - 1)
+        };
+        of_all.saturating_sub(self.before).min(self.len)
     }
+
+    fn holds(&self, position: usize) -> bool {
+        self.below(position + 1) > self.below(position)
+    }
+}
+
+/// The offset of the sampled rows of a query head: heads are staggered, so that what a row would have looked up that one head does
+/// not sample, another does. Consecutive heads are about 0.6 strides apart, by a step that shares no factor with the stride: as many
+/// heads as the stride is long sample all rows between them.
+pub(crate) fn row_offset(row_stride: usize, first: usize, q_head: usize) -> usize {
+    let is_coprime = |step: &usize| gcd(*step, row_stride) == 1;
+    let step = (row_stride / 5 * 3 + (row_stride % 5 * 3).div_ceil(5)..=row_stride)
+        .find(is_coprime)
+        .unwrap_or(1);
+    // Widened: strides and heads are the caller's, of any size.
+    let offset = (first % row_stride) as u128 + q_head as u128 * step as u128;
+    (offset % row_stride as u128) as usize
+}
+
+fn gcd(mut a: usize, mut b: usize) -> usize {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 /// The last rows of a call, which are sampled at a stride of their own.
@@ -167,7 +212,7 @@ impl Tail {
     pub(crate) const NONE: Tail = Tail { rows: 0, stride: 1 };
 }
 
-/// The rows that sampling reads: positions p with (p + 1) mod stride = 0, where the tail has its own stride, and the last row.
+/// The rows that sampling reads: those of [`Multiples`], where the tail has its own stride, and the last row.
 /// Rows are addressed by their rank among the sampled rows of a range of positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SampledRows {
@@ -181,7 +226,7 @@ impl SampledRows {
     /// Sampled rows at `positions`, which must end at or before `k_len`.
     pub(crate) fn new(
         geometry: Geometry,
-        stride: usize,
+        (stride, offset): (usize, usize),
         tail: Tail,
         positions: Range<usize>,
     ) -> Self {
@@ -190,15 +235,11 @@ impl SampledRows {
             .max(geometry.k_len.saturating_sub(geometry.q_len));
         let end = positions.end.max(first);
         let tail_start = geometry.k_len.saturating_sub(tail.rows).clamp(first, end);
-        let body = Multiples::new(stride, first..tail_start);
-        let last_stride = if tail_start < end {
-            tail.stride
-        } else {
-            stride
-        };
-        let tail = Multiples::new(tail.stride, tail_start..end);
+        let body = Multiples::new(stride, offset, first..tail_start);
+        let tail = Multiples::new(tail.stride, offset, tail_start..end);
         let holds_last_row = end == geometry.k_len && end > first;
-        let last_is_extra = holds_last_row && !geometry.k_len.is_multiple_of(last_stride);
+        let is_multiple = |last: usize| body.holds(last) || tail.holds(last);
+        let last_is_extra = holds_last_row && !is_multiple(geometry.k_len - 1);
         SampledRows {
             geometry,
             body,
@@ -243,7 +284,7 @@ mod tests {
 
     fn brute_force(
         geometry: Geometry,
-        stride: usize,
+        (stride, offset): (usize, usize),
         tail: Tail,
         positions: Range<usize>,
     ) -> Vec<usize> {
@@ -255,11 +296,52 @@ mod tests {
             .filter(|&row| geometry.visible_keys(row) > 0)
             .map(|row| (row, geometry.position(row)))
             .filter(|&(row, p)| {
-                let sampled = (p + 1) % stride_at(p) == 0 || row + 1 == geometry.q_len;
+                let stride = stride_at(p);
+                let offset = match (p + 1) % BLOCK {
+                    0 => 0,
+                    _ if BLOCK.is_multiple_of(stride) => offset % stride,
+                    _ => 0,
+                };
+                // Not what is moved from a block's end.
+                let sampled = (p + 1 + offset) % stride == 0 && (p + 1 + offset) % BLOCK != 0;
+                let sampled = sampled || offset == 0 && (p + 1) % stride == 0;
+                let sampled = sampled || row + 1 == geometry.q_len;
                 positions.contains(&p) && sampled
             })
             .map(|(row, _)| row)
             .collect()
+    }
+
+    fn check_rows(geometry: Geometry, stride: (usize, usize), tail: Tail, positions: Range<usize>) {
+        let rows = SampledRows::new(geometry, stride, tail, positions.clone());
+        let listed: Vec<usize> = (0..rows.len()).map(|rank| rows.row(rank)).collect();
+        let place = format!("{geometry:?} {stride:?} {tail:?} {positions:?}");
+        let expected = brute_force(geometry, stride, tail, positions.clone());
+        assert_eq!(listed, expected, "{place}");
+        for position in positions.start..=positions.end {
+            let below = (0..rows.len())
+                .filter(|&rank| rows.position(rank) < position)
+                .count();
+            assert_eq!(rows.rank_at(position), below, "{place} {position}");
+        }
+    }
+
+    #[test]
+    fn as_many_heads_as_the_stride_is_long_sample_all_rows() {
+        for stride in [1, 2, 3, 4, 6, 8, 12, 16, 20, 100] {
+            for first in [0, 5] {
+                let mut offsets: Vec<usize> = (0..stride)
+                    .map(|head| row_offset(stride, first, head))
+                    .collect();
+                offsets.sort_unstable();
+                assert!(offsets.into_iter().eq(0..stride), "{stride} {first}");
+            }
+        }
+        assert_eq!(
+            [0, 1, 2, 3].map(|head| row_offset(8, 0, head)),
+            [0, 5, 2, 7]
+        );
+        let _ = row_offset(usize::MAX, usize::MAX, usize::MAX);
     }
 
     #[test]
@@ -274,17 +356,8 @@ mod tests {
                             k_len,
                             causal: true,
                         };
-                        let rows = SampledRows::new(geometry, stride, tail, start..end);
-                        let listed: Vec<usize> =
-                            (0..rows.len()).map(|rank| rows.row(rank)).collect();
-                        let place = format!("{geometry:?} {stride} {tail:?} {start}..{end}");
-                        let expected = brute_force(geometry, stride, tail, start..end);
-                        assert_eq!(listed, expected, "{place}");
-                        for position in start..=end {
-                            let below = (0..rows.len())
-                                .filter(|&rank| rows.position(rank) < position)
-                                .count();
-                            assert_eq!(rows.rank_at(position), below, "{place} {position}");
+                        for offset in [0, 3, stride - 1] {
+                            check_rows(geometry, (stride, offset), tail, start..end);
                         }
                     }
                 }

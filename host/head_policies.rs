@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use crate::cpu::InstructionSet;
 use crate::error::{Error, Result};
-use crate::geometry::BLOCK;
+use crate::geometry::{BLOCK, row_offset};
 use crate::plan::Plan;
-use crate::policy::{Policy, Window};
+use crate::policy::{Budget, Policy, Window};
 use crate::problem::Problem;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
 use crate::selection::Selection;
@@ -37,6 +37,17 @@ impl HeadPolicy {
             HeadPolicy::Local { .. } => "local",
             HeadPolicy::Selected(policy) => policy.budget.name(),
         }
+    }
+}
+
+/// The policy for a problem of one head that samples the rows which `policy` samples in query head `q_head`.
+fn at_head(policy: HeadPolicy, q_head: usize) -> HeadPolicy {
+    match policy {
+        HeadPolicy::Selected(policy) if policy.budget == Budget::Rows && policy.row_stride > 0 => {
+            let offset = row_offset(policy.row_stride, policy.row_offset, q_head);
+            HeadPolicy::Selected(policy.with_row_offset(offset))
+        }
+        _ => policy,
     }
 }
 
@@ -156,7 +167,8 @@ impl HeadPlan {
         let one_head = problem.with_batch(1).with_heads(1, 1);
         let mut parts: Vec<Part> = Vec::new();
         let mut part_of_head = Vec::with_capacity(policies.len());
-        for &policy in policies {
+        for (q_head, &policy) in policies.iter().enumerate() {
+            let policy = at_head(policy, q_head);
             let known = parts.iter().position(|part| part.policy == policy);
             let part = match known {
                 Some(part) => part,

@@ -33,6 +33,7 @@
 mod break_even;
 pub mod cpu;
 pub mod cuda;
+mod dtype;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
@@ -47,6 +48,8 @@ mod progress;
 pub mod ptx;
 mod report;
 mod selection;
+mod shape;
+mod stage;
 mod tensor;
 pub mod top_k;
 

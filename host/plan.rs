@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::report::{Coverage, Report};
+use crate::report::{Coverage, HeadPath, Report};
 use crate::selection::{Selection, SelectionShape};
 use crate::tensor::{Inputs, Outputs};
 
@@ -64,6 +64,17 @@ pub(crate) enum Path {
     Dense,
     BelowBreakEven,
     Select,
+}
+
+impl Path {
+    /// What reports call it, for heads that do not fall back.
+    pub(crate) fn of_heads(self) -> HeadPath {
+        match self {
+            Path::Dense => HeadPath::Dense,
+            Path::BelowBreakEven => HeadPath::BelowBreakEven,
+            Path::Select => HeadPath::Sparse,
+        }
+    }
 }
 
 /// What a plan's runs do, for a backend with this break-even.
@@ -139,7 +150,9 @@ impl Plan {
     /// [`Error::NoSuchInstructionSet`].
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Result<Self> {
         if !instruction_set.is_available() {
-            return Err(Error::NoSuchInstructionSet { instruction_set });
+            return Err(Error::NoSuchInstructionSet {
+                instruction_set: instruction_set.name(),
+            });
         }
         Ok(Plan {
             instruction_set,
@@ -274,8 +287,9 @@ impl Plan {
         (self.threads, self.instruction_set)
     }
 
-    pub(crate) fn path(&self) -> Path {
-        self.path
+    /// How the report calls the path of heads that do not fall back.
+    pub(crate) fn head_path(&self) -> HeadPath {
+        self.path.of_heads()
     }
 
     pub(crate) fn fallback(&self) -> Option<Fallback> {

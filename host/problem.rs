@@ -1,39 +1,8 @@
 //! What to compute, apart from the data: sizes, scale, mask kind and element type.
 
+pub use crate::dtype::{Dtype, MAX_HEAD_DIM, MAX_SCALE};
 use crate::error::{Error, Result};
-use crate::tensor::swap_middle;
-
-/// Element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Dtype {
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes of an element.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Dtype::F32 => 4,
-            Dtype::F16 | Dtype::Bf16 => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Dtype {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Dtype::F32 => "f32",
-            Dtype::F16 => "f16",
-            Dtype::Bf16 => "bf16",
-        })
-    }
-}
+use crate::shape::swap_middle;
 
 /// One attention problem: Q [batch, q_heads, q_len, head_dim] against K and V [batch, kv_heads, k_len, head_dim].
 ///
@@ -70,13 +39,6 @@ pub struct Problem {
     /// Element type of Q, K and V.
     pub dtype: Dtype,
 }
-
-/// The widest supported head.
-pub const MAX_HEAD_DIM: usize = 256;
-
-/// The largest magnitude of [`Problem::softmax_scale`]. It is multiplied into the queries before they meet the keys, and more would
-/// take ordinary queries out of f32's range.
-pub const MAX_SCALE: f32 = 1e30;
 
 /// Sampled mass, keys and blocks are counted in 32 bits, with head-room for sums.
 const MAX_LEN: usize = 1 << 30;

@@ -1,6 +1,6 @@
 //! Watching a long run.
 
-use crate::report::Stage;
+use crate::stage::Stage;
 
 /// Told of every piece of work that ends, from the threads that did it: keep it short.
 pub trait Progress: Sync {

@@ -2,43 +2,9 @@
 
 use std::time::Duration;
 
-use crate::plan::Path;
 use crate::problem::Problem;
 use crate::selection::HeadSelection;
-
-/// A stage of the pipeline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Softmax normalisers of the sampled rows.
-    Sampling,
-    /// Sampled mass of each candidate.
-    Reduction,
-    /// The smallest set of candidates that reaches the coverage.
-    TopK,
-    /// Attention over what was selected, or over everything.
-    SparseFlash,
-}
-
-impl Stage {
-    /// All stages, in the order in which they run.
-    pub const ALL: [Stage; 4] = [
-        Stage::Sampling,
-        Stage::Reduction,
-        Stage::TopK,
-        Stage::SparseFlash,
-    ];
-
-    /// The stage's name in reports and benchmarks.
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Sampling => "sampling",
-            Stage::Reduction => "reduction",
-            Stage::TopK => "top_k",
-            Stage::SparseFlash => "sparse_flash",
-        }
-    }
-}
+pub use crate::stage::Stage;
 
 /// Wall-clock time of each stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -190,21 +156,18 @@ impl HeadReport {
 }
 
 impl Report {
-    /// The report of a plan's run; `selected` gives what was selected for a head, `None` where the plan runs dense.
+    /// The report of a run whose heads went `path`, unless they fell back; `selected` gives what was selected for a head, `None`
+    /// where the plan runs dense.
     pub(crate) fn new<'a>(
         problem: &Problem,
-        path: Path,
+        path: HeadPath,
         times: StageTimes,
         selected: impl Fn(usize) -> Option<SelectedHead<'a>>,
     ) -> Self {
         let heads = (0..problem.batch * problem.q_heads)
             .map(|head| {
                 let mut report = HeadReport {
-                    path: match path {
-                        Path::Dense => HeadPath::Dense,
-                        Path::BelowBreakEven => HeadPath::BelowBreakEven,
-                        Path::Select => HeadPath::Sparse,
-                    },
+                    path,
                     ..HeadReport::of_dense(head / problem.q_heads, head % problem.q_heads)
                 };
                 if let Some(selected) = selected(head) {

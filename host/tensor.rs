@@ -7,6 +7,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::problem::{Dtype, Problem};
+use crate::shape::swap_middle;
 
 mod sealed {
     pub trait Sealed {}
@@ -426,10 +427,6 @@ impl fmt::Debug for TensorViewMut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.layout.describe("TensorViewMut", self.dtype(), f)
     }
-}
-
-pub(crate) fn swap_middle([a, b, c, d]: [usize; 4]) -> [usize; 4] {
-    [a, c, b, d]
 }
 
 pub(crate) fn check_shape(

@@ -141,7 +141,9 @@ fn policies_out_of_range() {
     let policy = policy_with(|p| p.window = Window::Tokens(0));
     refused!(plan(policy), Error::WindowTokens, "at least 1");
     let policy = policy_with(|p| p.row_stride = 0);
-    refused!(plan(policy), Error::RowStride, "use 1", "16");
+    refused!(plan(policy), Error::RowStride, "use 1", "8");
+    let policy = policy_with(|p| p.tail_stride = 0);
+    refused!(plan(policy), Error::TailStride, "use 1", "tail = 0");
     let policy = policy_with(|p| p.stride_doubles_from = 0);
     refused!(
         plan(policy),

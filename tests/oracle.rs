@@ -77,7 +77,7 @@ fn a_key_is_kept_for_its_block_its_stripe_or_as_a_sink() {
 fn sampled_rows_are_multiples_by_position_and_the_last() {
     let sampled = |problem, row_stride| {
         let policy = Policy::of(Budget::Blocks).with_row_stride(row_stride);
-        sampled_rows(&problem, &policy)
+        sampled_rows(&problem, &policy, 0)
     };
     assert_eq!(sampled(problem(5, 40), 7), [4]);
     assert_eq!(sampled(problem(5, 40), 4), [0, 4]);
@@ -93,7 +93,7 @@ fn segments_from_the_doubling_on_are_sampled_at_wider_strides() {
             .with_budget(budget)
             .with_row_stride(row_stride)
             .with_stride_doubles_from(stride_doubles_from);
-        sampled_rows(&problem, &policy)
+        sampled_rows(&problem, &policy, 0)
     };
     // Row 50 stands at position 16384, a segment's first. Positions 16339, 16359 and 16379 are multiples of 20, less one.
     let blocks = Budget::Blocks;

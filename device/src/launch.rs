@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `write_heads` | [`WRITE_HEADS_THREADS`] | 1 | none |
 //! | `sampling_*` | [`PANEL_THREADS`] | sampled head × panel of [`PANEL`] sampled rows × split | [`STAGES`] tiles of [`TILE`] rows |
-//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | sampled head × panel of 256 sampled rows × split | 4 tiles of 128 rows, the panel, and 64 bytes |
+//! | `sampling_sm90_*` | [`THREADS`](crate::sampling::hopper::THREADS) | sampled head × panel of 256 sampled rows × split | 4 tiles of 128 rows, the panel, 64 bytes, and 32 a thread |
 //! | `sparse_flash_schedule` | [`THREADS`](crate::sparse_flash::hopper::schedule::THREADS) | group of heads | 4.1 KB |
 //! | `select_rows` | [`SELECT_ROWS_THREADS`] | head × query tile | 16 bytes, and a bit for each key block |
 //! | `reduction_keys_*` | [`PANEL_THREADS`] | sampled head × sequence × key block | the same, and 4 bytes a row of each tile |
@@ -38,7 +38,7 @@ pub const REDUCTION_BLOCKS_THREADS: u32 = 128;
 /// One block reads all candidates of a unit several times, so it wants as many loads in flight as a block can have.
 pub const TOP_K_THREADS: u32 = 1024;
 
-/// A tile has 16 sampled rows at the default row stride: a warp has two, and eight blocks fit a multiprocessor.
+/// A tile has 16 sampled rows at the default row stride: a warp has two, and several blocks fit a multiprocessor.
 pub const SELECT_ROWS_THREADS: u32 = 256;
 
 /// A thread for each head of a launch.

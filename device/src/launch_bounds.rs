@@ -1,9 +1,10 @@
 //! The one table of launch bounds: how many threads each kernel runs with, and where it is shipped.
 //!
 //! rustc has no attribute for launch bounds, so `cargo xtask ptx build` writes them into the PTX from
-//! this table (`.maxntid`, `.minnctapersm`); the host and the emulator take their block sizes from the
-//! same rows. The file uses nothing but `core`, because `xtask` includes it by path: the chores keep
-//! working while the rest of this crate does not compile.
+//! this table (`.maxntid`, `.minnctapersm`). Launches take their block sizes from `launch.rs` and from the
+//! kernels' own constants; the test `launch_bounds` compares them with the rows. The file
+//! uses nothing but `core`, because `xtask` includes it by path: the chores keep working while the rest of this
+//! crate does not compile.
 
 /// An architecture that has a PTX file of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +35,9 @@ pub struct LaunchBounds {
     pub kernel: &'static str,
     /// The PTX files that hold it.
     pub targets: &'static [Target],
-    /// Threads of a block, all in x. At run time the block may be smaller, never larger.
+    /// Threads of a CTA, all in x. A launch may have fewer, never more.
     pub threads: u32,
-    /// Blocks that must fit on one multiprocessor together; with `threads` this caps the registers.
+    /// CTAs that must fit on one multiprocessor together; with `threads` this caps the registers.
     pub min_blocks_per_sm: u32,
     /// Local memory and stack frames are errors in a hot kernel. Spills are errors in all of them.
     pub hot: bool,
@@ -65,12 +66,13 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
         hot: false,
         ..portable("write_heads", 32, 1)
     },
-    // Two blocks of four warps need at most 255 registers a thread, which is no cap: the second hides the first's waits.
+    // Two CTAs of four warps leave 255 registers a thread, which is no cap; the second CTA hides the latency of the first.
     portable("sampling_bf16_d64", 128, 2),
     portable("sampling_bf16_d128", 128, 2),
     portable("sampling_f16_d64", 128, 2),
     portable("sampling_f16_d128", 128, 2),
-    // Three warpgroups of 168 registers, which `setmaxnreg` then shares out anew.
+    // 640 threads leave 96 registers each (65,536 / 640, rounded down to 8); `setmaxnreg` then moves them from the producer's
+    // warpgroup to the four consumers.
     hopper("sampling_sm90_bf16_d64", 640),
     hopper("sampling_sm90_bf16_d128", 640),
     hopper("sampling_sm90_f16_d64", 640),
@@ -90,7 +92,21 @@ pub const LAUNCH_BOUNDS: &[LaunchBounds] = &[
     portable("sparse_flash_bf16_d128", 128, 2),
     portable("sparse_flash_f16_d64", 128, 2),
     portable("sparse_flash_f16_d128", 128, 2),
-    // 384 threads have 168 registers each, until producers hand theirs to consumers.
+    // Two blocks of a multiprocessor have enough bytes in flight between them to keep the memory busy.
+    portable("decode_bf16_d64_m16", 128, 2),
+    portable("decode_bf16_d64_m64", 128, 2),
+    portable("decode_bf16_d128_m16", 128, 2),
+    portable("decode_bf16_d128_m64", 128, 2),
+    portable("decode_f16_d64_m16", 128, 2),
+    portable("decode_f16_d64_m64", 128, 2),
+    portable("decode_f16_d128_m16", 128, 2),
+    portable("decode_f16_d128_m64", 128, 2),
+    portable("decode_combine_bf16", 128, 4),
+    portable("decode_combine_f16", 128, 4),
+    portable("merge_f32", 128, 4),
+    portable("merge_bf16", 128, 4),
+    portable("merge_f16", 128, 4),
+    // 384 threads leave 168 registers each (65,536 / 384, rounded down to 8); `setmaxnreg` then moves them to the consumers.
     hopper("sparse_flash_sm90_bf16_d64", 384),
     hopper("sparse_flash_sm90_bf16_d128", 384),
     hopper("sparse_flash_sm90_f16_d64", 384),

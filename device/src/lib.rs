@@ -19,9 +19,12 @@
 )]
 
 pub mod abi;
+mod block;
+pub mod decode;
 pub mod gpu;
 pub mod launch;
 pub mod launch_bounds;
+pub mod merge;
 pub mod params;
 #[cfg(feature = "ptx")]
 pub mod ptx;

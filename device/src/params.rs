@@ -10,13 +10,8 @@
 //! not causal every row sees every key, and `p(i) = i`.
 
 use crate::abi::Sequences;
+pub use crate::block::{BLOCK, SEGMENT_BLOCKS};
 use crate::gpu::Global;
-
-/// Tokens of a query block and of a key block.
-pub const BLOCK: u32 = 128;
-
-/// Query blocks of a segment, the unit of the budget of key blocks.
-pub const SEGMENT_BLOCKS: u32 = 64;
 
 /// The shape of an attention problem. Every size is at least 1, `q_heads` a multiple of `kv_heads`,
 /// and `q_len + k_len` less than 2^31.

@@ -6,7 +6,7 @@ use sample_attention_device::launch::{
 };
 use sample_attention_device::launch_bounds::{LAUNCH_BOUNDS, Target};
 use sample_attention_device::sparse_flash::hopper;
-use sample_attention_device::{reduction, sampling, sparse_flash, top_k};
+use sample_attention_device::{decode, merge, reduction, sampling, sparse_flash, top_k};
 
 /// Every published kernel, and the threads of its launches.
 fn kernels() -> Vec<(&'static str, u32)> {
@@ -56,6 +56,19 @@ fn kernels() -> Vec<(&'static str, u32)> {
         (hopper::F16_D64.name(), hopper::THREADS),
         (hopper::F16_D128.name(), hopper::THREADS),
         (hopper::schedule::SCHEDULE.name(), hopper::schedule::THREADS),
+        (decode::BF16_D64_M16.name(), decode::THREADS),
+        (decode::BF16_D64_M64.name(), decode::THREADS),
+        (decode::BF16_D128_M16.name(), decode::THREADS),
+        (decode::BF16_D128_M64.name(), decode::THREADS),
+        (decode::F16_D64_M16.name(), decode::THREADS),
+        (decode::F16_D64_M64.name(), decode::THREADS),
+        (decode::F16_D128_M16.name(), decode::THREADS),
+        (decode::F16_D128_M64.name(), decode::THREADS),
+        (decode::combine::COMBINE_BF16.name(), decode::THREADS),
+        (decode::combine::COMBINE_F16.name(), decode::THREADS),
+        (merge::MERGE_F32.name(), merge::THREADS),
+        (merge::MERGE_BF16.name(), merge::THREADS),
+        (merge::MERGE_F16.name(), merge::THREADS),
     ]
 }
 

@@ -8,8 +8,8 @@ use sample_attention::pipeline::{
 use sample_attention_device::reduction::MASS_ONE;
 use serde_json::{Map, Value, json};
 
+use crate::lines::{hear, say};
 use crate::request::words;
-use crate::{hear, say};
 
 /// The memory that runs of a plan need.
 pub fn plan(number: usize, plan: &GpuPlan) -> Value {

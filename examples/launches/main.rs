@@ -7,7 +7,7 @@
 //! {"plan": {
 //!     "problem": {"q_heads": 32, "kv_heads": 8, "q_len": 4096, "k_len": 4096, "head_dim": 128, "dtype": "bf16"},
 //!     "work": "dense"                    or {"given": {"sinks": 0}} or {"policy": {"coverage": 0.97, ...}}
-//! }}                                     -> {"plan": 0, "workspace_bytes": ..., "regions": {...}, "units": ...}
+//! }}                                     -> {"plan": 0, "workspace_bytes": ..., "regions": {...}, "selection": ...}
 //! {"launches": {
 //!     "plan": 0, "target": "sm_80", "multiprocessors": 108,
 //!     "q": {"address": 4096, "bytes": 33554432, "dtype": "bf16", "shape": [1, 32, 4096, 128], "strides": [...]},
@@ -24,15 +24,15 @@
 //! with the 16 words of the result: `{"words": [...]}`.
 
 mod answer;
+mod lines;
 mod request;
-
-use std::io::{BufRead, Write};
 
 use sample_attention::pipeline::{GpuPlan, Target};
 use sample_attention::ptx;
 use serde_json::{Value, json};
 
 use answer::Recorder;
+use lines::{hear, say};
 use request::{Request, parse};
 
 fn main() -> std::io::Result<()> {
@@ -42,19 +42,6 @@ fn main() -> std::io::Result<()> {
         say(&answer)?;
     }
     Ok(())
-}
-
-/// The next line; `None` at the end of the input.
-fn hear() -> std::io::Result<Option<String>> {
-    let mut line = String::new();
-    let bytes = std::io::stdin().lock().read_line(&mut line)?;
-    Ok((bytes > 0).then_some(line))
-}
-
-fn say(value: &Value) -> std::io::Result<()> {
-    let mut output = std::io::stdout().lock();
-    writeln!(output, "{value}")?;
-    output.flush()
 }
 
 fn answer(line: &str, plans: &mut Vec<GpuPlan>) -> Result<Value, String> {

@@ -6,6 +6,7 @@
 
 mod accumulator;
 mod arena;
+mod carved;
 mod coverage;
 mod per_row;
 mod query_block;
@@ -22,21 +23,23 @@ mod units;
 mod workers;
 mod workspace;
 
+pub use crate::stage::{SampledRow, UnitMass};
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
 pub(crate) use simd::PANEL;
-pub use stages::{SampledRow, Stages, UnitMass};
+pub use stages::Stages;
+#[cfg(test)]
+pub(crate) use units::Unit;
 pub(crate) use units::Units;
 pub(crate) use workspace::bytes as workspace_bytes;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::Plan;
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 use scratch::Scratch;
 use sparse_flash::Mask;
-use workspace::Workspace;
 
 /// Attention over the caller's own selection.
 pub(crate) fn attend(
@@ -73,16 +76,5 @@ pub(crate) fn true_coverage(
 
 /// The scratches alone, for work that selects nothing.
 fn scratches<'a>(plan: &Plan, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
-    Ok(workspace(plan, bytes, None)?.scratches)
-}
-
-/// The plan's workspace, with room for the selection of `units`, or refused where the plan needs more bytes.
-fn workspace<'a>(plan: &Plan, bytes: &'a mut [u8], units: Option<&Units>) -> Result<Workspace<'a>> {
-    let needed = plan.workspace_bytes();
-    let given = bytes.len();
-    let too_small = Error::WorkspaceTooSmall { needed, given };
-    if given < needed {
-        return Err(too_small);
-    }
-    Workspace::carve(bytes, plan.problem(), units, plan.workers()).ok_or(too_small)
+    Ok(carved::workspace(plan, bytes, None)?.scratches)
 }

@@ -143,7 +143,7 @@ impl Kernel for ReduceBlocks<'_> {
         if query_block >= query_blocks.end {
             return;
         }
-        let rows = units.rows(unit.segment);
+        let rows = units.rows(unit);
         let ranks = rows.rank_at(query_block * BLOCK)..rows.rank_at((query_block + 1) * BLOCK);
         if ranks.is_empty() {
             return;
@@ -287,7 +287,7 @@ impl Kernel for ReduceKeys<'_, '_> {
         } = self.task;
         let geometry = units.geometry;
         let head_dim = units.head_dim;
-        let rows: SampledRows = units.rows(unit.segment);
+        let rows: SampledRows = units.rows(unit);
         let tokens = geometry.keys_of_block(block);
         let k = self.k.tile(tokens.clone(), self.scratch.keys, head_dim);
         let (all, beyond) = self.scratch.output[..2 * BLOCK].split_at_mut(BLOCK);

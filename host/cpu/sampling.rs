@@ -79,7 +79,7 @@ pub(super) fn sampling(
                 let panels = PANELS_PER_TASK.min(units.panels - first_panel);
                 PanelGroup {
                     units,
-                    rows: units.rows(unit.segment),
+                    rows: units.rows(unit),
                     first_panel,
                     q: HeadRows::new(q, unit.head / problem.q_heads, unit.head % problem.q_heads),
                     k: HeadRows::new(

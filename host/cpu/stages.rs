@@ -19,6 +19,7 @@ use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
 use crate::report::{KeptKeys, Report, RowCoverage, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
+use crate::stage::{SampledRow, UnitMass};
 use crate::tensor::{Inputs, Outputs};
 
 /// One run of a plan over given inputs, to be driven stage by stage: for benchmarks of single stages, and for looking at
@@ -72,42 +73,6 @@ impl std::fmt::Debug for Stages<'_> {
     }
 }
 
-/// A row that sampling read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct SampledRow {
-    /// Sequence of the row.
-    pub batch: usize,
-    /// Query head of the row.
-    pub q_head: usize,
-    /// Index among the queries.
-    pub row: usize,
-    /// Natural log of the softmax normaliser over all keys that the row sees.
-    pub lse: f64,
-}
-
-/// The sampled mass of one unit: of one segment of 64 query blocks for [`Budget::Blocks`], else of one head.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct UnitMass<'a> {
-    /// Sequence of the unit.
-    pub batch: usize,
-    /// Query head of the unit.
-    pub q_head: usize,
-    /// First query block of the unit.
-    pub first_query_block: usize,
-    /// Sampled rows whose softmax is finite; each has a mass of [`MASS_ONE`].
-    pub rows: usize,
-    /// Mass that window and sinks cover.
-    pub covered: u64,
-    /// Mass that the selected candidates have to reach.
-    pub need: u64,
-    /// Candidates by which `mass` is indexed: rows of this many key blocks, or 1 row of keys padded to whole blocks.
-    pub candidates_per_row: usize,
-    /// Mass of each candidate, by which it is ranked.
-    pub mass: &'a [u64],
-}
-
 impl<'a> Stages<'a> {
     pub(crate) fn new(
         plan: &'a Plan,
@@ -117,7 +82,7 @@ impl<'a> Stages<'a> {
     ) -> Result<Self> {
         let problem = plan.problem();
         inputs.check(problem)?;
-        let mut workspace = super::workspace(plan, workspace, plan.units())?;
+        let mut workspace = super::carved::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
             selecting.selection.reset(units.window_blocks);
             selecting.totals.fill(HeadTotals::EMPTY);
@@ -378,7 +343,7 @@ impl<'a> Stages<'a> {
         let q_heads = self.plan.problem().q_heads;
         let panels = selecting.row_stats.chunks(units.panels.max(1));
         let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
-            let rows = units.rows(unit.segment);
+            let rows = units.rows(unit);
             let of_panels = || panels.iter().flat_map(tile::lse).collect::<Vec<_>>();
             let lse = match units.budget {
                 Budget::Rows => per_row::row_lse(panels).collect(),
@@ -443,21 +408,26 @@ impl<'a> Stages<'a> {
 
     /// What was selected so far, and how long each stage has taken.
     pub fn report(&self) -> Report {
-        Report::new(self.plan.problem(), self.plan.path(), self.times, |head| {
-            let selecting = self.workspace.selecting.as_ref()?;
-            let totals = selecting.totals[head];
-            Some(SelectedHead {
-                kept: KeptKeys::Mask(selecting.selection.as_ref().head(head)),
-                sampled_coverage: (totals.rows > 0)
-                    .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
-                non_finite_rows: Some(totals.non_finite as usize),
-                least_covered_row: totals.least.is_finite().then_some(RowCoverage {
-                    row: totals.least_row as usize,
-                    coverage: totals.least,
-                }),
-                last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
-            })
-        })
+        Report::new(
+            self.plan.problem(),
+            self.plan.head_path(),
+            self.times,
+            |head| {
+                let selecting = self.workspace.selecting.as_ref()?;
+                let totals = selecting.totals[head];
+                Some(SelectedHead {
+                    kept: KeptKeys::Mask(selecting.selection.as_ref().head(head)),
+                    sampled_coverage: (totals.rows > 0)
+                        .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
+                    non_finite_rows: Some(totals.non_finite as usize),
+                    least_covered_row: totals.least.is_finite().then_some(RowCoverage {
+                        row: totals.least_row as usize,
+                        coverage: totals.least,
+                    }),
+                    last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
+                })
+            },
+        )
     }
 }
 

@@ -83,7 +83,7 @@ pub(super) fn select(
             // Sums of integers: the same whoever comes first. Shares are rounded, so that their sum may exceed a row's whole mass.
             totals.rows += rows as u64;
             totals.kept += (covered + selected).min(rows as u64 * MASS_ONE);
-            totals.non_finite += (units.rows(unit.segment).len() - rows) as u64;
+            totals.non_finite += (units.rows(unit).len() - rows) as u64;
         }
         ended();
     };
@@ -146,7 +146,7 @@ impl Kernel for RowCoverages<'_, '_> {
     fn run<S: Simd>(self, simd: S) -> HeadTotals {
         let Masses { units, sampled, .. } = *self.masses;
         let geometry = units.geometry;
-        let rows = units.rows(self.unit.segment);
+        let rows = units.rows(self.unit);
         let query_blocks = units.query_blocks(self.unit.segment);
         let mut totals = HeadTotals::EMPTY;
         for first_rank in (0..rows.len()).step_by(PANEL) {

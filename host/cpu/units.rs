@@ -4,12 +4,14 @@
 
 use std::ops::Range;
 
-use crate::geometry::{BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, Tail, row_stride_at};
+use crate::geometry::{
+    BLOCK, Geometry, SEGMENT_BLOCKS, SampledRows, Tail, row_offset, row_stride_at,
+};
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 
-use super::sampling::BlockStats;
 use super::simd::{Lanes, PANEL};
+use super::tile::Stats;
 
 /// Bytes of wave buffers that one thread may bring: large enough to keep all threads busy, small beside K and V.
 const WAVE_BYTES_PER_THREAD: usize = 16 << 20;
@@ -20,6 +22,8 @@ pub(crate) struct Units {
     pub(crate) geometry: Geometry,
     pub(crate) budget: Budget,
     pub(crate) row_stride: usize,
+    row_offset: usize,
+    q_heads: usize,
     pub(crate) stride_doubles_from: usize,
     pub(crate) tail: Tail,
     pub(crate) sinks: usize,
@@ -52,6 +56,8 @@ impl Units {
             geometry,
             budget: policy.budget,
             row_stride: policy.row_stride,
+            row_offset: policy.row_offset,
+            q_heads: problem.q_heads,
             stride_doubles_from: policy.stride_doubles_from,
             tail: match policy.budget {
                 Budget::Rows => Tail {
@@ -127,11 +133,25 @@ impl Units {
     }
 
     /// The sampled rows of a unit.
-    pub(crate) fn rows(&self, segment: usize) -> SampledRows {
-        let blocks = self.query_blocks(segment);
+    pub(crate) fn rows(&self, unit: Unit) -> SampledRows {
+        let blocks = self.query_blocks(unit.segment);
         let positions = blocks.start * BLOCK..(blocks.end * BLOCK).min(self.geometry.k_len);
         let stride = row_stride_at(self.row_stride, self.stride_doubles_from, positions.start);
-        SampledRows::new(self.geometry, stride, self.tail, positions)
+        let offset = match self.budget {
+            Budget::Rows => row_offset(stride, self.row_offset, unit.head % self.q_heads),
+            // Ranked over rows, not by row.
+            Budget::Blocks | Budget::Residual | Budget::Paper => 0,
+        };
+        SampledRows::new(self.geometry, (stride, offset), self.tail, positions)
+    }
+
+    /// The sampled rows of every head of a sequence, without repeats; for budgets whose unit is a head.
+    pub(crate) fn distinct_rows(&self) -> Vec<SampledRows> {
+        // Heads a whole stride apart sample the same rows.
+        let heads = self.q_heads.min(self.row_stride);
+        (0..heads)
+            .map(|head| self.rows(Unit { head, segment: 0 }))
+            .collect()
     }
 
     /// Lanes of one unit's Qᵀ panels.
@@ -199,7 +219,7 @@ impl Units {
     /// Bytes of the buffers of one unit in a wave.
     fn unit_bytes(&self) -> usize {
         self.query_lanes() * size_of::<Lanes>()
-            + (self.block_stats() + self.panels + self.sink_stats()) * size_of::<BlockStats>()
+            + (self.block_stats() + self.panels + self.sink_stats()) * size_of::<Stats>()
             + (self.candidates() + self.outside_candidates() + self.reductions()) * size_of::<u64>()
     }
 }

@@ -7,11 +7,9 @@ use cust::device::DeviceAttribute;
 use sample_attention_device::gpu::{TensorMap, TensorMapLayout};
 
 use super::driver::{self, Current, RawContext, check};
-use super::executor::Executor;
 use super::module::Kernels;
 use super::stream::StreamRef;
 use super::tensor_map::Encoder;
-use super::timing::Timed;
 use super::{NEEDED_CAPABILITY, addresses, copies};
 use crate::error::{CudaError, DriverCode, Error, Result};
 use crate::pipeline::{Arguments, DeviceMemory, GpuPlan, Lists, Operands, Outcome, Target};
@@ -187,73 +185,6 @@ impl Device {
         self.target
     }
 
-    /// Checks the operands, and puts a run of the plan into the stream. Comes back at once: it allocates nothing, waits for
-    /// nothing and reads nothing back, so it may be captured into a graph.
-    ///
-    /// # Errors
-    /// Those of [`GpuPlan::arguments`], [`CudaError::ForeignAddress`] and [`CudaError::Launch`].
-    ///
-    /// # Safety
-    /// The operands are memory of this device of the size that they say; `o`, `lse` and `workspace` overlap nothing else.
-    /// Until the stream has reached the end of the run (of every replay, where it is captured), all of it stays allocated,
-    /// nobody else writes it, and nobody else reads what the run writes. The device outlives that too.
-    pub unsafe fn run<'s>(
-        &self,
-        stream: impl Into<StreamRef<'s>>,
-        plan: &GpuPlan,
-        operands: &Operands,
-    ) -> Result<()> {
-        let arguments = self.arguments(plan, operands)?;
-        // SAFETY: the caller's contract.
-        unsafe { self.enqueue(stream, plan, &arguments) }
-    }
-
-    /// As [`Device::run`], for arguments that are right: nothing is checked.
-    ///
-    /// # Errors
-    /// [`CudaError::Launch`]; what was launched before is still to run.
-    ///
-    /// # Safety
-    /// As [`Device::run`], and the arguments are as [`Arguments`] says.
-    pub unsafe fn enqueue<'s>(
-        &self,
-        stream: impl Into<StreamRef<'s>>,
-        plan: &GpuPlan,
-        arguments: &Arguments,
-    ) -> Result<()> {
-        // SAFETY: the caller's contract; the plan's launches follow the kernels' shape contracts.
-        let mut executor = unsafe { self.executor(stream.into()) };
-        plan.run(&mut executor, arguments)
-    }
-
-    /// As [`Device::run`], but waits for the run, and says how long each stage took on the device.
-    ///
-    /// # Errors
-    /// As [`Device::run`], and whatever went wrong on the device.
-    ///
-    /// # Safety
-    /// As [`Device::run`].
-    pub unsafe fn run_timed<'s>(
-        &self,
-        stream: impl Into<StreamRef<'s>>,
-        plan: &GpuPlan,
-        operands: &Operands,
-    ) -> Result<StageTimes> {
-        let arguments = self.arguments(plan, operands)?;
-        // SAFETY: the caller's contract.
-        let mut timed = Timed::new(unsafe { self.executor(stream.into()) });
-        plan.run(&mut timed, &arguments)?;
-        timed.finish()
-    }
-
-    /// An executor of launches on a stream: for whoever drives a plan launch by launch.
-    ///
-    /// # Safety
-    /// Whatever is launched is as [`Device::run`] says.
-    pub unsafe fn executor<'a>(&'a self, stream: impl Into<StreamRef<'a>>) -> Executor<'a> {
-        Executor::new(self, stream.into())
-    }
-
     /// Waits for the stream, and reads report and selection of the run that a workspace was last used for. Takes memory and
     /// time in proportion to the lists; a run itself needs none of it. The report's times are `times`.
     ///
@@ -347,7 +278,7 @@ impl Device {
         Ok(self.encoder.encode(layout)?)
     }
 
-    fn arguments(&self, plan: &GpuPlan, operands: &Operands) -> Result<Arguments> {
+    pub(super) fn arguments(&self, plan: &GpuPlan, operands: &Operands) -> Result<Arguments> {
         let arguments = plan.arguments(operands)?;
         let _current = self.current()?;
         addresses::check(self.ordinal, plan, operands)?;

@@ -64,6 +64,9 @@ mod driver;
 mod executor;
 #[cfg(feature = "cuda")]
 mod module;
+mod own_stream;
+#[cfg(feature = "cuda")]
+mod runs;
 mod stream;
 #[cfg(feature = "cuda")]
 mod tensor_map;

@@ -39,12 +39,3 @@ impl<'a> From<&'a cust::stream::Stream> for StreamRef<'a> {
         }
     }
 }
-
-impl<'a> From<&'a super::Stream<'_>> for StreamRef<'a> {
-    fn from(stream: &'a super::Stream<'_>) -> Self {
-        StreamRef {
-            raw: stream.as_raw(),
-            owner: PhantomData,
-        }
-    }
-}

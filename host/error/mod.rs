@@ -6,9 +6,8 @@ mod driver_code;
 pub use cuda::CudaError;
 pub use driver_code::DriverCode;
 
-use crate::cpu::InstructionSet;
-use crate::problem::{Dtype, MAX_HEAD_DIM};
-use crate::tensor::swap_middle;
+use crate::dtype::{Dtype, MAX_HEAD_DIM, MAX_SCALE};
+use crate::shape::swap_middle;
 
 /// The crate's result type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -53,7 +52,7 @@ pub enum Error {
     /// The softmax scale is NaN, infinite, or too large.
     #[error(
         "softmax_scale is {scale}; it must be finite, at most {max:e} in magnitude (usually 1/sqrt(head_dim))",
-        max = crate::problem::MAX_SCALE
+        max = MAX_SCALE
     )]
     Scale {
         /// The given scale.
@@ -163,7 +162,7 @@ pub enum Error {
     )]
     NoSuchInstructionSet {
         /// The given set.
-        instruction_set: InstructionSet,
+        instruction_set: &'static str,
     },
     /// A tensor does not have the shape that the problem says.
     #[error(

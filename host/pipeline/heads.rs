@@ -6,7 +6,7 @@ use sample_attention_device::sampling::heads::{ENTRIES, WriteHeadsParams};
 
 use super::plan::GPU_BREAK_EVEN_TOKENS;
 use crate::error::{Error, Result};
-use crate::geometry::BLOCK;
+use crate::geometry::{BLOCK, row_offset};
 use crate::policy::{Budget, Fallback, Policy};
 
 /// The policies of all query heads, and which of them are sampled.
@@ -113,11 +113,16 @@ impl Heads {
         self.sampled[slot as usize]
     }
 
+    /// The policy of a head, with its own offset of sampled rows.
+    pub(super) fn policy(&self, q_head: u32) -> HeadPolicy {
+        self.policies[q_head as usize].of_head(q_head)
+    }
+
     /// Policies of the sampled heads, each once.
     pub(super) fn distinct(&self) -> Vec<HeadPolicy> {
         let mut distinct: Vec<HeadPolicy> = Vec::new();
         for &head in &self.sampled {
-            let policy = self.policies[head as usize];
+            let policy = self.policy(head);
             if !distinct.contains(&policy) {
                 distinct.push(policy);
             }
@@ -195,8 +200,9 @@ const DENSE: HeadPolicy = WriteHeadsParams::UNUSED.policy;
 
 /// A policy as kernels have it, for problems with `k_len` keys.
 fn of_policy(policy: &Policy, k_len: usize) -> HeadPolicy {
-    // A stride beyond all positions samples the last row alone, whatever it is.
-    let stride = |stride: usize| stride.min(k_len + 1) as u32;
+    // A stride beyond all positions samples the last row alone, whatever it is; one beyond a block divides none.
+    let longest = (k_len + 1).max(BLOCK + 1);
+    let stride = |stride: usize| stride.min(longest) as u32;
     let is_rows = policy.budget == Budget::Rows;
     HeadPolicy {
         kind: match policy.budget {
@@ -214,6 +220,8 @@ fn of_policy(policy: &Policy, k_len: usize) -> HeadPolicy {
             0
         },
         tail_stride: stride(policy.tail_stride),
+        row_offset: (policy.row_offset % policy.row_stride.min(longest)) as u32,
+        offset_step: row_offset(policy.row_stride.min(longest), 0, 1) as u32,
         // No position is beyond the largest u32.
         stride_doubles_from: u32::try_from(policy.stride_doubles_from).unwrap_or(u32::MAX),
     }

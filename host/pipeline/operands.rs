@@ -7,7 +7,8 @@ use sample_attention_device::params::TensorArg;
 use super::{Arguments, GpuPlan, Lengths, WORKSPACE_ALIGN_BYTES};
 use crate::error::{Error, Result};
 use crate::problem::Dtype;
-use crate::tensor::{Layout, check_shape, swap_middle};
+use crate::shape::swap_middle;
+use crate::tensor::{Layout, check_shape};
 
 /// A range of a GPU's memory: an address of any driver, and the bytes from there on.
 ///

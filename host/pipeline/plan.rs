@@ -61,6 +61,7 @@ pub struct GpuPlan {
     kernels: Kernels,
     work: Work,
     fallback: Fallback,
+    limits: Limits,
     /// A bound of all queries, where lengths are device data.
     ragged_total_q: Option<u32>,
     rescale: Rescale,
@@ -436,6 +437,7 @@ impl GpuPlan {
             kernels,
             work,
             fallback,
+            limits: Limits::DEFAULT,
             ragged_total_q: None,
             rescale: Rescale::default(),
             workspace: Workspace::dense(),
@@ -461,22 +463,25 @@ impl GpuPlan {
     /// The same plan with at most `bytes` bytes of buffers for one wave, or the least that a wave can be if that is more. The result does
     /// not depend on it.
     pub fn with_wave_bytes(self, bytes: u64) -> Self {
+        let limits = self.limits;
         self.with_limits(Limits {
             wave_bytes: bytes,
-            whole_lists: true,
+            ..limits
         })
     }
 
     /// The same plan with the lists of all query tiles in the workspace at once, however large they are: what [`GpuPlan::outcome`] needs to
     /// tell what was selected. Without it that is so up to 136 MiB.
     pub fn with_whole_lists(self) -> Self {
+        let limits = self.limits;
         self.with_limits(Limits {
             whole_lists: true,
-            ..Limits::DEFAULT
+            ..limits
         })
     }
 
     fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         let batch = (self.sequences(), &self.sizes);
         if let Work::Select(Selecting { heads, sinks, .. }) = &self.work {
             let selecting = Selecting::new(batch, heads.clone(), *sinks, self.fallback, limits);
@@ -593,7 +598,7 @@ impl GpuPlan {
             return None;
         }
         let sequence = self.sequences().get(0);
-        let of_head = |policy: &abi::HeadPolicy| {
+        let of_head = |policy: abi::HeadPolicy| {
             if !policy.kind.is_sampled() {
                 return 0;
             }
@@ -609,8 +614,13 @@ impl GpuPlan {
             });
             rows.sum()
         };
-        let policies = self.selection()?.heads.policies();
-        Some(policies.iter().map(of_head).collect())
+        let heads = &self.selection()?.heads;
+        let count = heads.policies().len() as u32;
+        Some(
+            (0..count)
+                .map(|q_head| of_head(heads.policy(q_head)))
+                .collect(),
+        )
     }
 
     /// What lies where in the workspace.

@@ -13,10 +13,10 @@ use sample_attention_device::top_k;
 
 use super::plan::Selecting;
 use super::{Call, GpuPlan, Launch, Lists, Region};
-use crate::cpu::{SampledRow, UnitMass};
 use crate::error::{Error, Result};
 use crate::report::{KeptKeys, Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
+use crate::stage::{SampledRow, UnitMass};
 
 /// What a run found.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +68,7 @@ impl GpuPlan {
     ) -> Result<Outcome, E> {
         let Some(selecting) = self.selection().filter(|_| !self.is_ragged()) else {
             return Ok(Outcome {
-                report: Report::new(self.problem(), self.path(), times, |_| None),
+                report: Report::new(self.problem(), self.path().of_heads(), times, |_| None),
                 selection: None,
             });
         };
@@ -82,7 +82,7 @@ impl GpuPlan {
                 dense: region(&regions.dense, &mut read)?,
             };
             let mut selection = lists.selection(self.problem(), selecting.sinks as usize)?;
-            self.fill_windows(selecting, &mut selection)?;
+            self.list_windows_without_rows(selecting, &mut selection)?;
             Some(selection)
         } else {
             None
@@ -92,7 +92,7 @@ impl GpuPlan {
         let finite_rows = region(&regions.finite_rows, &mut read)?;
         let sampled_rows = self.sampled_rows().unwrap_or_default();
         let q_heads = self.problem().q_heads;
-        let report = Report::new(self.problem(), self.path(), times, |head| {
+        let report = Report::new(self.problem(), self.path().of_heads(), times, |head| {
             let (batch, q_head) = (head / q_heads, head % q_heads);
             let tiles = self.tiles_of(batch as u32, q_head);
             let of_tiles = |all: &[u32]| all[tiles.clone()].iter().map(|&n| u64::from(n)).sum();
@@ -110,7 +110,7 @@ impl GpuPlan {
                     None => self.counted(batch as u32, &listed[tiles.clone()]),
                 },
                 sampled_coverage: (rows > 0).then(|| kept as f64 / (rows as f64 * MASS_ONE as f64)),
-                non_finite_rows: is_by_rows.then(|| (sampled - rows) as usize),
+                non_finite_rows: None,
                 least_covered_row: None,
                 last_row_coverage: None,
             })
@@ -118,13 +118,23 @@ impl GpuPlan {
         Ok(Outcome { report, selection })
     }
 
-    /// Gives query blocks that hold no row, and so have no list, their window.
-    fn fill_windows(&self, selecting: &Selecting, selection: &mut Selection) -> Result<()> {
-        for query_block in 0..self.sizes().first_query_block() {
-            for (q_head, policy) in selecting.heads.policies().iter().enumerate() {
-                let first = policy.first_window_block(query_block) as usize;
-                let window: Vec<usize> = (first..=query_block as usize).collect();
-                for batch in 0..self.problem().batch {
+    /// Query blocks before the first row have no lists: on every backend they keep their window.
+    fn list_windows_without_rows(
+        &self,
+        selecting: &Selecting,
+        selection: &mut Selection,
+    ) -> Result<()> {
+        let problem = self.problem();
+        let dead = self.sequences().get(0).first_query_block();
+        for (q_head, policy) in selecting.heads.policies().iter().enumerate() {
+            for query_block in 0..dead {
+                let first = match policy.kind {
+                    HeadKind::Dense => 0,
+                    _ => policy.first_window_block(query_block),
+                };
+                let window: Vec<usize> =
+                    (first..=query_block).map(|block| block as usize).collect();
+                for batch in 0..problem.batch {
                     selection.set_blocks(batch, q_head, query_block as usize, &window)?;
                 }
             }
@@ -217,7 +227,7 @@ impl GpuPlan {
         let mut told = Vec::new();
         for slot in slice.first_slot..slice.first_slot + slice.slots {
             let q_head = selecting.heads.head_of(slot);
-            let policy = selecting.heads.policies()[q_head as usize];
+            let policy = selecting.heads.policy(q_head);
             for number in slice.first_tile..slice.first_tile + slice.tiles {
                 let Some(tile) = slice.sequences.query_tile(number) else {
                     continue;
@@ -266,7 +276,7 @@ impl GpuPlan {
             let first_tile = slice.sequences.first_query_tile(&sequence);
             for slot in 0..slice.slots {
                 let q_head = selecting.heads.head_of(slot);
-                let policy = selecting.heads.policies()[q_head as usize];
+                let policy = selecting.heads.policy(q_head);
                 if policy.kind != HeadKind::Blocks {
                     continue;
                 }
@@ -333,7 +343,7 @@ impl GpuPlan {
         for (unit, (mass, covered)) in (0..units.units()).zip(of_units) {
             let (slot, sequence) = units.unit(unit);
             let q_head = selecting.heads.head_of(slot);
-            let policy = selecting.heads.policies()[q_head as usize];
+            let policy = selecting.heads.policy(q_head);
             let rows = policy.sampled_rows(&sequence, 0, sequence.k_len).len();
             let covered = covered.iter().sum();
             let goal = top_k::goal(policy.coverage, rows);

@@ -312,7 +312,7 @@ fn every_head_samples_as_many_rows_as_on_the_cpu() {
                 let plan = GpuPlan::new(problem, policy).unwrap();
                 let of_cpu = crate::cpu::Units::new(&problem, &policy, 1);
                 let rows: usize = (0..of_cpu.per_head)
-                    .map(|unit| of_cpu.rows(unit).len())
+                    .map(|segment| of_cpu.rows(crate::cpu::Unit { head: 0, segment }).len())
                     .sum();
                 assert_eq!(plan.sampled_rows().unwrap(), [rows as u64], "{policy:?}");
             }

@@ -1,6 +1,6 @@
 //! The mask of one head, to be read.
 
-use super::storage::set_bits;
+use super::bits::set_bits;
 use crate::geometry::{BLOCK, Geometry};
 
 /// The mask of one head of a [`Selection`](super::Selection).

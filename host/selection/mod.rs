@@ -1,13 +1,14 @@
 //! What each head attends to: key blocks of each query block, and single keys (stripes) of the whole head.
 
+mod bits;
 mod head;
 mod storage;
 
 use crate::error::{Error, Result};
 use crate::problem::Problem;
 
+use bits::set_bit;
 pub use head::HeadSelection;
-use storage::set_bit;
 pub(crate) use storage::{BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeSpan};
 
 /// The mask of every head, in the one form that all policies share:
@@ -213,4 +214,25 @@ fn check_index(what: &'static str, index: usize, count: usize) -> Result<()> {
         return Err(Error::SelectionIndex { what, index, count });
     }
     Ok(())
+}
+
+impl SelectionRef<'_> {
+    /// A copy that owns its memory.
+    pub(crate) fn to_owned(self) -> Selection {
+        let mut stripes = Vec::new();
+        let mut stripe_spans = self.stripe_spans.to_vec();
+        for span in &mut stripe_spans {
+            let start = stripes.len() as u64;
+            stripes.extend_from_slice(&self.stripes[span.range()]);
+            span.start = start;
+        }
+        Selection {
+            shape: self.shape,
+            sinks: self.sinks,
+            kept_blocks: self.kept_blocks.to_vec(),
+            stripes,
+            stripe_spans,
+            dense: self.dense.to_vec(),
+        }
+    }
 }

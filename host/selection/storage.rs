@@ -1,8 +1,9 @@
-//! The memory of a selection, borrowed: from a [`Selection`] or from the workspace of a run.
+//! The memory of a selection, borrowed: from a [`Selection`](super::Selection) or from the workspace of a run.
 
 use std::ops::Range;
 
-use super::{HeadSelection, Selection};
+use super::HeadSelection;
+use super::bits::{set_bit, set_bits};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
 use crate::problem::Problem;
@@ -108,24 +109,6 @@ impl<'a> SelectionRef<'a> {
             kept_blocks: &self.kept_blocks[head * words..(head + 1) * words],
             stripes: &self.stripes[self.stripe_spans[head].range()],
             dense: self.dense[head] != 0,
-        }
-    }
-
-    pub(crate) fn to_owned(self) -> Selection {
-        let mut stripes = Vec::new();
-        let mut stripe_spans = self.stripe_spans.to_vec();
-        for span in &mut stripe_spans {
-            let start = stripes.len() as u64;
-            stripes.extend_from_slice(&self.stripes[span.range()]);
-            span.start = start;
-        }
-        Selection {
-            shape: self.shape,
-            sinks: self.sinks,
-            kept_blocks: self.kept_blocks.to_vec(),
-            stripes,
-            stripe_spans,
-            dense: self.dense.to_vec(),
         }
     }
 }
@@ -249,20 +232,4 @@ impl StripeList<'_> {
         self.stripes[self.span.len as usize] = key as u32;
         self.span.len += 1;
     }
-}
-
-/// Indices of the bits that are set, ascending.
-pub(super) fn set_bits(row: &[u64]) -> impl Iterator<Item = usize> {
-    row.iter().enumerate().flat_map(|(at, &word)| {
-        let mut left = word;
-        std::iter::from_fn(move || {
-            let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-            left &= left - 1;
-            Some(at * 64 + bit)
-        })
-    })
-}
-
-pub(super) fn set_bit(row: &mut [u64], index: usize) {
-    row[index / 64] |= 1 << (index % 64);
 }

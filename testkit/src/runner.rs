@@ -21,10 +21,12 @@ mod cpu;
 mod cuda;
 mod emulator;
 mod gpu_kernels;
+mod outcome;
 mod poison;
 mod report_checks;
 mod row_checks;
 mod selection_checks;
+mod shared_checks;
 
 pub use backend::{Backend, Found, UnitFound};
 pub use buffers::{Buffer, Layout};
@@ -32,6 +34,7 @@ pub use case::{Attend, Case, Data, PUBLISHED_SHAPES};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use emulator::Emulator;
+pub use outcome::Outcome;
 pub use poison::{
     assert_dropped_poison_is_not_seen, assert_poison_stays_where_it_is_seen,
     assert_what_a_policy_drops_may_be_poisoned, loose_lists, poison_key, row_bits,
@@ -40,32 +43,7 @@ pub use poison::{
 use sample_attention::{Inputs, Outputs, Result};
 
 use crate::oracle::Mask;
-use crate::tensor::{Qkv, Tensor};
-
-/// What a run gave.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// O as [batch, q_heads, q_len, head_dim]; widening to f32 keeps every bit of a 16-bit output.
-    pub o: Tensor,
-    /// LSE as [batch, q_heads, q_len].
-    pub lse: Vec<f32>,
-    /// The mask that was attended to.
-    pub mask: Mask,
-    /// What the backend tells of its selection.
-    pub found: Found,
-}
-
-impl Outcome {
-    /// Everything that has to be the same when nothing but speed was changed, as bits.
-    pub fn bits(&self) -> Vec<u32> {
-        self.o
-            .values
-            .iter()
-            .chain(&self.lse)
-            .map(|x| x.to_bits())
-            .collect()
-    }
-}
+use crate::tensor::Qkv;
 
 /// Runs a case on its own inputs and checks everything about it.
 ///

@@ -6,7 +6,12 @@ use testkit::runner::{Attend, Case, Cpu, Cuda, Data, Emulator, check_with, run_w
 
 use crate::support::every_target;
 
-const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+const BUDGETS: [Budget; 4] = [
+    Budget::Rows,
+    Budget::Blocks,
+    Budget::Residual,
+    Budget::Paper,
+];
 
 #[test]
 fn the_selection_is_the_emulators() {

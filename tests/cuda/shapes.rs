@@ -9,7 +9,12 @@ use crate::support::{every_target, tell};
 /// Query and key/value heads: one, multi-head, multi-query and grouped.
 const HEADS: [(usize, usize); 4] = [(1, 1), (3, 3), (8, 1), (4, 2)];
 
-const BUDGETS: [Budget; 3] = [Budget::Blocks, Budget::Residual, Budget::Paper];
+const BUDGETS: [Budget; 4] = [
+    Budget::Rows,
+    Budget::Blocks,
+    Budget::Residual,
+    Budget::Paper,
+];
 
 fn policy(budget: Budget) -> Policy {
     Policy::of(Budget::Blocks)

@@ -1,6 +1,7 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
 mod fuzz;
+mod imports;
 mod ptx;
 mod quality;
 
@@ -17,6 +18,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fail on a circle of files, or on an import from a higher floor.
+    Imports,
     /// Build, check and lint the shipped PTX.
     #[command(subcommand)]
     Ptx(ptx::Command),
@@ -28,6 +31,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Imports => imports::run(),
         Command::Ptx(command) => ptx::run(command),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Quality(options) => quality::run(*options),

@@ -59,6 +59,11 @@ pub struct HeadPolicy {
     pub tail: u32,
     /// One position in this many is sampled among the last `tail` rows; at least 1.
     pub tail_stride: u32,
+    /// For [`HeadKind::Rows`], where the stride divides a block: rows are sampled (`row_offset` + head · `offset_step`) mod
+    /// `row_stride` before the multiples of the stride, but for the last row of each query block.
+    pub row_offset: u32,
+    /// 0 in the policy [of a head](Self::of_head).
+    pub offset_step: u32,
     /// For [`HeadKind::Blocks`] alone: segments that begin at or beyond this position are sampled at twice `row_stride`, from twice
     /// the position on at four times, and so on up to [`SPARSEST_STRIDE`]; at least 1, and `u32::MAX` for never.
     pub stride_doubles_from: u32,
@@ -72,6 +77,20 @@ impl HeadPolicy {
     #[inline(always)]
     pub const fn first_window_block(&self, query_block: u32) -> u32 {
         (query_block + 1).saturating_sub(self.window_blocks)
+    }
+
+    /// The policy of one of the heads that share it.
+    #[inline(always)]
+    pub const fn of_head(self, q_head: u32) -> Self {
+        let offset = match self.kind {
+            HeadKind::Rows => (self.row_offset + q_head * self.offset_step) % self.row_stride,
+            _ => 0,
+        };
+        HeadPolicy {
+            row_offset: offset,
+            offset_step: 0,
+            ..self
+        }
     }
 
     /// The policy at the row stride of the segment that holds a query block.
@@ -135,7 +154,7 @@ impl HeadEntry {
     /// The slot of a head that is not sampled.
     pub const NO_SLOT: u32 = u32::MAX;
     /// Words of an entry.
-    pub const WORDS: u32 = 8;
+    pub const WORDS: u32 = 10;
 }
 
 const _: () = assert!(size_of::<HeadEntry>() == 4 * HeadEntry::WORDS as usize);
@@ -175,7 +194,7 @@ impl HeadPolicies {
                 HeadEntry::NO_SLOT
             };
             return HeadEntry {
-                policy: self.all,
+                policy: self.all.of_head(q_head),
                 slot,
             };
         }
@@ -184,17 +203,20 @@ impl HeadPolicies {
             .cast::<u32>()
             .add(u64::from(q_head) * u64::from(HeadEntry::WORDS));
         let word = |index: u64| gpu::ld_global_nc(words.add(index));
+        let policy = HeadPolicy {
+            kind: HeadKind::from_u32(word(0)),
+            coverage: f32::from_bits(word(1)),
+            window_blocks: word(2),
+            row_stride: word(3),
+            tail: word(4),
+            tail_stride: word(5),
+            row_offset: word(6),
+            offset_step: word(7),
+            stride_doubles_from: word(8),
+        };
         HeadEntry {
-            policy: HeadPolicy {
-                kind: HeadKind::from_u32(word(0)),
-                coverage: f32::from_bits(word(1)),
-                window_blocks: word(2),
-                row_stride: word(3),
-                tail: word(4),
-                tail_stride: word(5),
-                stride_doubles_from: word(6),
-            },
-            slot: word(7),
+            policy: policy.of_head(q_head),
+            slot: word(9),
         }
     }
 
@@ -212,7 +234,7 @@ impl HeadPolicies {
 /// Sampled rows of a range of positions, ascending; each is named by its rank.
 ///
 /// Those at positions p whose p + 1 is a multiple of the row stride or, among the sequence's last `tail` rows, of the tail
-/// stride; and the sequence's last row.
+/// stride, moved by the policy's offset; and the sequence's last row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampledRows {
     /// Multiples of `stride` below the tail.
@@ -223,37 +245,66 @@ pub struct SampledRows {
     len: u32,
 }
 
-/// The positions p in a range whose p + 1 is a multiple of a stride.
+/// The positions p in a range whose p + 1 is a multiple of a stride, each moved back by an offset but for the last of each block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Multiples {
     stride: u32,
-    /// Multiples at or below the range's first position.
+    /// Below `stride`; 0 where the stride does not divide a block.
+    offset: u32,
+    /// How many lie below the range's first position.
     before: u32,
     len: u32,
 }
 
 impl Multiples {
     #[inline(always)]
-    const fn new(stride: u32, from: u32, to: u32) -> Self {
-        let before = from / stride;
-        let end = to / stride;
-        Multiples {
+    const fn new(stride: u32, offset: u32, from: u32, to: u32) -> Self {
+        let mut multiples = Multiples {
             stride,
-            before,
-            len: if to > from { end - before } else { 0 },
-        }
+            offset: if BLOCK.is_multiple_of(stride) {
+                offset % stride
+            } else {
+                0
+            },
+            before: 0,
+            len: 0,
+        };
+        multiples.before = multiples.before(from);
+        let end = multiples.before(to);
+        multiples.len = if to > from { end - multiples.before } else { 0 };
+        multiples
     }
 
     #[inline(always)]
     const fn position(&self, rank: u32) -> u32 {
-        (self.before + rank + 1) * self.stride - 1
+        let multiple = (self.before + rank + 1) * self.stride;
+        if multiple.is_multiple_of(BLOCK) {
+            multiple - 1
+        } else {
+            multiple - 1 - self.offset
+        }
     }
 
-    /// How many lie below `position`.
+    /// How many lie below `position`, from position 0 on.
+    #[inline(always)]
+    const fn before(&self, position: u32) -> u32 {
+        if self.offset == 0 {
+            return position / self.stride;
+        }
+        let of_block = BLOCK / self.stride;
+        let moved = (position % BLOCK + self.offset) / self.stride;
+        position / BLOCK * of_block + min(moved, of_block - 1)
+    }
+
+    /// How many of the range lie below `position`.
     #[inline(always)]
     const fn below(&self, position: u32) -> u32 {
-        let rank = (position / self.stride).saturating_sub(self.before);
-        if rank < self.len { rank } else { self.len }
+        min(self.before(position).saturating_sub(self.before), self.len)
+    }
+
+    #[inline(always)]
+    const fn holds(&self, position: u32) -> bool {
+        self.below(position + 1) > self.below(position)
     }
 }
 
@@ -268,15 +319,11 @@ impl SampledRows {
         let first = max(from, k_len.saturating_sub(sequence.q_len));
         let end = max(min(to, k_len), first);
         let tail_start = min(max(k_len.saturating_sub(policy.tail), first), end);
-        let sparse = Multiples::new(policy.row_stride, first, tail_start);
-        let tail = Multiples::new(policy.tail_stride, tail_start, end);
+        let offset = policy.row_offset;
+        let sparse = Multiples::new(policy.row_stride, offset, first, tail_start);
+        let tail = Multiples::new(policy.tail_stride, offset, tail_start, end);
         let holds_last_row = end == k_len && end > first;
-        let stride = if policy.tail > 0 {
-            policy.tail_stride
-        } else {
-            policy.row_stride
-        };
-        let last_is_extra = holds_last_row && !k_len.is_multiple_of(stride);
+        let last_is_extra = holds_last_row && !sparse.holds(k_len - 1) && !tail.holds(k_len - 1);
         SampledRows {
             sparse,
             tail,
@@ -336,10 +383,19 @@ mod tests {
                 policy.row_stride
             }
         };
+        let is_sampled = |p: u32| {
+            let stride = stride(p);
+            let offset = policy.row_offset % stride;
+            if offset == 0 || !BLOCK.is_multiple_of(stride) {
+                return (p + 1).is_multiple_of(stride);
+            }
+            let ends_block = |p: u32| (p + 1).is_multiple_of(BLOCK);
+            ends_block(p) || (p + offset + 1).is_multiple_of(stride) && !ends_block(p + offset)
+        };
         (0..q_len)
             .filter_map(|row| (row + k_len).checked_sub(q_len))
             .filter(|p| (from..to).contains(p))
-            .filter(|&p| (p + 1).is_multiple_of(stride(p)) || p + 1 == k_len)
+            .filter(|&p| is_sampled(p) || p + 1 == k_len)
             .collect()
     }
 
@@ -355,14 +411,18 @@ mod tests {
             (1, 300),
         ] {
             let sequence = Sequences::uniform(1, q_len, k_len, true).get(0);
-            for (row_stride, tail, tail_stride) in [
-                (1, 0, 4),
-                (7, 0, 4),
-                (8, 64, 4),
-                (16, 256, 4),
-                (20, 100, 3),
-                (500, 1, 1),
-                (500, 1000, 500),
+            for (row_stride, tail, tail_stride, row_offset) in [
+                (1, 0, 4, 0),
+                (7, 0, 4, 3),
+                (8, 0, 4, 5),
+                (8, 0, 1, 7),
+                (128, 0, 1, 100),
+                (8, 64, 4, 0),
+                (8, 60, 4, 6),
+                (16, 256, 4, 9),
+                (20, 100, 3, 1),
+                (500, 1, 1, 2),
+                (500, 1000, 500, 0),
             ] {
                 let policy = HeadPolicy {
                     kind: HeadKind::Rows,
@@ -371,6 +431,8 @@ mod tests {
                     row_stride,
                     tail,
                     tail_stride,
+                    row_offset,
+                    offset_step: 0,
                     stride_doubles_from: u32::MAX,
                 };
                 for (from, to) in [
@@ -410,6 +472,8 @@ mod tests {
                 row_stride,
                 tail: 0,
                 tail_stride: 1,
+                row_offset: 0,
+                offset_step: 0,
                 stride_doubles_from,
             };
             let of_segments: Vec<u32> = (0..128)

@@ -10,8 +10,8 @@
 //! all sequences are numbered one after the other. In a ragged batch a sequence's first number follows from `cu_q` without a sum
 //! over the sequences before: `⌊cu_q / 128⌋ + 2·sequence`, which is room enough, so that a few numbers name no tile.
 
+use crate::block::BLOCK;
 use crate::gpu::{self, Global};
-use crate::params::BLOCK;
 
 /// The lengths of a batch.
 ///

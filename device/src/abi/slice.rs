@@ -300,6 +300,8 @@ mod tests {
                     row_stride,
                     tail,
                     tail_stride,
+                    row_offset: 0,
+                    offset_step: 0,
                     stride_doubles_from: u32::MAX,
                 };
                 for (first, tiles) in [

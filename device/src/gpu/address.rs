@@ -2,6 +2,8 @@
 
 use core::marker::PhantomData;
 
+use super::bits::Bits;
+
 /// An address in global memory of elements `T`, as a launch passes it: 8 bytes, `#[repr(transparent)]`.
 #[repr(transparent)]
 pub struct Global<T> {
@@ -9,7 +11,7 @@ pub struct Global<T> {
     element: PhantomData<*mut T>,
 }
 
-/// An address in the shared memory of the block (`.shared::cta`, 32 bits).
+/// An address in the shared memory of the CTA (`.shared::cta`, 32 bits).
 #[repr(transparent)]
 pub struct Shared<T> {
     address: u32,
@@ -98,7 +100,7 @@ mod sealed {
 }
 
 /// A value that one register holds: what `ld` and `st` move.
-pub trait Word: Copy + Send + Sync + 'static + sealed::Sealed {
+pub trait Word: Bits + Send + Sync + 'static + sealed::Sealed {
     #[doc(hidden)]
     fn ld_global(address: u64) -> Self;
     #[doc(hidden)]
@@ -117,12 +119,6 @@ pub trait Word: Copy + Send + Sync + 'static + sealed::Sealed {
     fn ld_shared_x2(address: u32) -> [Self; 2];
     #[doc(hidden)]
     fn st_shared_x2(address: u32, value: [Self; 2]);
-    /// The bits, zero-extended.
-    #[doc(hidden)]
-    fn to_bits64(self) -> u64;
-    /// The value whose bits are the low ones of `bits`.
-    #[doc(hidden)]
-    fn from_bits64(bits: u64) -> Self;
 }
 
 /// A 32-bit [`Word`]: what the four-element vector accesses move.
@@ -201,36 +197,11 @@ macro_rules! store {
     }};
 }
 
-macro_rules! word_bits {
-    (float $t:ty, $bits:ty) => {
-        #[inline(always)]
-        fn to_bits64(self) -> u64 {
-            u64::from(self.to_bits())
-        }
-        #[inline(always)]
-        fn from_bits64(bits: u64) -> Self {
-            <$t>::from_bits(bits as $bits)
-        }
-    };
-    (int $t:ty, $bits:ty) => {
-        #[inline(always)]
-        fn to_bits64(self) -> u64 {
-            self as $bits as u64
-        }
-        #[inline(always)]
-        fn from_bits64(bits: u64) -> Self {
-            bits as $t
-        }
-    };
-}
-
 macro_rules! word {
-    ($kind:ident $t:ty, $bits:ty, $class:ident, $suffix:literal) => {
+    ($t:ty, $class:ident, $suffix:literal) => {
         impl sealed::Sealed for $t {}
 
         impl Word for $t {
-            word_bits!($kind $t, $bits);
-
             #[inline(always)]
             #[track_caller]
             fn ld_global(address: u64) -> Self {
@@ -367,14 +338,14 @@ macro_rules! word32 {
 }
 
 // `u8` has no 8-bit register: `ld.u8` widens into a 16-bit one.
-word!(int u8, u8, reg16, "u8");
-word!(int u16, u16, reg16, "b16");
-word!(int u32, u32, reg32, "b32");
-word!(int i32, u32, reg32, "b32");
-word!(float f32, u32, reg32, "b32");
-word!(int u64, u64, reg64, "b64");
-word!(int i64, u64, reg64, "b64");
-word!(float f64, u64, reg64, "b64");
+word!(u8, reg16, "u8");
+word!(u16, reg16, "b16");
+word!(u32, reg32, "b32");
+word!(i32, reg32, "b32");
+word!(f32, reg32, "b32");
+word!(u64, reg64, "b64");
+word!(i64, reg64, "b64");
+word!(f64, reg64, "b64");
 word32!(u32);
 word32!(i32);
 word32!(f32);

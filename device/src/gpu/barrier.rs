@@ -1,12 +1,12 @@
-//! The sixteen named barriers of a block.
+//! The sixteen named barriers of a CTA.
 //!
-//! Warps arrive whole: every form here is `.aligned`. Barrier 0 is the one that whole blocks use.
+//! Warps arrive whole: every form here is `.aligned`. Barrier 0 is the one that whole CTAs use.
 
 #[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::barrier::{Combine, arrive};
 
-/// Waits until every thread of the block is at barrier `id`. Orders all memory accesses of the
-/// block before it with all after it.
+/// Waits until every thread of the CTA is at barrier `id`. Orders all memory accesses of the
+/// CTA before it with all after it.
 ///
 /// # PTX
 /// `bar.sync id;`
@@ -61,7 +61,7 @@ pub fn bar_arrive(id: u32, threads: u32) {
     }
 }
 
-/// [`bar_sync`], returning for how many threads of the block the predicate holds.
+/// [`bar_sync`], returning for how many threads of the CTA the predicate holds.
 ///
 /// # PTX
 /// `bar.red.popc.u32 d, id, p;`
@@ -84,7 +84,7 @@ pub fn bar_red_popc(id: u32, predicate: bool) -> u32 {
     }
 }
 
-/// [`bar_sync`], returning whether the predicate holds for every thread of the block.
+/// [`bar_sync`], returning whether the predicate holds for every thread of the CTA.
 ///
 /// # PTX
 /// `bar.red.and.pred q, id, p;`
@@ -107,7 +107,7 @@ pub fn bar_red_and(id: u32, predicate: bool) -> bool {
     }
 }
 
-/// [`bar_sync`], returning whether the predicate holds for any thread of the block.
+/// [`bar_sync`], returning whether the predicate holds for any thread of the CTA.
 ///
 /// # PTX
 /// `bar.red.or.pred q, id, p;`

@@ -1,6 +1,6 @@
 //! Fences: which accesses are ordered for whom.
 
-/// Orders this thread's memory accesses before and after it, for every thread of the block.
+/// Orders this thread's memory accesses before and after it, for every thread of the CTA.
 ///
 /// # PTX
 /// `fence.acq_rel.cta;`

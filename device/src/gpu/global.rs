@@ -99,7 +99,7 @@ pub fn st_global_v4<T: Word32>(address: Global<T>, value: [T; 4]) {
 }
 
 /// Loads with acquire semantics at device scope: what the releasing thread wrote before is visible
-/// after. For flags that another block sets.
+/// after. For flags that another CTA sets.
 ///
 /// # PTX
 /// `ld.acquire.gpu.global.u32 d, [address];`
@@ -172,9 +172,9 @@ macro_rules! atomics {
                 emulator => {
                     let combine: fn($t, $t) -> $t = $combine;
                     let old = super::emu::memory::$emulated(address.address(), $instruction, |old| {
-                        combine(Word::from_bits64(old.into()), value).to_bits64() as _
+                        super::bits::Bits::to_bits64(combine(super::bits::Bits::from_bits64(old.into()), value)) as _
                     });
-                    Word::from_bits64(old.into())
+                    super::bits::Bits::from_bits64(old.into())
                 }
             }
         }

@@ -49,7 +49,7 @@ pub fn mbarrier_inval(mbarrier: Shared<u64>) {
     }
 }
 
-/// Arrives once. Releases this thread's memory accesses to whoever waits.
+/// Arrives once. Releases this thread's memory accesses to the threads that wait.
 ///
 /// # PTX
 /// `mbarrier.arrive.shared::cta.b64 _, [mbarrier];`

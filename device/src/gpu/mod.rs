@@ -11,7 +11,7 @@
 //! proved by the emulator, not by the type system.
 //!
 //! # What a kernel may rely on
-//! * Blocks have at most 1024 threads; all shared memory is dynamic, starts at
+//! * CTAs have at most 1024 threads; all shared memory is dynamic, starts at
 //!   [`dynamic_shared`], and is 1024-byte aligned there.
 //! * A 16-bit float is its bits in a `u16`; two of them in a `u32`, the lower index in the low half.
 //! * An instruction that PTX marks `.aligned` must be reached by all 32 lanes at the same call site.
@@ -43,6 +43,7 @@ macro_rules! on {
 
 mod address;
 mod barrier;
+mod bits;
 mod bulk;
 mod cp_async;
 mod fence;
@@ -99,8 +100,8 @@ pub(crate) fn not_launched() -> ! {
 /// Publishes a kernel: `entry!(NAME, ptx_name = path::to::kernel, path::to::Params)`, or
 /// `entry!(sm_90a: NAME, …)` for a kernel that uses instructions of sm_90a. With `sm_90a maps:` the
 /// parameters hold [tensor maps](TensorMap), and the kernel is a `fn(&Params, &Params)`: the second is
-/// the same struct where it has an address, in parameter memory, and serves for nothing but references
-/// to its maps. (Whatever else is read through it is read as slowly as other memory.)
+/// the same struct where it has an address, in parameter memory, and is only for references to its
+/// maps. (Its other fields are faster to read through the first.)
 ///
 /// The kernel is a plain function `fn(&Params)`. On `nvptx64` this makes the `.entry ptx_name`,
 /// whose only parameter is the struct by value; an `sm_90a` one only when compiling for that.

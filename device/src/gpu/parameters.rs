@@ -2,7 +2,7 @@
 //!
 //! A kernel's parameters lie in constant memory. The compiler loads its fields from there without ever
 //! taking an address, and copies the whole struct to local memory where one is taken. Bulk tensor copies
-//! take the address of a map, and want it in parameter, constant or global memory: so it is asked for by
+//! take the address of a map in parameter, constant or global memory, so the macro takes it from
 //! the name that the parameter has in PTX.
 
 /// `&Params` in parameter memory, from the kernel's `p: &Params` and its PTX name. (Through a macro, for

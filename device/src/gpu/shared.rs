@@ -5,7 +5,7 @@ use super::address::{Shared, Word, Word32};
 #[cfg(target_arch = "nvptx64")]
 core::arch::global_asm!(".extern .shared .align 1024 .b8 dyn_smem[];");
 
-/// The start of the block's dynamic shared memory, a multiple of 1024 bytes.
+/// The start of the CTA's dynamic shared memory, a multiple of 1024 bytes.
 ///
 /// # PTX
 /// `mov.u32 r, dyn_smem;`
@@ -123,9 +123,9 @@ macro_rules! atomics {
                 emulator => {
                     let combine: fn($t, $t) -> $t = $combine;
                     let old = super::emu::memory::$emulated(address.address(), $instruction, |old| {
-                        combine(Word::from_bits64(old.into()), value).to_bits64() as _
+                        super::bits::Bits::to_bits64(combine(super::bits::Bits::from_bits64(old.into()), value)) as _
                     });
-                    Word::from_bits64(old.into())
+                    super::bits::Bits::from_bits64(old.into())
                 }
             }
         }

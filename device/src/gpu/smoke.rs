@@ -1,7 +1,7 @@
 //! Two kernels that execute every intrinsic once: for ptxas, which checks each instruction's form,
 //! and for the emulator, which checks that they agree on what is legal.
 //!
-//! One block of 128 threads (a warpgroup). They compute nothing of interest; `out` takes what
+//! One CTA of 128 threads (a warpgroup). They compute nothing of interest; `out` takes what
 //! intrinsics return, so that no compiler drops them.
 
 use super::*;

@@ -1,4 +1,4 @@
-//! Who a thread is: indices in the block and in the grid.
+//! Who a thread is: indices in the CTA and in the grid.
 
 #[cfg(all(not(target_arch = "nvptx64"), feature = "emulator"))]
 use super::emu::thread as emu;
@@ -12,6 +12,7 @@ macro_rules! special_registers {
         #[doc = concat!("`mov.u32 r, %", $register, ";`")]
         /// # Hardware support
         /// All.
+        #[track_caller]
         #[inline(always)]
         pub fn $name() -> u32 {
             on! {
@@ -31,29 +32,29 @@ macro_rules! special_registers {
 }
 
 special_registers! {
-    /// The thread's index in its block, first dimension.
+    /// The thread's index in its CTA, first dimension.
     tid_x = "tid.x", emu::tid()[0];
-    /// The thread's index in its block, second dimension.
+    /// The thread's index in its CTA, second dimension.
     tid_y = "tid.y", emu::tid()[1];
-    /// The thread's index in its block, third dimension.
+    /// The thread's index in its CTA, third dimension.
     tid_z = "tid.z", emu::tid()[2];
-    /// Threads of a block, first dimension.
+    /// Threads of a CTA, first dimension.
     ntid_x = "ntid.x", emu::ntid()[0];
-    /// Threads of a block, second dimension.
+    /// Threads of a CTA, second dimension.
     ntid_y = "ntid.y", emu::ntid()[1];
-    /// Threads of a block, third dimension.
+    /// Threads of a CTA, third dimension.
     ntid_z = "ntid.z", emu::ntid()[2];
-    /// The block's index in the grid, first dimension.
+    /// The CTA's index in the grid, first dimension.
     ctaid_x = "ctaid.x", emu::ctaid()[0];
-    /// The block's index in the grid, second dimension.
+    /// The CTA's index in the grid, second dimension.
     ctaid_y = "ctaid.y", emu::ctaid()[1];
-    /// The block's index in the grid, third dimension.
+    /// The CTA's index in the grid, third dimension.
     ctaid_z = "ctaid.z", emu::ctaid()[2];
-    /// Blocks of the grid, first dimension.
+    /// CTAs of the grid, first dimension.
     nctaid_x = "nctaid.x", emu::nctaid()[0];
-    /// Blocks of the grid, second dimension.
+    /// CTAs of the grid, second dimension.
     nctaid_y = "nctaid.y", emu::nctaid()[1];
-    /// Blocks of the grid, third dimension.
+    /// CTAs of the grid, third dimension.
     nctaid_z = "nctaid.z", emu::nctaid()[2];
     /// The thread's lane in its warp: the linear index modulo 32.
     laneid = "laneid", emu::laneid();

@@ -14,7 +14,7 @@ pub fn trap() -> ! {
             // SAFETY: `trap` does not return, as `noreturn` says.
             unsafe { core::arch::asm!("trap;", options(noreturn, nostack)) }
         }
-        emulator => { super::emu::trap() }
+        emulator => { super::emu::trap::trap() }
     }
 }
 

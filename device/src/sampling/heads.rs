@@ -37,6 +37,8 @@ impl WriteHeadsParams {
             row_stride: 1,
             tail: 0,
             tail_stride: 1,
+            row_offset: 0,
+            offset_step: 0,
             stride_doubles_from: u32::MAX,
         },
         slot: HeadEntry::NO_SLOT,
@@ -63,6 +65,8 @@ fn write(p: &WriteHeadsParams) {
                 policy.row_stride,
                 policy.tail,
                 policy.tail_stride,
+                policy.row_offset,
+                policy.offset_step,
                 policy.stride_doubles_from,
                 entry.slot,
             ];

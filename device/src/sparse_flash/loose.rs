@@ -4,8 +4,8 @@
 //! a lane each: a ballot says which are loose, and their place in the warp's queue follows from the
 //! lanes below. What is left over from the last 32 candidates starts the next tile.
 
-use super::walk::end_key;
 use super::warp::WarpMemory;
+use super::work::end_key;
 use super::{COPY_BARRIER, COPY_THREADS, SparseFlashParams};
 use crate::gpu;
 use crate::params::BLOCK;

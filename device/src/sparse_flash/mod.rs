@@ -51,7 +51,7 @@ pub mod portable;
 mod record;
 mod walk;
 mod warp;
-mod work;
+pub(crate) mod work;
 
 use crate::abi::{KvTensor, LseTensor, Sequences, SparseMask};
 use crate::params::TensorArg;

@@ -4,7 +4,7 @@ use super::SparseFlashParams;
 use super::loose::{LooseKeys, mark_listed};
 use super::record::{Listed, Record};
 use super::warp::WarpMemory;
-use super::work::WorkTile;
+use super::work::{WorkTile, end_key};
 use crate::gpu::{self, Global};
 use crate::params::BLOCK;
 use crate::tile::{WARP, scale};
@@ -188,11 +188,4 @@ fn is_dense(p: &SparseFlashParams, work: &WorkTile) -> bool {
     }
     let head = u64::from(work.keys.sequence) * u64::from(p.q_heads) + u64::from(work.q_head);
     !p.mask.dense.is_null() && gpu::ld_global_nc(p.mask.dense.add(head)) != 0
-}
-
-/// Keys from this one on are not loose: the own block's, and what no row sees.
-#[inline(always)]
-pub(super) const fn end_key(end_block: u32, k_len: u32) -> u32 {
-    let end = end_block * BLOCK;
-    if end < k_len { end } else { k_len }
 }

@@ -33,7 +33,7 @@ pub(super) struct QueryRows {
 
 /// The keys of a sequence.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     /// The sequence's number.
     pub sequence: u32,
     /// Packed keys before its own.
@@ -126,27 +126,13 @@ impl WorkTile {
     /// The keys or values that the tile reads.
     #[inline(always)]
     pub fn tokens(&self, tensor: &KvTensor) -> Tokens {
-        let rows = &tensor.rows;
-        let head = u64::from(self.kv_head) * rows.stride_head;
-        let (first, pages) = if tensor.is_paged() {
-            (head, tensor.pages_of(self.keys.sequence))
-        } else {
-            let batch = u64::from(self.rows.batch) * rows.stride_batch;
-            let start = u64::from(self.keys.start) * rows.stride_token;
-            (batch + head + start, Global::NULL)
-        };
-        Tokens {
-            // Strides in bytes would otherwise be kept from tile to tile.
-            first: rows.address.cast().add(gpu::opaque(first)),
-            stride: rows.stride_token,
-            pages,
-        }
+        Tokens::new(tensor, self.kv_head, self.rows.batch, self.keys)
     }
 }
 
 /// The tokens of one head of K or V, of one sequence.
 #[derive(Clone, Copy)]
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     /// The first token, or that of page 0.
     pub first: Global<u16>,
     /// Elements from a token to the next.
@@ -156,6 +142,26 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
+    /// The tokens of a head, of the sequence at `batch` of strided tensors.
+    #[inline(always)]
+    pub fn new(tensor: &KvTensor, kv_head: u32, batch: u32, keys: Keys) -> Self {
+        let rows = &tensor.rows;
+        let head = u64::from(kv_head) * rows.stride_head;
+        let (first, pages) = if tensor.is_paged() {
+            (head, tensor.pages_of(keys.sequence))
+        } else {
+            let batch = u64::from(batch) * rows.stride_batch;
+            let start = u64::from(keys.start) * rows.stride_token;
+            (batch + head + start, Global::NULL)
+        };
+        Self {
+            // Strides in bytes would otherwise be kept from tile to tile.
+            first: rows.address.cast().add(gpu::opaque(first)),
+            stride: rows.stride_token,
+            pages,
+        }
+    }
+
     /// Where a token lies among all slots of all pages: page · page tokens + token of the page. Not paged: the token itself. The
     /// token is one of the sequence's.
     #[inline(always)]
@@ -183,4 +189,11 @@ impl Tokens {
     pub fn token(self, tensor: &KvTensor, token: u32) -> Global<u16> {
         self.at_slot(tensor, self.slot(tensor, token))
     }
+}
+
+/// Keys from this one on are not loose: the own block's, and what no row sees.
+#[inline(always)]
+pub(super) const fn end_key(end_block: u32, k_len: u32) -> u32 {
+    let end = end_block * BLOCK;
+    if end < k_len { end } else { k_len }
 }

@@ -21,7 +21,7 @@ pub use float16::{Bf16, F16, Float16, not_finite, pack_averages, spread};
 pub use lazy_softmax::{LazySoftmax, Rescale};
 pub use mask::RowLimits;
 pub use product::{Accumulator, Packed, STRIP_ROWS};
-pub use softmax::OnlineSoftmax;
+pub use softmax::{OnlineSoftmax, finish_sum};
 pub use swizzled::{LaneRows, SwizzledTile};
 
 /// All lanes of a warp, as the mask of a `.sync` instruction.

@@ -122,6 +122,21 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
         }
     }
 
+    /// By row: the greatest score, −∞ where no key was seen, and the sum of the weights relative to it, both in all four lanes.
+    #[inline(always)]
+    pub fn statistics(&self) -> [[(f32, f32); 2]; STRIPS] {
+        let mut rows = [[(0.0, 0.0); 2]; STRIPS];
+        for (s, rows) in rows.iter_mut().enumerate() {
+            for (half, row) in rows.iter_mut().enumerate() {
+                let mut sum = self.sum[s][half];
+                sum += gpu::shfl_sync_bfly(WARP, sum, 1);
+                sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+                *row = (self.maximum[s][half], sum);
+            }
+        }
+        rows
+    }
+
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of
     /// exponentials. See [`finish_row`].
     #[inline(always)]
@@ -153,6 +168,17 @@ pub(super) fn finish_row<T: Float16>(
     let mut sum = lane_sum;
     sum += gpu::shfl_sync_bfly(WARP, sum, 1);
     sum += gpu::shfl_sync_bfly(WARP, sum, 2);
+    finish_sum::<T>(reference, sum, scale_log2, sees_keys)
+}
+
+/// [`finish_row`] of the whole sum.
+#[inline(always)]
+pub fn finish_sum<T: Float16>(
+    reference: f32,
+    sum: f32,
+    scale_log2: f32,
+    sees_keys: bool,
+) -> (f32, f32) {
     // A NaN is a sum too.
     if sum == 0.0 {
         let factor = if sees_keys { f32::NAN } else { 0.0 };

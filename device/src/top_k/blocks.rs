@@ -41,11 +41,15 @@ pub const fn launch_shape(slice: &TileSlice) -> LaunchShape {
 #[inline(always)]
 fn empty_without_keys(p: &TopKBlocksParams, q_head: u32, place: u32) {
     let tile = p.slice.first_tile + place;
-    let has_keys = |number| {
-        let tile = p.slice.sequences.query_tile(number);
-        tile.is_some_and(|tile| tile.query_block.is_some())
-    };
-    if place < p.slice.tiles && !has_keys(tile) {
+    if place >= p.slice.tiles {
+        return;
+    }
+    let of_number = p.slice.sequences.query_tile(tile);
+    if let Some(of_number) = of_number {
+        let sequence = of_number.sequence.index;
+        p.output.set_no_keys(sequence, p.slice.q_heads, q_head);
+    }
+    if of_number.is_none_or(|tile| tile.query_block.is_none()) {
         p.output.set_count(q_head, tile, 0);
         p.output.set_kept(q_head, tile, 0);
     }

@@ -24,15 +24,15 @@ pub mod dense;
 pub mod keys;
 mod radix;
 pub mod rows;
+mod shared;
 
 use crate::abi::{HeadKind, HeadPolicy, SparseMask};
-use crate::gpu::{self, Global, Shared};
+use crate::gpu::{self, Global};
 use crate::launch::{LaunchShape, TOP_K_THREADS as THREADS};
 use crate::tile::sum::sum_in_block;
 use crate::tile::{WARP, panel};
 use radix::{Selected, Threshold};
-
-const WARPS: u32 = THREADS / 32;
+use shared::{MAX_RANGES, SharedMemory, WARPS};
 
 /// Where a selection goes.
 #[repr(C)]
@@ -68,6 +68,15 @@ impl SelectionOutput {
         }
         if gpu::laneid() == 0 {
             self.set_count(q_head, tile, selected + query_block + 1 - first);
+        }
+    }
+
+    /// Writes that a head has no single keys in a sequence, where other heads have some. Every query tile of the sequence may.
+    #[inline(always)]
+    fn set_no_keys(&self, sequence: u32, q_heads: u32, q_head: u32) {
+        if !self.mask.num_keys.is_null() {
+            let at = self.mask.key_row(sequence, q_heads, q_head, 0);
+            gpu::st_global(self.mask.num_keys.add(at), 0);
         }
     }
 
@@ -137,59 +146,6 @@ const fn share_of(coverage: f32, whole: u64, shift: u32) -> u64 {
         (product != 0) as u64
     }
 }
-
-/// The block's shared memory.
-#[derive(Clone, Copy)]
-struct SharedMemory {
-    base: Shared<u8>,
-}
-
-impl SharedMemory {
-    const HISTOGRAM_BYTES: u32 = radix::DIGITS * 8;
-    const TOTALS_BYTES: u32 = WARPS * 8;
-    const COUNTS_BYTES: u32 = 2 * MAX_RANGES * 4;
-    const SUMS_BYTES: u32 = 16;
-    const BYTES: u32 =
-        Self::HISTOGRAM_BYTES + Self::TOTALS_BYTES + Self::COUNTS_BYTES + Self::SUMS_BYTES;
-
-    #[inline(always)]
-    fn new() -> Self {
-        SharedMemory {
-            base: gpu::dynamic_shared(),
-        }
-    }
-
-    /// Mass by digit.
-    #[inline(always)]
-    const fn histogram(self) -> Shared<u64> {
-        self.base.cast()
-    }
-
-    /// Mass by warp.
-    #[inline(always)]
-    const fn totals(self) -> Shared<u64> {
-        self.base.byte_add(Self::HISTOGRAM_BYTES).cast()
-    }
-
-    /// What each range of candidates holds: above the threshold, and equal to it.
-    #[inline(always)]
-    const fn counts(self) -> Shared<u32> {
-        self.base
-            .byte_add(Self::HISTOGRAM_BYTES + Self::TOTALS_BYTES)
-            .cast()
-    }
-
-    /// Two sums over the block.
-    #[inline(always)]
-    const fn sums(self) -> Shared<u64> {
-        self.base
-            .byte_add(Self::HISTOGRAM_BYTES + Self::TOTALS_BYTES + Self::COUNTS_BYTES)
-            .cast()
-    }
-}
-
-/// Ranges of candidates that are written independently: query blocks of a unit, or one a warp.
-const MAX_RANGES: u32 = 64;
 
 /// The threshold of the need of a unit with `rows` sampled rows, and what window and sinks cover. All threads of the CTA call
 /// it.

@@ -16,16 +16,12 @@
 //! The walk: thread t owns the digits 2047 − 2t and 2046 − 2t; a scan over the block gives each the mass above its own, and
 //! exactly one finds the need between what is above and what it adds. Three barriers a digit.
 
-use super::{SharedMemory, WARPS};
+use super::shared::{DIGIT_BITS, DIGITS, SharedMemory, WARPS};
 use crate::gpu::{self, Global, Shared};
 use crate::launch::TOP_K_THREADS as THREADS;
 use crate::tile::panel;
 use crate::tile::sum::{from_lane, sum_up_to_lane};
 
-/// Bits of a digit: 2048 counters of mass, two a thread.
-const DIGIT_BITS: u32 = 11;
-/// Values of a digit.
-pub(super) const DIGITS: u32 = 1 << DIGIT_BITS;
 /// Bits after the leading one in the first digit: 64 exponents × 2^5.
 const FIRST_FRACTION_BITS: u32 = DIGIT_BITS - 6;
 

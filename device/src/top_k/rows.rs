@@ -316,6 +316,12 @@ fn select(p: &SelectRowsParams) {
         return;
     }
     let tile = slice.sequences.query_tile(number);
+    if let Some(tile) = tile
+        && gpu::tid_x() == 0
+    {
+        let sequence = tile.sequence.index;
+        p.output.set_no_keys(sequence, slice.q_heads, q_head);
+    }
     let Some((sequence, query_block)) =
         tile.and_then(|tile| Some((tile.sequence, tile.query_block?)))
     else {

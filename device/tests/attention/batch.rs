@@ -69,6 +69,18 @@ impl Batch {
 
     /// Runs the batch; what it wrote, by sequence. Sequences for which `poisoned` have NaN in every input.
     pub fn run(&self, poisoned: impl Fn(usize) -> bool, mode: emu::Mode) -> Vec<Outcome> {
+        let case = &self.cases[0];
+        self.run_by(poisoned, |device, params, extents| {
+            attend(device, case.kernel, case.dtype, params, extents, mode)
+        })
+    }
+
+    /// The same by kernels of the caller's.
+    pub fn run_by(
+        &self,
+        poisoned: impl Fn(usize) -> bool,
+        kernels: impl FnOnce(&mut emu::Gpu, SparseFlashParams, [[u32; 3]; 2]) -> Result<(), emu::Fault>,
+    ) -> Vec<Outcome> {
         let mut device = emu::Gpu::new();
         let case = &self.cases[0];
         let (dim, q_heads, kv_heads) = (case.head_dim, case.q_heads, case.kv_heads);
@@ -154,15 +166,7 @@ impl Batch {
             mask: self.mask(&mut device, &sequences, &cu_q),
         };
         let of_q = [1, q_heads as u32, total_q as u32];
-        attend(
-            &mut device,
-            case.kernel,
-            case.dtype,
-            params,
-            [of_q, of_kv],
-            mode,
-        )
-        .unwrap_or_else(|fault| panic!("{fault}"));
+        kernels(&mut device, params, [of_q, of_kv]).unwrap_or_else(|fault| panic!("{fault}"));
         let (o, lse) = (device.read(&o), device.read(&lse));
         (0..self.cases.len())
             .map(|i| {

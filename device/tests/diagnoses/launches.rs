@@ -73,7 +73,7 @@ fn too_much_shared_memory_is_refused() {
     assert!(
         fault
             .to_string()
-            .contains("232449 bytes of shared memory; a block may have 232448")
+            .contains("232449 bytes of shared memory; a CTA may have 232448")
     );
 }
 

@@ -6,6 +6,7 @@ use sample_attention_device::gpu::{self, FULL_MASK, Global, KMajor, Shared, Tens
 mod asynchronous;
 mod barriers;
 mod launches;
+mod livelock;
 mod mbarriers;
 mod memory;
 mod races;

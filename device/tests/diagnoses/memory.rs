@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_global_overrun_names_buffer_thread_and_line() {
     let words = [
-        "kernel `faulty`, block (0, 0, 0), thread 4 (warp 0, lane 4), at device/tests/diagnoses/memory.rs:",
+        "kernel `faulty`, CTA (0, 0, 0), thread 4 (warp 0, lane 4), at device/tests/diagnoses/memory.rs:",
         "`ld.global.b32` of 4 bytes is out of bounds: it starts at byte 16 of buffer `x` (16 bytes)",
     ];
     assert_fault(32, Mode::Fast, FaultKind::OutOfBounds, &words, |p| {

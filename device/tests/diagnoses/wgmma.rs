@@ -98,7 +98,7 @@ fn warps_with_other_descriptors_are_divergence() {
 
 #[test]
 fn half_a_warpgroup_is_too_few() {
-    let words = ["needs a warpgroup", "This block has 64 threads"];
+    let words = ["needs a warpgroup", "This CTA has 64 threads"];
     assert_fault(64, Mode::Fast, FaultKind::Divergence, &words, |_| {
         gpu::wgmma_wait_group::<0, _>(&mut ());
     });

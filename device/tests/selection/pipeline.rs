@@ -133,6 +133,8 @@ pub fn policy(case: &Case, budget: Budget) -> HeadPolicy {
         row_stride: case.row_stride as u32,
         tail: case.tail as u32,
         tail_stride: case.tail_stride as u32,
+        row_offset: 0,
+        offset_step: 0,
         stride_doubles_from: u32::try_from(case.stride_doubles_from).unwrap_or(u32::MAX),
     }
 }

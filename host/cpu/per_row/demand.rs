@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::TaskBuffers;
+use super::buffers::TaskBuffers;
 use super::heaviest::{Candidate, heaviest};
 use crate::cpu::reduction::MASS_ONE;
 use crate::cpu::simd::PANEL;

@@ -16,46 +16,47 @@
 //! Rows whose softmax has no finite normaliser ask for nothing. A query block without a finite sampled row, because its rows hold
 //! NaN or because the row stride passes it over, lists every visible key block: nothing is known of what it needs.
 
+mod buffers;
 mod demand;
 mod heaviest;
 mod statistics;
+
+pub(super) use buffers::TaskBuffers;
 
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::arena::{Arena, Footprint};
 use super::reduction::MASS_ONE;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::PANEL;
 use super::tile::Stats;
-use super::units::{Unit, Units};
+use super::units::Units;
 use super::workers::{for_each_task, take};
 use super::workspace::HeadTotals;
 use crate::geometry::{BLOCK, SampledRows};
 use crate::problem::Problem;
 use crate::selection::{BlockRows, SelectionMut};
 use crate::tensor::TensorView;
-
-/// Sampled rows of a task, as far as whole query blocks allow: two panels, which share the conversion of each key block.
-const TASK_ROWS: usize = 2 * PANEL;
+use buffers::TASK_ROWS;
 
 /// Query blocks of a task at most: where few rows are sampled, tasks stay small enough to be spread over threads.
 const TASK_BLOCKS: usize = 16;
 
-/// Consecutive query blocks of one task, from position 0 on. Those before the first query hold no sampled row.
+/// Consecutive query blocks of one task, from position 0 on: the same for all heads, whose sampled rows are staggered. Those before
+/// the first query hold no sampled row.
 pub(super) fn groups(units: &Units) -> impl Iterator<Item = Range<usize>> + use<> {
-    let rows = units.rows(0);
+    let rows = units.distinct_rows();
     let blocks = units.geometry.blocks();
     let mut start = 0;
     std::iter::from_fn(move || {
-        let first_rank = rows.rank_at(start * BLOCK);
         let fits = |end: usize| {
-            end <= blocks
-                && end - start <= TASK_BLOCKS
-                && rows.rank_at(end * BLOCK) - first_rank <= TASK_ROWS
+            let few_rows = |rows: &SampledRows| {
+                rows.rank_at(end * BLOCK) - rows.rank_at(start * BLOCK) <= TASK_ROWS
+            };
+            end <= blocks && end - start <= TASK_BLOCKS && rows.iter().all(few_rows)
         };
         let mut end = start + 1;
         while fits(end + 1) {
@@ -67,32 +68,6 @@ pub(super) fn groups(units: &Units) -> impl Iterator<Item = Range<usize>> + use<
     })
 }
 
-/// What one worker keeps of its task.
-pub(super) struct TaskBuffers<'a> {
-    /// [panel, key block]: maximum and sum of each row's scores without the sinks; then the sums relative to the row's maximum.
-    blocks: &'a mut [Stats],
-    /// [panel]: the same of the sinks.
-    sinks: &'a mut [Stats],
-    /// [panel]: maximum and sum over all keys that each row sees.
-    whole: &'a mut [Stats],
-    /// One entry a key block: the candidates of one row.
-    candidates: &'a mut [u64],
-    /// One flag a key block: what the rows of one query block asked for.
-    asked: &'a mut [u8],
-}
-
-/// Panels of the largest task: more than two where a single query block has more than [`TASK_ROWS`] sampled rows. A bound by the
-/// strides alone, so that the workspace of a longer prompt is no smaller.
-fn task_panels(units: &Units) -> usize {
-    let (stride, of_tail) = match units.tail.rows {
-        0 => (units.row_stride, 0),
-        // Where the tail begins within the block, both strides may have a row more than their share.
-        _ => (units.row_stride.min(units.tail.stride), 2),
-    };
-    let of_block = (BLOCK.div_ceil(stride) + of_tail).min(BLOCK);
-    of_block.max(TASK_ROWS).div_ceil(PANEL)
-}
-
 /// Natural log of the softmax normaliser of each sampled row of a unit, from its part of [`Selected::row_stats`].
 pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
     let (max, sum) =
@@ -102,31 +77,10 @@ pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
         .map(|(&max, &sum)| (f64::from(max) + f64::from(sum).log2()) * std::f64::consts::LN_2)
 }
 
-impl<'a> TaskBuffers<'a> {
-    pub(super) fn carve(arena: &mut Arena<'a>, units: &Units) -> Option<Self> {
-        let (panels, blocks) = (task_panels(units), units.geometry.blocks());
-        Some(TaskBuffers {
-            blocks: arena.take(panels * blocks)?,
-            sinks: arena.take(panels)?,
-            whole: arena.take(panels)?,
-            candidates: arena.take(blocks)?,
-            asked: arena.take(blocks)?,
-        })
-    }
-
-    pub(super) fn measure(footprint: &mut Footprint, units: &Units) {
-        let (panels, blocks) = (task_panels(units), units.geometry.blocks());
-        footprint.take::<Stats>(blocks, panels);
-        footprint.take::<Stats>(panels, 1);
-        footprint.take::<Stats>(panels, 1);
-        footprint.take::<u64>(blocks, 1);
-        footprint.take::<u8>(blocks, 1);
-    }
-}
-
 /// Query blocks of one head, to be selected for.
 struct Task<'a> {
     head: usize,
+    rows: SampledRows,
     query_blocks: Range<usize>,
     /// Maximum and sum of each sampled row.
     row_max: &'a mut [f32],
@@ -160,18 +114,18 @@ pub(super) fn select(
     ended: impl Fn() + Sync,
 ) -> Times {
     let started = Instant::now();
-    let rows = units.rows(0);
     let target = (f64::from(coverage) * MASS_ONE as f64).ceil() as u64;
     let totals = Mutex::new(selected.totals);
     let nanoseconds = [const { AtomicU64::new(0) }; 2];
     let mut workers: Vec<_> = workers.0.iter_mut().zip(workers.1).collect();
-    let tasks = tasks(units, &rows, wave, selected.row_stats, selected.selection);
+    let tasks = tasks(units, wave, selected.row_stats, selected.selection);
     for_each_task(&mut workers, tasks, |(scratch, buffers), task| {
         let (batch, head) = (task.head / problem.q_heads, task.head % problem.q_heads);
         let started = Instant::now();
+        let rows = &task.rows;
         scratch.instruction_set.run(statistics::Statistics {
             units,
-            rows: &rows,
+            rows,
             first_rank: rows.rank_at(task.query_blocks.start * BLOCK),
             q: HeadRows::new(q, batch, head),
             k: HeadRows::new(k, batch, head / problem.group_size()),
@@ -182,7 +136,7 @@ pub(super) fn select(
             scratch,
         });
         let measured = Instant::now();
-        let of_task = demand::select(units, &rows, target, task.query_blocks, task.lists, buffers);
+        let of_task = demand::select(units, rows, target, task.query_blocks, task.lists, buffers);
         let times = [measured - started, measured.elapsed()];
         for (sum, time) in nanoseconds.iter().zip(times) {
             sum.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
@@ -202,7 +156,7 @@ pub(super) fn select(
     let time = started.elapsed();
     let demand = time.mul_f64(demand / (statistics + demand).max(1.0));
     Times {
-        statistics: time - demand,
+        statistics: time.saturating_sub(demand),
         demand,
     }
 }
@@ -210,7 +164,6 @@ pub(super) fn select(
 /// The tasks of one wave, head after head, each head's last query blocks first: they see most keys.
 fn tasks<'a>(
     units: &'a Units,
-    rows: &'a SampledRows,
     wave: usize,
     row_stats: &'a mut [Stats],
     selection: &'a mut SelectionMut<'_>,
@@ -219,7 +172,8 @@ fn tasks<'a>(
     let first = wave * units.wave * groups.len();
     let mut lists = selection.block_rows(groups.clone().into_iter()).skip(first);
     let mut row_stats: &mut [f32] = bytemuck::cast_slice_mut(row_stats);
-    units.of_wave(wave).flat_map(move |Unit { head, .. }| {
+    units.of_wave(wave).flat_map(move |unit| {
+        let (head, rows) = (unit.head, units.rows(unit));
         let mut row_max = take(&mut row_stats, units.panels * PANEL);
         let mut row_sum = take(&mut row_stats, units.panels * PANEL);
         let of_head: Vec<Task<'a>> = groups
@@ -231,6 +185,7 @@ fn tasks<'a>(
                 let [first, end] = ends.map(|block| rows.rank_at(block * BLOCK));
                 Task {
                     head,
+                    rows: rows.clone(),
                     query_blocks,
                     row_max: take(&mut row_max, end - first),
                     row_sum: take(&mut row_sum, end - first),

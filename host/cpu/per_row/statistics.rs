@@ -1,6 +1,6 @@
 //! The softmax statistics of a task's sampled rows over each key block.
 
-use super::TaskBuffers;
+use super::buffers::TaskBuffers;
 use crate::cpu::rows::HeadRows;
 use crate::cpu::sampling::PanelRows;
 use crate::cpu::scratch::Scratch;

@@ -29,7 +29,7 @@ pub fn row_demands(
     head: usize,
     of_block: impl Fn(usize) -> bool + Sync,
 ) -> Vec<RowDemand> {
-    sampled_rows(problem, policy)
+    sampled_rows(problem, policy, head)
         .into_par_iter()
         .filter(|&row| of_block(position(problem, row) as usize / 128))
         .filter_map(|row| {

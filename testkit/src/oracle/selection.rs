@@ -31,18 +31,42 @@ pub struct Unit {
     pub score_magnitude: f64,
 }
 
-/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of the
-/// tail for `rows`.
-pub fn sampled_rows(problem: &Problem, policy: &Policy) -> Vec<usize> {
+/// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of
+/// the tail for `rows`. Where s divides 128, `rows` samples the head's [`row_offset`] earlier, but for the last row of each block.
+pub fn sampled_rows(problem: &Problem, policy: &Policy, head: usize) -> Vec<usize> {
+    let offset = match policy.budget {
+        Budget::Rows => row_offset(policy, head % problem.q_heads),
+        _ => 0,
+    };
     (0..problem.q_len)
         .filter(|&row| {
             let p = position(problem, row);
             let is_last = row == problem.q_len - 1;
-            p >= 0
-                && (is_last
-                    || (p as usize + 1).is_multiple_of(stride_at(problem, policy, p as usize)))
+            p >= 0 && (is_last || is_sampled(problem, policy, offset, p as usize))
         })
         .collect()
+}
+
+fn is_sampled(problem: &Problem, policy: &Policy, offset: usize, p: usize) -> bool {
+    let s = stride_at(problem, policy, p);
+    if offset == 0 || !128usize.is_multiple_of(s) {
+        return (p + 1).is_multiple_of(s);
+    }
+    let ends_block = |p: usize| (p + 1).is_multiple_of(128);
+    let multiple = p + offset % s;
+    ends_block(p) || (multiple + 1).is_multiple_of(s) && !ends_block(multiple)
+}
+
+/// o = (`row_offset` + h · c) mod s, c the least number from 0.6 · s on that has no factor in common with s.
+fn row_offset(policy: &Policy, q_head: usize) -> usize {
+    let s = policy.row_stride as u128;
+    let divides_both = |d: u128, c: u128| s.is_multiple_of(d) && c.is_multiple_of(d);
+    // Shared factors of strides that tests use are small.
+    let c = ((3 * s).div_ceil(5)..=s)
+        .find(|&c| (2..=c.min(10_000)).all(|d| !divides_both(d, c)))
+        .unwrap_or(1);
+    let offset = policy.row_offset as u128 + q_head as u128 * c;
+    (offset % s) as usize
 }
 
 /// s of a position: for `blocks` twice as large for each power of two times `stride_doubles_from`, from one times on, that its
@@ -134,7 +158,7 @@ fn one_unit(problem: &Problem, policy: &Policy, qkv: &Qkv, head: usize, segment:
         candidates_per_row,
         score_magnitude: 0.0,
     };
-    for row in sampled_rows(problem, policy) {
+    for row in sampled_rows(problem, policy, head) {
         let query_block = position(problem, row) as usize / 128;
         if !query_blocks.contains(&query_block) {
             continue;

@@ -2,7 +2,7 @@
 
 use sample_attention::{Budget, Coverage, Fallback, HeadPath, HeadReport, Policy, Problem};
 
-use super::selection_checks::MASS_ONE;
+use super::shared_checks::MASS_ONE;
 use super::{Attend, Backend, Case, Outcome, row_checks};
 use crate::oracle::{self, HeadMask, Mask};
 use crate::tensor::Qkv;
@@ -148,7 +148,7 @@ fn check_rows(
     };
     let heads = vec![selected; problem.batch * problem.q_heads];
     let selection = Mask::Heads(heads);
-    let sampled = oracle::sampled_rows(problem, policy);
+    let sampled = oracle::sampled_rows(problem, policy, head);
     let shares: Vec<(usize, f64)> = sampled
         .iter()
         .map(|&row| (row, oracle::normaliser(problem, qkv, head, row)))

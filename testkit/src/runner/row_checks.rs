@@ -5,7 +5,7 @@
 
 use sample_attention::{Policy, Problem};
 
-use super::selection_checks::{MASS_ONE, check_window_and_sinks, relative_error};
+use super::shared_checks::{MASS_ONE, check_window_and_sinks, relative_error};
 use crate::oracle::{self, HeadMask, RowDemand};
 use crate::tensor::Qkv;
 

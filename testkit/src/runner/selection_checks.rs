@@ -3,12 +3,10 @@
 use sample_attention::{Budget, Policy, Problem};
 
 use super::attention_checks::score_error;
+use super::shared_checks::{MASS_ONE, check_window_and_sinks, relative_error, window_and_sinks};
 use super::{Attend, Case, Outcome, UnitFound, row_checks};
 use crate::oracle::{self, HeadMask, Mask, Unit};
 use crate::tensor::Qkv;
-
-/// Units of a sampled row's mass.
-pub(super) const MASS_ONE: f64 = sample_attention::cpu::MASS_ONE as f64;
 
 /// Everything about the selection of a policy; nothing for other cases.
 pub(super) fn check(case: &Case, qkv: &Qkv, outcome: &Outcome) {
@@ -115,11 +113,11 @@ fn check_sampled_rows(
     if found.is_empty() {
         return;
     }
-    let rows = oracle::sampled_rows(problem, policy);
     for head in 0..problem.batch * problem.q_heads {
         let own = found
             .iter()
             .filter(|row| row.batch * problem.q_heads + row.q_head == head);
+        let rows = oracle::sampled_rows(problem, policy, head);
         let listed: Vec<usize> = own.clone().map(|row| row.row).collect();
         assert_eq!(listed, rows, "sampled rows of head {head}\n{}", context());
         // All normalisers of long problems would take the oracle as long as the masses do.
@@ -137,11 +135,6 @@ fn check_sampled_rows(
             );
         }
     }
-}
-
-/// Relative error that f32 arithmetic may bring into a mass.
-pub(super) fn relative_error(problem: &Problem, score_magnitude: f64) -> f64 {
-    2.0 * score_error(problem.head_dim, score_magnitude) + 4e-6
 }
 
 /// By how many units a candidate may be off: it adds up the shares of at most eight rows (of a query block, at the default row stride) and
@@ -226,46 +219,6 @@ fn check_reached(
             context()
         );
     }
-}
-
-/// Window and sinks, and nothing else: what every policy keeps.
-fn window_and_sinks(problem: &Problem, policy: &Policy, dense: bool) -> HeadMask {
-    let blocks = problem.k_len.div_ceil(128);
-    let window_blocks_before = (oracle::window_tokens(problem, policy) - 1).div_ceil(128);
-    let mut expected = HeadMask {
-        dense,
-        sinks: policy.sinks.min(problem.k_len),
-        blocks: vec![vec![false; blocks]; blocks],
-        stripes: vec![false; problem.k_len],
-    };
-    for (query_block, row) in expected.blocks.iter_mut().enumerate() {
-        row[query_block.saturating_sub(window_blocks_before)..=query_block].fill(true);
-    }
-    expected
-}
-
-pub(super) fn check_window_and_sinks(
-    problem: &Problem,
-    policy: &Policy,
-    mask: &HeadMask,
-    context: &dyn Fn() -> String,
-) {
-    let expected = window_and_sinks(problem, policy, mask.dense);
-    let window_kept = expected
-        .blocks
-        .iter()
-        .zip(&mask.blocks)
-        .all(|(window, listed)| {
-            window
-                .iter()
-                .zip(listed)
-                .all(|(&window, &listed)| !window || listed)
-        });
-    assert!(
-        window_kept && mask.sinks == expected.sinks,
-        "window and sinks\n{}",
-        context()
-    );
 }
 
 /// The lists are window, sinks, and exactly the smallest sets by the backend's own masses.

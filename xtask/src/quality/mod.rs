@@ -30,6 +30,7 @@ use model::Model;
 use policies::Grid;
 use progress::Bar;
 use retrieval::{Answered, Case, Place};
+use table::Dense;
 use weights::Weights;
 
 /// Options of the measurement.
@@ -154,12 +155,6 @@ fn measure(options: &Options) -> Result<(), String> {
         println!("\n{}", table::heads(measurement));
     }
     Ok(())
-}
-
-/// What the dense model does.
-struct Dense<'a> {
-    references: &'a [Reference<'a>],
-    answers: Vec<Answered>,
 }
 
 fn answer(

@@ -5,9 +5,14 @@ use std::fmt::Write;
 use sample_attention::{Budget, HeadPath, Policy, Window};
 use serde_json::{Value, json};
 
-use super::Dense;
-use super::measure::{Comparison, Measurement};
-use super::retrieval::{Place, share_right};
+use super::measure::{Comparison, Measurement, Reference};
+use super::retrieval::{Answered, Place, share_right};
+
+/// What the dense model does.
+pub struct Dense<'a> {
+    pub references: &'a [Reference<'a>],
+    pub answers: Vec<Answered>,
+}
 
 /// Names of the columns, and the line under them.
 pub const HEADER: &str = "\

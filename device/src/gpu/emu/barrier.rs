@@ -1,61 +1,15 @@
-//! The sixteen named barriers of a block. Warps arrive whole, as on hardware.
+//! The sixteen named barriers of a CTA. Warps arrive whole, as on hardware.
 
-use std::fmt::Write;
 use std::panic::Location;
 
-use super::block::{At, Block, State};
 use super::collective::{Lanes, Op, Then, collective};
-use super::diagnosis::{FaultKind, ranges};
+use super::state::barrier::{Arrival, BARRIERS};
+use super::state::{At, Cta, FaultKind, State};
 
-/// How many named barriers a block has.
-const BARRIERS: u32 = 16;
-
-/// What a lane brings to a barrier and takes away.
+/// A lane's predicate, and the result that the barrier gives it.
 struct Vote {
     predicate: bool,
     result: u32,
-}
-
-struct Arrival {
-    warp: u32,
-    waits: bool,
-    at: At,
-    mask: u32,
-    votes: [*mut (); 32],
-}
-
-#[derive(Default)]
-struct Barrier {
-    expected_warps: u32,
-    arrivals: Vec<Arrival>,
-}
-
-#[derive(Default)]
-pub(super) struct Barriers([Barrier; BARRIERS as usize]);
-
-impl Barriers {
-    /// For each barrier that someone waits at: who has not arrived.
-    pub(super) fn who_is_missing(&self, block: &Block) -> String {
-        let mut text = String::new();
-        for (id, barrier) in self.0.iter().enumerate() {
-            let Some(first) = barrier.arrivals.first() else {
-                continue;
-            };
-            let warps = block.warps.len() as u32;
-            let absent: Vec<u32> = (0..warps)
-                .filter(|&warp| barrier.arrivals.iter().all(|arrival| arrival.warp != warp))
-                .collect();
-            let _ = write!(
-                text,
-                "\nbarrier {id} (first reached at {}) expects {} warps and has {}: warps {} have not arrived",
-                first.at,
-                barrier.expected_warps,
-                barrier.arrivals.len(),
-                ranges(absent)
-            );
-        }
-        text
-    }
 }
 
 /// How a barrier combines the lanes' predicates.
@@ -67,7 +21,7 @@ pub(in super::super) enum Combine {
     Or,
 }
 
-/// `bar.sync`, `bar.red` (`waits`) and `bar.arrive`. `threads` is `None` for the whole block.
+/// `bar.sync`, `bar.red` (`waits`) and `bar.arrive`. `threads` is `None` for the whole CTA.
 #[track_caller]
 pub(in super::super) fn arrive(
     name: &'static str,
@@ -83,13 +37,13 @@ pub(in super::super) fn arrive(
         result: 0,
     };
     let op = Op::aligned(name).operand(u64::from(threads.unwrap_or(0)) << 32 | u64::from(id));
-    collective(op, at, &mut vote, |block, lanes| {
-        block.warp_arrives(name, id, threads, waits, combine, lanes, at)
+    collective(op, at, &mut vote, |cta, lanes| {
+        cta.warp_arrives(name, id, threads, waits, combine, lanes, at)
     });
     vote.result
 }
 
-impl Block {
+impl Cta {
     #[expect(
         clippy::too_many_arguments,
         reason = "an instruction with its operands"
@@ -104,8 +58,8 @@ impl Block {
         lanes: Lanes<'_, Vote>,
         at: At,
     ) -> Then {
-        let block_warps = self.warps.len() as u32;
-        let all = block_warps * 32;
+        let cta_warps = self.warps.len() as u32;
+        let all = cta_warps * 32;
         let count = threads.unwrap_or(all);
         if id >= BARRIERS || count == 0 || !count.is_multiple_of(32) || count > all {
             self.fail(
@@ -113,7 +67,7 @@ impl Block {
                 at,
                 format!(
                     "`{name}` on barrier {id} for {count} threads: barriers are 0 to {}, and the count is a \
-                     multiple of 32, at most the block's {all}",
+                     multiple of 32, at most the CTA's {all}",
                     BARRIERS - 1
                 ),
             );

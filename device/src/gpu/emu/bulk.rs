@@ -1,80 +1,15 @@
 //! Bulk copies in flight: loads land when someone waits on their mbarrier, stores when their thread
 //! waits for them.
 
-use std::collections::VecDeque;
 use std::panic::Location;
 
-use super::block::{At, Block, with};
-use super::cp_async::{copy_in, copy_out};
-use super::diagnosis::FaultKind;
-use super::tensor::Patch;
+use super::state::bulk::{Load, Patch, Shape, Store};
+use super::state::memory::{copy_in, copy_out};
+use super::state::queue::pop_front_if;
+use super::state::{At, Cta, FaultKind, with};
 use crate::gpu::TensorMap;
 
-/// What a copy moves between shared and global memory.
-enum Shape {
-    /// `bytes` bytes at a global address.
-    Linear { global: u64, bytes: u32 },
-    /// A box of a tensor.
-    Tensor(Patch),
-}
-
-struct Load {
-    shape: Shape,
-    shared: u32,
-    mbarrier: u32,
-    at: At,
-}
-
-struct Store {
-    group: u32,
-    shape: Shape,
-    shared: u32,
-    at: At,
-}
-
-/// The bulk stores of one thread that have not landed.
-#[derive(Default)]
-pub(super) struct StoreQueue {
-    stores: VecDeque<Store>,
-    committed_groups: u32,
-}
-
-impl StoreQueue {
-    /// Where a store that nothing has waited for was issued.
-    pub(super) fn unfinished(&self) -> Option<At> {
-        self.stores.front().map(|store| store.at)
-    }
-}
-
-/// The bulk loads of a block that have not landed.
-#[derive(Default)]
-pub(super) struct Loads(Vec<Load>);
-
-impl Loads {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// The mbarrier of the load at `index`.
-    pub(super) fn mbarrier(&self, index: usize) -> u32 {
-        self.0[index].mbarrier
-    }
-
-    pub(super) fn unfinished(&self) -> Option<At> {
-        self.0.first().map(|load| load.at)
-    }
-}
-
-impl Shape {
-    fn bytes(&self) -> u32 {
-        match self {
-            Self::Linear { bytes, .. } => *bytes,
-            Self::Tensor(tensor) => tensor.bytes(),
-        }
-    }
-}
-
-impl Block {
+impl Cta {
     /// Checks what linear copies demand.
     fn linear(&mut self, op: &'static str, global: u64, shared: u32, bytes: u32, at: At) -> Shape {
         if !bytes.is_multiple_of(16) || bytes == 0 {
@@ -107,7 +42,7 @@ impl Block {
         let phase = self.current_phase(mbarrier, op, at);
         self.note_bulk_load(shared, bytes, mbarrier, phase, op, at);
         let host = self.shared(shared, bytes, 16, op, at);
-        // Until it lands, whoever reads the target finds NaN.
+        // Poison until it lands: all ones is NaN in every format.
         // SAFETY: `shared` checked the range.
         unsafe { host.write_bytes(0xff, bytes as usize) };
         self.loads.0.push(Load {
@@ -158,13 +93,13 @@ impl Block {
     }
 
     fn land_stores(&mut self, groups: u32) {
-        while let Some(store) = super::pop_front_if(&mut self.thread().stores.stores, |store| {
+        while let Some(store) = pop_front_if(&mut self.thread().stores.stores, |store| {
             store.group < groups
         }) {
             match &store.shape {
                 Shape::Linear { global, bytes } => {
                     let op = "cp.async.bulk";
-                    let to = self.global(*global, *bytes, 16, op, store.at);
+                    let to = self.global_write(*global, *bytes, 16, op, store.at);
                     let from = self.shared(store.shared, *bytes, 16, op, store.at);
                     // SAFETY: both ranges are checked.
                     unsafe { copy_out(from, to, *bytes) };
@@ -180,9 +115,9 @@ impl Block {
 pub(in super::super) fn load(to: u32, from: u64, bytes: u32, mbarrier: u32) {
     let op = "cp.async.bulk.shared.global";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.linear(op, from, to, bytes, at);
-        block.issue_load(op, shape, to, mbarrier, at);
+    with(|cta| {
+        let shape = cta.linear(op, from, to, bytes, at);
+        cta.issue_load(op, shape, to, mbarrier, at);
     });
 }
 
@@ -190,9 +125,9 @@ pub(in super::super) fn load(to: u32, from: u64, bytes: u32, mbarrier: u32) {
 pub(in super::super) fn load_tensor(to: u32, map: &TensorMap, coords: &[i32], mbarrier: u32) {
     let op = "cp.async.bulk.tensor.shared.global";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.tensor(op, map, coords, to, at);
-        block.issue_load(op, shape, to, mbarrier, at);
+    with(|cta| {
+        let shape = cta.tensor(op, map, coords, to, at);
+        cta.issue_load(op, shape, to, mbarrier, at);
     });
 }
 
@@ -200,9 +135,9 @@ pub(in super::super) fn load_tensor(to: u32, map: &TensorMap, coords: &[i32], mb
 pub(in super::super) fn store(to: u64, from: u32, bytes: u32) {
     let op = "cp.async.bulk.global.shared";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.linear(op, to, from, bytes, at);
-        block.issue_store(op, shape, from, at);
+    with(|cta| {
+        let shape = cta.linear(op, to, from, bytes, at);
+        cta.issue_store(op, shape, from, at);
     });
 }
 
@@ -210,30 +145,27 @@ pub(in super::super) fn store(to: u64, from: u32, bytes: u32) {
 pub(in super::super) fn store_tensor(map: &TensorMap, coords: &[i32], from: u32) {
     let op = "cp.async.bulk.tensor.global.shared";
     let at = Location::caller();
-    with(|block| {
-        let shape = block.tensor(op, map, coords, from, at);
-        block.issue_store(op, shape, from, at);
+    with(|cta| {
+        let shape = cta.tensor(op, map, coords, from, at);
+        cta.issue_store(op, shape, from, at);
     });
 }
 
 #[track_caller]
 pub(in super::super) fn commit_group() {
-    with(|block| block.thread().stores.committed_groups += 1);
+    with(|cta| cta.thread().stores.committed_groups += 1);
 }
 
 /// Waits until at most `pending` committed groups are in flight.
 #[track_caller]
 pub(in super::super) fn wait_group(pending: u32) {
-    with(|block| {
-        let landed = block
-            .thread()
-            .stores
-            .committed_groups
-            .saturating_sub(pending);
-        block.land_stores(landed);
+    with(|cta| {
+        let landed = cta.thread().stores.committed_groups.saturating_sub(pending);
+        cta.land_stores(landed);
     });
 }
 
+#[track_caller]
 pub(in super::super) fn fence_proxy_async() {
-    with(Block::note_proxy_fence);
+    with(Cta::note_proxy_fence);
 }

@@ -2,45 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::block::{At, Block, State, suspend, with};
-use super::diagnosis::{FaultKind, lanes};
-
-/// Every lane of a warp.
-pub(super) const ALL_LANES: u32 = u32::MAX;
-
-/// Lanes that wait for each other.
-struct Round {
-    /// Zero when the slot is free.
-    mask: u32,
-    arrived: u32,
-    op: &'static str,
-    /// Whether all lanes must be at one call site, and where that is.
-    aligned: bool,
-    at: At,
-    /// What must agree between lanes besides the instruction, such as a barrier's number.
-    operand: u64,
-    arguments: [*mut (); 32],
-}
-
-/// The meeting points of one warp. Disjoint masks may meet at the same time.
-pub(super) struct Warp {
-    /// The lanes that exist: all but in the last warp of an odd block.
-    pub(super) present: u32,
-    pub(super) exited: u32,
-    rounds: Vec<Round>,
-}
-
-impl Warp {
-    pub(super) fn all_of(threads: u32) -> Vec<Self> {
-        (0..threads.div_ceil(32))
-            .map(|warp| Self {
-                present: ALL_LANES >> (32 - (threads - warp * 32).min(32)),
-                exited: 0,
-                rounds: Vec::new(),
-            })
-            .collect()
-    }
-}
+pub(super) use super::state::warp::ALL_LANES;
+use super::state::warp::Round;
+use super::state::{At, Cta, FaultKind, State, lanes, suspend, with_at};
 
 /// An instruction that lanes execute together.
 #[derive(Clone, Copy)]
@@ -122,11 +86,10 @@ pub(super) fn collective<A>(
     op: Op,
     at: At,
     argument: &mut A,
-    execute: impl FnOnce(&mut Block, Lanes<'_, A>) -> Then,
+    execute: impl FnOnce(&mut Cta, Lanes<'_, A>) -> Then,
 ) {
-    let waits = with(|block| {
-        let Some((mask, arguments)) =
-            block.arrive(op, at, std::ptr::from_mut(argument).cast::<()>())
+    let waits = with_at(at, |cta| {
+        let Some((mask, arguments)) = cta.arrive(op, at, std::ptr::from_mut(argument).cast::<()>())
         else {
             return true;
         };
@@ -135,20 +98,20 @@ pub(super) fn collective<A>(
             arguments,
             kind: PhantomData,
         };
-        let first = block.warp() * 32;
-        match execute(block, arrived) {
+        let first = cta.warp() * 32;
+        match execute(cta, arrived) {
             Then::GoOn => {
-                let me = block.current;
+                let me = cta.current;
                 for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
                     if first + lane != me {
-                        block.make_ready(first + lane);
+                        cta.make_ready(first + lane);
                     }
                 }
                 false
             }
             Then::Wait(state) => {
                 for lane in (0..32).filter(|lane| mask >> lane & 1 == 1) {
-                    block.threads[(first + lane) as usize].state = state;
+                    cta.threads[(first + lane) as usize].state = state;
                 }
                 true
             }
@@ -159,7 +122,7 @@ pub(super) fn collective<A>(
     }
 }
 
-impl Block {
+impl Cta {
     /// Notes that the running lane is at `op`. Once all lanes are, returns them and their arguments.
     fn arrive(&mut self, op: Op, at: At, argument: *mut ()) -> Option<(u32, [*mut (); 32])> {
         let warp_index = self.warp() as usize;

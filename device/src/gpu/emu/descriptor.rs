@@ -1,15 +1,7 @@
 //! Matrix descriptors: where `wgmma` finds an operand in shared memory.
 
+pub(in super::super) use super::state::wgmma::Operand;
 use crate::gpu::Swizzle;
-
-/// One operand in shared memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) struct Operand {
-    pub(in super::super) descriptor: u64,
-    pub(in super::super) mn_major: bool,
-    /// What each k-step adds to the descriptor.
-    pub(in super::super) offsets: [u64; 8],
-}
 
 /// A decoded matrix descriptor (PTX ISA, "Matrix Descriptor Format").
 pub(super) struct Matrix {

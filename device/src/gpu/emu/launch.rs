@@ -2,21 +2,9 @@
 
 use std::marker::PhantomData;
 
-use super::memory::GlobalMemory;
+use super::state::Mode;
+use super::state::memory::GlobalMemory;
 use crate::gpu::{Global, Word};
-
-/// How a launch is emulated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Natural thread order, blocks in parallel, no race detection.
-    Fast,
-    /// Race detection in shared memory; threads and blocks in an order drawn from `seed`, one
-    /// block after another.
-    Checked {
-        /// Names the order: the same seed replays it.
-        seed: u64,
-    },
-}
 
 /// The shape of a launch.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +16,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `grid` blocks of `block` threads, without shared memory, in fast mode.
+    /// `grid` CTAs of `block` threads, without shared memory, in fast mode.
     pub const fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
         Self {
             grid,

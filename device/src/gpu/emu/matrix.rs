@@ -2,28 +2,11 @@
 
 use std::panic::Location;
 
-use super::block::Block;
-use super::collective::{Lanes, Op, Then, collective};
-use super::math::f32_of_f16;
-use super::memory::Access;
+use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
+pub(in super::super) use super::state::half::Half;
+use super::state::memory::Access;
+use super::state::{At, Cta, FaultKind};
 use crate::gpu::fragment::MmaM16N8K16;
-
-/// A 16-bit float format.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in super::super) enum Half {
-    Bf16,
-    F16,
-}
-
-impl Half {
-    #[inline(always)]
-    pub(super) fn to_f32(self, bits: u16) -> f32 {
-        match self {
-            Self::Bf16 => f32::from_bits(u32::from(bits) << 16),
-            Self::F16 => f32_of_f16(bits),
-        }
-    }
-}
 
 struct Matrices<const N: usize> {
     row: u32,
@@ -31,14 +14,9 @@ struct Matrices<const N: usize> {
 }
 
 /// The 8 × 8 matrix `m`: its row `r` at the address that lane `8·m + r` holds.
-fn read_rows(
-    block: &mut Block,
-    row: impl Fn(u32) -> u32,
-    op: &'static str,
-    at: super::block::At,
-) -> [[u16; 8]; 8] {
+fn read_rows(cta: &mut Cta, row: impl Fn(u32) -> u32, op: &'static str, at: At) -> [[u16; 8]; 8] {
     std::array::from_fn(|r| {
-        let host = block.shared(row(r as u32), 16, 16, op, at);
+        let host = cta.shared(row(r as u32), 16, 16, op, at);
         // SAFETY: `shared` checked 16 aligned bytes.
         unsafe { host.cast::<[u16; 8]>().read() }
     })
@@ -55,15 +33,15 @@ pub(in super::super) fn ldmatrix<const N: usize>(
         row,
         registers: [0; N],
     };
-    let execute = |block: &mut Block, mut lanes: Lanes<'_, Matrices<N>>| {
+    let execute = |cta: &mut Cta, mut lanes: Lanes<'_, Matrices<N>>| {
         for matrix in 0..N as u32 {
             for r in 0..8 {
                 let lane = matrix * 8 + r;
                 let address = lanes.get(lane).row;
-                block.shared(address, 16, 16, op, at);
-                block.note_lane_access(lane, address, 16, Access::Read, op, at);
+                cta.shared(address, 16, 16, op, at);
+                cta.note_lane_access(lane, address, 16, Access::Read, op, at);
             }
-            let rows = read_rows(block, |r| lanes.get(matrix * 8 + r).row, op, at);
+            let rows = read_rows(cta, |r| lanes.get(matrix * 8 + r).row, op, at);
             for lane in 0..32u32 {
                 let (r, c) = (lane as usize / 4, lane as usize % 4 * 2);
                 let (low, high) = if transposed {
@@ -90,7 +68,7 @@ pub(in super::super) fn stmatrix<const N: usize>(
 ) {
     let at = Location::caller();
     let mut slot = Matrices { row, registers };
-    let execute = |block: &mut Block, lanes: Lanes<'_, Matrices<N>>| {
+    let execute = |cta: &mut Cta, lanes: Lanes<'_, Matrices<N>>| {
         for matrix in 0..N as u32 {
             let mut rows = [[0u16; 8]; 8];
             for lane in 0..32u32 {
@@ -106,8 +84,8 @@ pub(in super::super) fn stmatrix<const N: usize>(
             for (r, row) in rows.into_iter().enumerate() {
                 let lane = matrix * 8 + r as u32;
                 let address = lanes.get(lane).row;
-                let host = block.shared(address, 16, 16, op, at);
-                block.note_lane_access(lane, address, 16, Access::Write, op, at);
+                let host = cta.shared(address, 16, 16, op, at);
+                cta.note_lane_access(lane, address, 16, Access::Write, op, at);
                 // SAFETY: `shared` checked 16 aligned bytes.
                 unsafe { host.cast::<[u16; 8]>().write(row) };
             }
@@ -117,21 +95,21 @@ pub(in super::super) fn stmatrix<const N: usize>(
     collective(Op::aligned(op), at, &mut slot, whole_warp(op, at, execute));
 }
 
-/// Matrix instructions need all 32 lanes: the last warp of an odd block has not got them.
+/// Matrix instructions need all 32 lanes. The last warp of a CTA may have fewer.
 fn whole_warp<A>(
     op: &'static str,
-    at: super::block::At,
-    execute: impl FnOnce(&mut Block, Lanes<'_, A>) -> Then,
-) -> impl FnOnce(&mut Block, Lanes<'_, A>) -> Then {
-    move |block, lanes| {
-        if lanes.mask != super::collective::ALL_LANES {
-            block.fail(
-                super::diagnosis::FaultKind::Divergence,
+    at: At,
+    execute: impl FnOnce(&mut Cta, Lanes<'_, A>) -> Then,
+) -> impl FnOnce(&mut Cta, Lanes<'_, A>) -> Then {
+    move |cta, lanes| {
+        if lanes.mask != ALL_LANES {
+            cta.fail(
+                FaultKind::Divergence,
                 at,
-                format!("`{op}` needs a warp of 32 threads, but the block's last warp has fewer"),
+                format!("`{op}` needs a warp of 32 threads, but the CTA's last warp has fewer"),
             );
         }
-        execute(block, lanes)
+        execute(cta, lanes)
     }
 }
 
@@ -152,7 +130,7 @@ pub(in super::super) fn mma_m16n8k16(
 ) -> [f32; 4] {
     let at = Location::caller();
     let mut slot = Mma { a, b, c };
-    let execute = |_: &mut Block, mut lanes: Lanes<'_, Mma>| {
+    let execute = |_: &mut Cta, mut lanes: Lanes<'_, Mma>| {
         match format {
             Half::Bf16 => multiply(&mut lanes, |bits| Half::Bf16.to_f32(bits)),
             Half::F16 => multiply(&mut lanes, |bits| Half::F16.to_f32(bits)),

@@ -1,164 +1,15 @@
-//! `mbarrier` objects, with phases as integers.
+//! `mbarrier` instructions, with phases as integers.
 //!
 //! Hardware tells phases apart by one parity bit. Here each thread's waits are counted, so a wait
 //! whose parity matches a phase other than the one that is meant is diagnosed.
 
 use std::panic::Location;
 
-use super::block::{At, Block, State, spin, suspend, with};
-use super::diagnosis::FaultKind;
-use super::memory::{Access, SHARED_BASE};
-use super::race::Knowledge;
+use super::state::mbarrier::{MAX_TX, Mbarrier};
+use super::state::memory::{Access, SHARED_BASE};
+use super::state::{At, Cta, FaultKind, State, spin, suspend, with};
 
-/// What a phase's transaction count may reach, in bytes.
-const MAX_TX: i64 = (1 << 20) - 1;
-
-pub(super) struct Mbarrier {
-    address: u32,
-    initialised_at: At,
-    /// Arrivals that complete a phase.
-    count: u32,
-    pending: u32,
-    /// Bytes expected and not yet there; below zero when they came first.
-    tx: i64,
-    /// Phases completed: also the number of the current phase.
-    pub(super) completed: u64,
-    /// The last phase that each thread waited for: -1 is the one before the first.
-    waited: Vec<Option<i64>>,
-    waiters: Vec<(u32, u64)>,
-    arriving: Option<Knowledge>,
-    arrived: Option<Knowledge>,
-}
-
-impl Mbarrier {
-    /// What is missing for the current phase to complete.
-    pub(super) fn lacks(&self) -> String {
-        format!(
-            "mbarrier at byte {} of shared memory (initialised at {}): in phase {} (parity {}), {} of {} arrivals and \
-             {} transaction bytes are missing",
-            self.address - SHARED_BASE,
-            self.initialised_at,
-            self.completed,
-            self.completed & 1,
-            self.pending,
-            self.count,
-            self.tx
-        )
-    }
-
-    pub(super) fn has_waiters(&self) -> bool {
-        !self.waiters.is_empty()
-    }
-}
-
-impl Block {
-    fn mbarrier(&mut self, address: u32, op: &'static str, at: At) -> usize {
-        self.shared(address, 8, 8, op, at);
-        match self.mbarriers.iter().position(|mb| mb.address == address) {
-            Some(index) => index,
-            None => self.fail(
-                FaultKind::Mbarrier,
-                at,
-                format!(
-                    "`{op}` on byte {} of shared memory, where no mbarrier is initialised",
-                    address - SHARED_BASE
-                ),
-            ),
-        }
-    }
-
-    /// Whether a thread waits for a phase of the mbarrier.
-    pub(super) fn has_waiters(&self, address: u32) -> bool {
-        self.mbarriers
-            .iter()
-            .any(|mb| mb.address == address && mb.has_waiters())
-    }
-
-    /// The phase that an asynchronous copy completing on the mbarrier takes part in.
-    pub(super) fn current_phase(&mut self, address: u32, op: &'static str, at: At) -> u64 {
-        let index = self.mbarrier(address, op, at);
-        self.mbarriers[index].completed
-    }
-
-    /// Ordinary accesses to a live mbarrier are undefined.
-    pub(super) fn refuse_live_mbarrier(
-        &mut self,
-        address: u32,
-        bytes: u32,
-        op: &'static str,
-        at: At,
-    ) {
-        let touched = self
-            .mbarriers
-            .iter()
-            .find(|mb| address < mb.address + 8 && mb.address < address + bytes);
-        if let Some(mb) = touched {
-            let message = format!(
-                "`{op}` touches the mbarrier at byte {} of shared memory, initialised at {}: only mbarrier \
-                 instructions may, until `mbarrier.inval`",
-                mb.address - SHARED_BASE,
-                mb.initialised_at
-            );
-            self.fail(FaultKind::Mbarrier, at, message);
-        }
-    }
-
-    /// Completes the phase if nothing is missing.
-    fn settle(&mut self, index: usize) {
-        let mb = &mut self.mbarriers[index];
-        if mb.pending != 0 || mb.tx != 0 {
-            return;
-        }
-        let phase = mb.completed;
-        let address = mb.address;
-        mb.completed += 1;
-        mb.pending = mb.count;
-        let mut knowledge = mb.arriving.take();
-        self.note_phase(address, phase, &mut knowledge);
-        // Phases follow each other: the next knows what this one did.
-        self.mbarriers[index].arriving = knowledge.clone();
-        self.mbarriers[index].arrived = knowledge;
-        let waiters = std::mem::take(&mut self.mbarriers[index].waiters);
-        for (thread, _) in waiters {
-            self.make_ready(thread);
-        }
-    }
-
-    fn arrive_at(
-        &mut self,
-        address: u32,
-        expect_bytes: u32,
-        arrivals: u32,
-        op: &'static str,
-        at: At,
-    ) {
-        let index = self.mbarrier(address, op, at);
-        self.note_mbarrier_access(address, Access::Atomic, op, at);
-        let mb = &mut self.mbarriers[index];
-        if mb.pending < arrivals {
-            let message = format!("`{op}`: an arrival too many; {}", mb.lacks());
-            self.fail(FaultKind::Mbarrier, at, message);
-        }
-        mb.tx += i64::from(expect_bytes);
-        if mb.tx > MAX_TX {
-            let message = format!("`{op}`: a phase may expect {MAX_TX} bytes; {}", mb.lacks());
-            self.fail(FaultKind::Mbarrier, at, message);
-        }
-        mb.pending -= arrivals;
-        let mut knowledge = mb.arriving.take();
-        self.release(&mut knowledge);
-        self.mbarriers[index].arriving = knowledge;
-        self.settle(index);
-    }
-
-    /// `bytes` bytes of a bulk copy have landed.
-    pub(super) fn complete_tx(&mut self, address: u32, bytes: u32) {
-        if let Some(index) = self.mbarriers.iter().position(|mb| mb.address == address) {
-            self.mbarriers[index].tx -= i64::from(bytes);
-            self.settle(index);
-        }
-    }
-
+impl Cta {
     /// Whether the phase with this parity has completed; checks that it is the phase that the
     /// thread must mean.
     fn phase_done(&mut self, index: usize, parity: u32, op: &'static str, at: At) -> bool {
@@ -205,18 +56,18 @@ impl Block {
 pub(in super::super) fn init(address: u32, count: u32) {
     let op = "mbarrier.init";
     let at = Location::caller();
-    with(|block| {
-        block.shared(address, 8, 8, op, at);
+    with(|cta| {
+        cta.shared(address, 8, 8, op, at);
         if !(1..=MAX_TX as u32).contains(&count) {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!("`{op}` for {count} arrivals; it takes 1 to {MAX_TX}"),
             );
         }
-        block.refuse_live_mbarrier(address, 8, op, at);
-        block.note_mbarrier_access(address, Access::Write, op, at);
-        block.mbarriers.push(Mbarrier {
+        cta.refuse_live_mbarrier(address, 8, op, at);
+        cta.note_mbarrier_access(address, Access::Write, op, at);
+        cta.mbarriers.push(Mbarrier {
             address,
             initialised_at: at,
             count,
@@ -235,30 +86,30 @@ pub(in super::super) fn init(address: u32, count: u32) {
 pub(in super::super) fn inval(address: u32) {
     let op = "mbarrier.inval";
     let at = Location::caller();
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Write, op, at);
-        let mb = &block.mbarriers[index];
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Write, op, at);
+        let mb = &cta.mbarriers[index];
         if mb.has_waiters() {
             let message = format!("`{op}` while threads wait; {}", mb.lacks());
-            block.fail(FaultKind::Mbarrier, at, message);
+            cta.fail(FaultKind::Mbarrier, at, message);
         }
-        block.mbarriers.swap_remove(index);
+        cta.mbarriers.swap_remove(index);
     });
 }
 
 #[track_caller]
 pub(in super::super) fn arrive(op: &'static str, address: u32, expect_bytes: u32, arrivals: u32) {
     let at = Location::caller();
-    with(|block| block.arrive_at(address, expect_bytes, arrivals, op, at));
+    with(|cta| cta.arrive_at(address, expect_bytes, arrivals, op, at));
 }
 
-/// Arrives for the running thread once its `cp.async` copies so far have landed: at once.
+/// Arrives when the `cp.async` copies of the running thread have landed. They land now.
 #[track_caller]
 pub(in super::super) fn arrive_after_copies(address: u32) {
     let at = Location::caller();
     super::cp_async::wait_all();
-    with(|block| block.arrive_at(address, 0, 1, "cp.async.mbarrier.arrive.noinc", at));
+    with(|cta| cta.arrive_at(address, 0, 1, "cp.async.mbarrier.arrive.noinc", at));
 }
 
 #[track_caller]
@@ -266,14 +117,14 @@ pub(in super::super) fn test_wait(address: u32, parity: u32) -> bool {
     let op = "mbarrier.test_wait.parity";
     let at = Location::caller();
     spin(at);
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Atomic, op, at);
-        block.land_bulk_loads(Some(address));
-        let done = block.mbarriers[index].completed & 1 != u64::from(parity);
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Atomic, op, at);
+        cta.land_bulk_loads(Some(address));
+        let done = cta.mbarriers[index].completed & 1 != u64::from(parity);
         if done {
-            let knowledge = block.mbarriers[index].arrived.clone();
-            block.acquire(block.current, &knowledge);
+            let knowledge = cta.mbarriers[index].arrived.clone();
+            cta.acquire(cta.current, &knowledge);
         }
         done
     })
@@ -284,28 +135,28 @@ pub(in super::super) fn test_wait(address: u32, parity: u32) -> bool {
 pub(in super::super) fn wait(address: u32, parity: u32) {
     let op = "mbarrier.try_wait.parity";
     let at = Location::caller();
-    let blocked = with(|block| {
-        let index = block.mbarrier(address, op, at);
-        block.note_mbarrier_access(address, Access::Atomic, op, at);
+    let blocked = with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        cta.note_mbarrier_access(address, Access::Atomic, op, at);
         if parity > 1 {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!("`{op}` for parity {parity}; a parity is 0 or 1"),
             );
         }
-        if !block.phase_done(index, parity, op, at) {
-            block.land_bulk_loads(Some(address));
+        if !cta.phase_done(index, parity, op, at) {
+            cta.land_bulk_loads(Some(address));
         }
-        if block.phase_done(index, parity, op, at) {
-            let phase = block.mbarriers[index].completed as i64 - 1;
-            block.waited_for(index, phase);
+        if cta.phase_done(index, parity, op, at) {
+            let phase = cta.mbarriers[index].completed as i64 - 1;
+            cta.waited_for(index, phase);
             return None;
         }
-        let phase = block.mbarriers[index].completed;
-        let thread = block.current;
-        block.mbarriers[index].waiters.push((thread, phase));
-        block.thread().state = State::Mbarrier {
+        let phase = cta.mbarriers[index].completed;
+        let thread = cta.current;
+        cta.mbarriers[index].waiters.push((thread, phase));
+        cta.thread().state = State::Mbarrier {
             address,
             parity,
             at,
@@ -314,11 +165,11 @@ pub(in super::super) fn wait(address: u32, parity: u32) {
     });
     let Some(phase) = blocked else { return };
     suspend();
-    with(|block| {
-        let index = block.mbarrier(address, op, at);
-        let completed = block.mbarriers[index].completed;
+    with(|cta| {
+        let index = cta.mbarrier(address, op, at);
+        let completed = cta.mbarriers[index].completed;
         if completed > phase + 1 {
-            block.fail(
+            cta.fail(
                 FaultKind::Mbarrier,
                 at,
                 format!(
@@ -329,6 +180,6 @@ pub(in super::super) fn wait(address: u32, parity: u32) {
                 ),
             );
         }
-        block.waited_for(index, phase as i64);
+        cta.waited_for(index, phase as i64);
     });
 }

@@ -1,195 +1,14 @@
-//! Global and shared memory: every access is resolved to a named object, or diagnosed.
+//! Accesses to global and shared memory: each is resolved to a named object, or diagnosed.
 
 use std::panic::Location;
-use std::sync::atomic::{
-    AtomicU8, AtomicU16, AtomicU32, AtomicU64,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use super::block::{At, Block, spin, with};
-use super::diagnosis::FaultKind;
-use crate::gpu::Word;
+pub(in super::super) use super::state::memory::SHARED_BASE;
+use super::state::memory::{Access, load_word, split, store_word};
+use super::state::{At, Cta, FaultKind, spin, with};
+use crate::gpu::bits::Bits;
 
-/// Address bits of the offset inside a global buffer: buffers lie a terabyte apart.
-const OFFSET_BITS: u32 = 40;
-
-/// Shared addresses start here, not at 0, so that a null address is out of bounds. A multiple of
-/// 1024, as the strictest swizzle wants.
-pub(in super::super) const SHARED_BASE: u32 = 1024;
-
-struct Allocation {
-    name: String,
-    bytes: u64,
-    words: Box<[AtomicU64]>,
-}
-
-/// The buffers of a device. Bytes are atomics, accessed relaxed: blocks on other CPUs may race on
-/// them, as they may on a GPU.
-#[derive(Default)]
-pub(super) struct GlobalMemory {
-    allocations: Vec<Allocation>,
-}
-
-/// Reads a word as one relaxed atomic access.
-///
-/// # Safety
-/// `at` is valid for reads of `T`, aligned for it, and only accessed atomically meanwhile.
-#[inline(always)]
-unsafe fn load_word<T: Word>(at: *mut u8) -> T {
-    // SAFETY: the caller's contract; the atomic types have the size and alignment of their words.
-    let bits = unsafe {
-        match size_of::<T>() {
-            1 => u64::from(AtomicU8::from_ptr(at).load(Relaxed)),
-            2 => u64::from(AtomicU16::from_ptr(at.cast()).load(Relaxed)),
-            4 => u64::from(AtomicU32::from_ptr(at.cast()).load(Relaxed)),
-            _ => AtomicU64::from_ptr(at.cast()).load(Relaxed),
-        }
-    };
-    T::from_bits64(bits)
-}
-
-/// Writes a word as one relaxed atomic access.
-///
-/// # Safety
-/// `at` is valid for writes of `T`, aligned for it, and only accessed atomically meanwhile.
-#[inline(always)]
-unsafe fn store_word<T: Word>(at: *mut u8, value: T) {
-    let bits = value.to_bits64();
-    // SAFETY: the caller's contract; the atomic types have the size and alignment of their words.
-    unsafe {
-        match size_of::<T>() {
-            1 => AtomicU8::from_ptr(at).store(bits as u8, Relaxed),
-            2 => AtomicU16::from_ptr(at.cast()).store(bits as u16, Relaxed),
-            4 => AtomicU32::from_ptr(at.cast()).store(bits as u32, Relaxed),
-            _ => AtomicU64::from_ptr(at.cast()).store(bits, Relaxed),
-        }
-    }
-}
-
-impl GlobalMemory {
-    /// A new buffer, every bit one; returns its address.
-    pub(super) fn allocate(&mut self, name: &str, bytes: usize) -> u64 {
-        assert!(
-            (bytes as u64) < 1 << OFFSET_BITS,
-            "a buffer is below a terabyte"
-        );
-        self.allocations.push(Allocation {
-            name: name.to_owned(),
-            bytes: bytes as u64,
-            words: (0..bytes.div_ceil(8))
-                .map(|_| AtomicU64::new(u64::MAX))
-                .collect(),
-        });
-        (self.allocations.len() as u64) << OFFSET_BITS
-    }
-
-    /// The host memory behind `bytes` bytes at `address`, if one buffer holds them all.
-    #[inline(always)]
-    pub(super) fn resolve(&self, address: u64, bytes: u64) -> Option<*mut u8> {
-        let index = (address >> OFFSET_BITS).wrapping_sub(1) as usize;
-        let allocation = self.allocations.get(index)?;
-        let offset = address & ((1 << OFFSET_BITS) - 1);
-        if offset + bytes > allocation.bytes {
-            return None;
-        }
-        let base = allocation.words.as_ptr().cast::<u8>().cast_mut();
-        // SAFETY: the offset is inside the allocation, by the check above.
-        Some(unsafe { base.add(offset as usize) })
-    }
-
-    pub(super) fn write<T: Word>(&self, base: u64, data: &[T]) {
-        let bytes = size_of_val(data) as u64;
-        let to = self
-            .resolve(base, bytes)
-            .expect("the buffer is of this device");
-        for (i, &value) in data.iter().enumerate() {
-            // SAFETY: `resolve` checked the whole range; buffers are 8-byte aligned.
-            unsafe { store_word(to.add(i * size_of::<T>()), value) };
-        }
-    }
-
-    pub(super) fn read<T: Word>(&self, base: u64, len: usize) -> Vec<T> {
-        let from = self
-            .resolve(base, (len * size_of::<T>()) as u64)
-            .expect("the buffer is of this device");
-        (0..len)
-            // SAFETY: `resolve` checked the whole range; buffers are 8-byte aligned.
-            .map(|i| unsafe { load_word(from.add(i * size_of::<T>())) })
-            .collect()
-    }
-
-    /// Where an address lies, in words.
-    fn place(&self, address: u64) -> String {
-        let near = |allocation: &Allocation, index: usize| {
-            let base = (index as u64 + 1) << OFFSET_BITS;
-            let distance = i128::from(address) - i128::from(base);
-            let (name, bytes) = (&allocation.name, allocation.bytes);
-            if distance < 0 {
-                format!("{} bytes before buffer `{name}` ({bytes} bytes)", -distance)
-            } else {
-                format!("byte {distance} of buffer `{name}` ({bytes} bytes)")
-            }
-        };
-        let nearest = self
-            .allocations
-            .iter()
-            .enumerate()
-            .min_by_key(|(index, allocation)| {
-                let base = (*index as u64 + 1) << OFFSET_BITS;
-                address
-                    .abs_diff(base)
-                    .min(address.abs_diff(base + allocation.bytes))
-            });
-        match nearest {
-            _ if address < 1 << (OFFSET_BITS - 1) => {
-                format!("{address:#x}, which is null or nearly so")
-            }
-            Some((index, allocation)) => near(allocation, index),
-            None => format!("{address:#x}, and the device has no buffer"),
-        }
-    }
-}
-
-/// The dynamic shared memory of a block.
-pub(super) struct SharedMemory {
-    words: Vec<u64>,
-    bytes: u32,
-}
-
-impl SharedMemory {
-    /// `bytes` bytes, every bit one.
-    pub(super) fn new(bytes: u32) -> Self {
-        Self {
-            words: vec![u64::MAX; bytes.div_ceil(8) as usize],
-            bytes,
-        }
-    }
-
-    pub(super) fn bytes(&self) -> u32 {
-        self.bytes
-    }
-
-    /// The host memory behind `bytes` bytes at `address`, if they are all inside.
-    #[inline(always)]
-    pub(super) fn resolve(&mut self, address: u32, bytes: u32) -> Option<*mut u8> {
-        let offset = u64::from(address.checked_sub(SHARED_BASE)?);
-        if offset + u64::from(bytes) > u64::from(self.bytes) {
-            return None;
-        }
-        // SAFETY: the offset is inside the vector, by the check above.
-        Some(unsafe { self.words.as_mut_ptr().cast::<u8>().add(offset as usize) })
-    }
-}
-
-/// What an access does, for bounds messages and race detection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Access {
-    Read,
-    Write,
-    Atomic,
-}
-
-impl Block {
+impl Cta {
     /// Resolves a global access of the running thread.
     #[inline(always)]
     pub(super) fn global(
@@ -206,6 +25,22 @@ impl Block {
             Some(host) if address.is_multiple_of(u64::from(align)) => host,
             _ => self.bad_global(address, bytes, align, op, at),
         }
+    }
+
+    /// As [`Self::global`], for a write: perhaps the CTA's first to a line, which is progress.
+    #[inline(always)]
+    pub(super) fn global_write(
+        &mut self,
+        address: u64,
+        bytes: u32,
+        align: u32,
+        op: &'static str,
+        at: At,
+    ) -> *mut u8 {
+        let host = self.global(address, bytes, align, op, at);
+        let (buffer, offset) = split(address);
+        self.progress.wrote(buffer, offset, bytes.into());
+        host
     }
 
     #[cold]
@@ -287,14 +122,14 @@ impl Block {
 
 #[inline]
 #[track_caller]
-pub(in super::super) fn load_global<T: Word, const N: usize>(
+pub(in super::super) fn load_global<T: Bits, const N: usize>(
     address: u64,
     op: &'static str,
 ) -> [T; N] {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.global(address, bytes, bytes, op, at);
+    with(|cta| {
+        let host = cta.global(address, bytes, bytes, op, at);
         // SAFETY: `global` checked the whole access.
         std::array::from_fn(|i| unsafe { load_word(host.add(i * size_of::<T>())) })
     })
@@ -302,15 +137,15 @@ pub(in super::super) fn load_global<T: Word, const N: usize>(
 
 #[inline]
 #[track_caller]
-pub(in super::super) fn store_global<T: Word, const N: usize>(
+pub(in super::super) fn store_global<T: Bits, const N: usize>(
     address: u64,
     values: [T; N],
     op: &'static str,
 ) {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.global(address, bytes, bytes, op, at);
+    with(|cta| {
+        let host = cta.global_write(address, bytes, bytes, op, at);
         for (i, value) in values.into_iter().enumerate() {
             // SAFETY: `global` checked the whole access.
             unsafe { store_word(host.add(i * size_of::<T>()), value) };
@@ -318,14 +153,14 @@ pub(in super::super) fn store_global<T: Word, const N: usize>(
     });
 }
 
-/// A load that a kernel may spin on: other threads of the block run before it.
+/// A load that a kernel may spin on: other threads of the CTA run before it.
 #[track_caller]
-pub(in super::super) fn poll_global<T: Word>(address: u64, op: &'static str) -> T {
+pub(in super::super) fn poll_global<T: Bits>(address: u64, op: &'static str) -> T {
     let at = Location::caller();
     spin(at);
-    with(|block| {
+    with(|cta| {
         let bytes = size_of::<T>() as u32;
-        let host = block.global(address, bytes, bytes, op, at);
+        let host = cta.global(address, bytes, bytes, op, at);
         std::sync::atomic::fence(SeqCst);
         // SAFETY: `global` checked the access.
         unsafe { load_word(host) }
@@ -334,14 +169,14 @@ pub(in super::super) fn poll_global<T: Word>(address: u64, op: &'static str) -> 
 
 #[inline]
 #[track_caller]
-pub(in super::super) fn load_shared<T: Word, const N: usize>(
+pub(in super::super) fn load_shared<T: Bits, const N: usize>(
     address: u32,
     op: &'static str,
 ) -> [T; N] {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.shared_access(address, bytes, Access::Read, op, at);
+    with(|cta| {
+        let host = cta.shared_access(address, bytes, Access::Read, op, at);
         // SAFETY: `shared_access` checked the whole access.
         std::array::from_fn(|i| unsafe { load_word(host.add(i * size_of::<T>())) })
     })
@@ -349,15 +184,15 @@ pub(in super::super) fn load_shared<T: Word, const N: usize>(
 
 #[inline]
 #[track_caller]
-pub(in super::super) fn store_shared<T: Word, const N: usize>(
+pub(in super::super) fn store_shared<T: Bits, const N: usize>(
     address: u32,
     values: [T; N],
     op: &'static str,
 ) {
     let at = Location::caller();
     let bytes = (size_of::<T>() * N) as u32;
-    with(|block| {
-        let host = block.shared_access(address, bytes, Access::Write, op, at);
+    with(|cta| {
+        let host = cta.shared_access(address, bytes, Access::Write, op, at);
         for (i, value) in values.into_iter().enumerate() {
             // SAFETY: `shared_access` checked the whole access.
             unsafe { store_word(host.add(i * size_of::<T>()), value) };
@@ -390,7 +225,7 @@ pub(in super::super) fn atomic_global32(
     f: impl Fn(u32) -> u32,
 ) -> u32 {
     let at = Location::caller();
-    with(|block| modify32(block.global(address, 4, 4, op, at), f))
+    with(|cta| modify32(cta.global_write(address, 4, 4, op, at), f))
 }
 
 #[track_caller]
@@ -400,7 +235,7 @@ pub(in super::super) fn atomic_global64(
     f: impl Fn(u64) -> u64,
 ) -> u64 {
     let at = Location::caller();
-    with(|block| modify64(block.global(address, 8, 8, op, at), f))
+    with(|cta| modify64(cta.global_write(address, 8, 8, op, at), f))
 }
 
 #[track_caller]
@@ -410,7 +245,7 @@ pub(in super::super) fn atomic_shared32(
     f: impl Fn(u32) -> u32,
 ) -> u32 {
     let at = Location::caller();
-    with(|block| modify32(block.shared_access(address, 4, Access::Atomic, op, at), f))
+    with(|cta| modify32(cta.shared_access(address, 4, Access::Atomic, op, at), f))
 }
 
 #[track_caller]
@@ -420,5 +255,5 @@ pub(in super::super) fn atomic_shared64(
     f: impl Fn(u64) -> u64,
 ) -> u64 {
     let at = Location::caller();
-    with(|block| modify64(block.shared_access(address, 8, Access::Atomic, op, at), f))
+    with(|cta| modify64(cta.shared_access(address, 8, Access::Atomic, op, at), f))
 }

@@ -1,8 +1,8 @@
 //! An emulator of the hardware that kernels run on: the same source, on any CPU.
 //!
-//! The threads of a block are stackful coroutines that switch where the hardware would wait: at
+//! The threads of a CTA are stackful coroutines that switch where the hardware would wait: at
 //! barriers, warp-collective instructions, `mbarrier` waits. The last lane to arrive at a
-//! collective executes it for all. Blocks run in parallel with rayon.
+//! collective executes it for all. CTAs run in parallel with rayon.
 //!
 //! ```
 //! use sample_attention_device::gpu::{self, Global, emu};
@@ -35,7 +35,10 @@
 //! the seed:
 //! * accesses out of bounds or misaligned, in global and shared memory; every global buffer lies
 //!   terabytes from its neighbours, so no overrun can reach another;
-//! * deadlock: who waits where, for which barrier, who is missing; and spinning without progress;
+//! * deadlock: which threads wait where, for which barrier, and which are missing;
+//! * livelock: a CTA whose threads run or poll without end, with the place of each. The emulator counts its calls between two
+//!   steps of progress (a thread exits; a line of global memory is written for the first time) and allows 2^24 of them, and 64
+//!   more for each byte of global memory: some 60 times what any kernel of this crate takes in its tests;
 //! * divergence: lanes of a warp at different `.aligned` instructions, or at different
 //!   instructions for one `.sync` mask, and exited lanes that a collective needs;
 //! * barriers whose participants disagree on the thread count, or arrive twice;
@@ -51,7 +54,7 @@
 //!
 //! # Two speeds
 //! [`Mode::Fast`] runs threads in their natural order and detects no races. [`Mode::Checked`] adds
-//! race detection and a seeded order of threads and blocks, and runs blocks one after another, so
+//! race detection and a seeded order of threads and CTAs, and runs CTAs one after another, so
 //! that a seed replays exactly. Both give the same results for a correct kernel (sums by atomics on
 //! floats aside).
 //!
@@ -62,11 +65,12 @@
 //! tiles.
 //!
 //! # Limits
-//! It finds these classes of bug; a green run does not mean right on hardware:
+//! It finds these classes of bug; a passing run does not prove a kernel correct on hardware:
+//! * A loop of nothing but arithmetic (`fma`, `ex2`, conversions) is not counted: an endless one hangs the launch.
 //! * A thread runs alone until it waits. Races on *global* memory are not detected, and only the
 //!   orders that the seeds try are seen.
-//! * A block runs to its end before the next begins on the same CPU: a block that spins for a later
-//!   one is diagnosed as spinning, though a GPU may run both. A persistent kernel's first block may
+//! * A CTA runs to its end before the next begins on the same CPU: a CTA that spins for a later
+//!   one is diagnosed as spinning, though a GPU may run both. A persistent kernel's first CTA may
 //!   take all the work.
 //! * A call site is a source line and column, of the caller where helpers are `#[track_caller]`: an
 //!   `.aligned` instruction that both sides of a divergent branch reach through another helper is
@@ -80,7 +84,7 @@
 //! * Writes to the registers of a `wgmma` in flight, a missing `wgmma.fence` or
 //!   `fence.mbarrier_init`, and the compiler's own mistakes are invisible. Accumulators in flight are
 //!   NaNs with a payload; a kernel that computes with them may carry the payload on.
-//! * Clusters are of one block. There are no caches, no bank conflicts, no clock. Only dynamic
+//! * Clusters are of one CTA. There are no caches, no bank conflicts, no clock. Only dynamic
 //!   shared memory is there, and `setmaxnreg` is checked but without effect.
 //!
 //! Some rules are stricter than the hardware's, because what they forbid is nearly always a
@@ -89,52 +93,28 @@
 //! one place even if they store the same, and no asynchronous work may be left when a thread exits.
 
 pub(super) mod barrier;
-mod block;
 pub(super) mod bulk;
 mod collective;
 pub(super) mod cp_async;
 mod deadlock;
 mod descriptor;
-mod diagnosis;
 mod launch;
 pub(super) mod math;
 pub(super) mod matrix;
 pub(super) mod mbarrier;
 pub(super) mod memory;
 mod order;
-mod race;
-mod rng;
+mod phase;
 mod run;
+mod scheduler;
+mod state;
 mod tensor;
 pub(super) mod thread;
+pub(super) mod trap;
 pub(super) mod warp;
 pub(super) mod wgmma;
 
 pub use crate::gpu::Kernel;
-pub use diagnosis::{Fault, FaultKind};
-pub use launch::{Buffer, Gpu, Launch, Mode};
+pub use launch::{Buffer, Gpu, Launch};
+pub use state::{Fault, FaultKind, Mode};
 pub use tensor::tensor_map;
-
-/// Ends the launch as PTX `trap` does.
-#[track_caller]
-pub(super) fn trap() -> ! {
-    let at = std::panic::Location::caller();
-    block::with(|block| {
-        block.fail(
-            FaultKind::Trap,
-            at,
-            "trap: the kernel stopped itself".into(),
-        )
-    })
-}
-
-/// The first element, if it is as asked. (`VecDeque::pop_front_if` is of Rust 1.93.)
-fn pop_front_if<T>(
-    queue: &mut std::collections::VecDeque<T>,
-    is_due: impl FnOnce(&T) -> bool,
-) -> Option<T> {
-    queue
-        .front()
-        .is_some_and(is_due)
-        .then(|| queue.pop_front())?
-}

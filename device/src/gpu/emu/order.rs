@@ -1,10 +1,9 @@
 //! What orders accesses to shared memory: how each instruction tells the race detector of accesses,
 //! and of knowledge that passes between threads.
 
-use super::block::{At, Block};
-use super::diagnosis::FaultKind;
-use super::memory::{Access, SHARED_BASE};
-use super::race::{Agent, Epoch, Knowledge, Proxy};
+use super::state::memory::{Access, SHARED_BASE};
+use super::state::race::{Agent, Epoch, Knowledge, Proxy};
+use super::state::{At, Cta, FaultKind};
 
 /// The epoch and the knowledge under which work is checked.
 struct Work {
@@ -15,7 +14,30 @@ struct Work {
     at: At,
 }
 
-impl Block {
+impl Cta {
+    /// Ordinary accesses to a live mbarrier are undefined.
+    pub(super) fn refuse_live_mbarrier(
+        &mut self,
+        address: u32,
+        bytes: u32,
+        op: &'static str,
+        at: At,
+    ) {
+        let touched = self
+            .mbarriers
+            .iter()
+            .find(|mb| address < mb.address + 8 && mb.address < address + bytes);
+        if let Some(mb) = touched {
+            let message = format!(
+                "`{op}` touches the mbarrier at byte {} of shared memory, initialised at {}: only mbarrier \
+                 instructions may, until `mbarrier.inval`",
+                mb.address - SHARED_BASE,
+                mb.initialised_at
+            );
+            self.fail(FaultKind::Mbarrier, at, message);
+        }
+    }
+
     fn note(
         &mut self,
         address: u32,
@@ -221,7 +243,7 @@ impl Block {
         }
     }
 
-    /// What the running thread hands to whoever waits for its arrival.
+    /// What the running thread passes to the threads that wait for its arrival.
     pub(super) fn release(&mut self, into: &mut Option<Knowledge>) {
         let thread = self.current;
         let Some(races) = &mut self.races else { return };

@@ -1,14 +1,14 @@
-//! Running a launch: its blocks, each to its end.
+//! Running a launch: its CTAs, each to its end.
 
 use rayon::prelude::*;
 
-use super::block::{self, Grid};
-use super::diagnosis::{Fault, FaultKind};
-use super::launch::{Gpu, Launch, Mode};
-use super::rng::Rng;
+use super::launch::{Gpu, Launch};
+use super::scheduler::{self, Grid};
+use super::state::rng::Rng;
+use super::state::{Fault, FaultKind, Mode};
 use crate::gpu::Kernel;
 
-/// Shared memory that a block can have on sm_90.
+/// Shared memory that a CTA can have on sm_90.
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
 
 impl Gpu {
@@ -27,7 +27,7 @@ impl Gpu {
             kind: FaultKind::Launch,
             message,
             kernel: kernel.name(),
-            block: None,
+            cta: None,
             thread: None,
             at: None,
             mode: launch.mode,
@@ -35,19 +35,19 @@ impl Gpu {
         let threads: u64 = launch.block.iter().map(|&n| u64::from(n)).product();
         if !(1..=1024).contains(&threads) {
             return Err(malformed(format!(
-                "a block of {:?} has {threads} threads; it may have 1 to 1024",
+                "a CTA of {:?} has {threads} threads; it may have 1 to 1024",
                 launch.block
             )));
         }
         if launch.grid.contains(&0) || launch.grid[1] > 65535 || launch.grid[2] > 65535 {
             return Err(malformed(format!(
-                "a grid of {:?} blocks: each dimension is at least 1, the second and third at most 65535",
+                "a grid of {:?} CTAs: each dimension is at least 1, the second and third at most 65535",
                 launch.grid
             )));
         }
         if launch.shared_bytes > MAX_SHARED_BYTES {
             return Err(malformed(format!(
-                "{} bytes of shared memory; a block may have {MAX_SHARED_BYTES}",
+                "{} bytes of shared memory; a CTA may have {MAX_SHARED_BYTES}",
                 launch.shared_bytes
             )));
         }
@@ -65,24 +65,24 @@ impl Gpu {
             shared_bytes: launch.shared_bytes,
             mode: launch.mode,
         };
-        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        let ctas: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
         let ctaid = |linear: u64| {
             let [x, y, _] = launch.grid.map(u64::from);
             [linear % x, linear / x % y, linear / (x * y)].map(|n| n as u32)
         };
         match launch.mode {
-            Mode::Fast => (0..blocks)
+            Mode::Fast => (0..ctas)
                 .into_par_iter()
-                .try_for_each(|linear| block::run(&grid, ctaid(linear))),
+                .try_for_each(|linear| scheduler::run(&grid, ctaid(linear))),
             Mode::Checked { seed } => {
                 let mut rng = Rng::new(seed);
-                let mut order: Vec<u64> = (0..blocks).collect();
+                let mut order: Vec<u64> = (0..ctas).collect();
                 for last in (1..order.len()).rev() {
                     order.swap(last, rng.below(last + 1));
                 }
                 order
                     .into_iter()
-                    .try_for_each(|linear| block::run(&grid, ctaid(linear)))
+                    .try_for_each(|linear| scheduler::run(&grid, ctaid(linear)))
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Tensor maps as the emulator encodes them, and the boxes that copies move through them.
 
-use super::block::{At, Block};
-use super::cp_async::{copy_in, copy_out};
-use super::diagnosis::FaultKind;
+use super::state::bulk::Patch;
+use super::state::memory::{copy_in, copy_out};
+use super::state::{At, Cta, FaultKind};
 use crate::gpu::{Swizzle, TensorMap, TensorMapLayout};
 
 /// Marks the emulator's own encoding, so that other bytes are not taken for a map.
@@ -54,23 +54,16 @@ fn decode(words: &[u64; 16]) -> Option<TensorMapLayout> {
     })
 }
 
-/// A box at its place in a tensor.
-pub(super) struct Patch {
-    layout: TensorMapLayout,
-    coords: [i64; 5],
-    op: &'static str,
-}
-
 impl Patch {
     pub(super) fn decode(
-        block: &mut Block,
+        cta: &mut Cta,
         op: &'static str,
         map: &TensorMap,
         coords: &[i32],
         at: At,
     ) -> Self {
         let layout = decode(map.words()).unwrap_or_else(|| {
-            block.fail(
+            cta.fail(
                 FaultKind::AsyncCopy,
                 at,
                 format!("`{op}`: the parameter is no tensor map"),
@@ -78,7 +71,7 @@ impl Patch {
         });
         if layout.rank as usize != coords.len() {
             let (rank, given) = (layout.rank, coords.len());
-            block.fail(
+            cta.fail(
                 FaultKind::AsyncCopy,
                 at,
                 format!("`{op}` with {given} coordinates on a tensor map of {rank} dimensions"),
@@ -160,34 +153,34 @@ impl Patch {
         });
     }
 
-    pub(super) fn load(&self, block: &mut Block, shared: u32, at: At) {
-        let block = std::cell::RefCell::new(block);
+    pub(super) fn load(&self, cta: &mut Cta, shared: u32, at: At) {
+        let cta = std::cell::RefCell::new(cta);
         let (op, element) = (self.op, self.layout.element_bytes);
         self.pieces(
             shared,
             |to| {
-                let host = block.borrow_mut().shared(to, 16, 16, op, at);
+                let host = cta.borrow_mut().shared(to, 16, 16, op, at);
                 // SAFETY: `shared` checked 16 bytes.
                 unsafe { host.write_bytes(0, 16) };
             },
             |to, from, bytes| {
-                let mut block = block.borrow_mut();
-                let from = block.global(from, bytes, element, op, at);
-                let to = block.shared(to, bytes, 1, op, at);
+                let mut cta = cta.borrow_mut();
+                let from = cta.global(from, bytes, element, op, at);
+                let to = cta.shared(to, bytes, 1, op, at);
                 // SAFETY: both ranges are checked.
                 unsafe { copy_in(from, to, bytes) };
             },
         );
     }
 
-    pub(super) fn store(&self, block: &mut Block, shared: u32, at: At) {
+    pub(super) fn store(&self, cta: &mut Cta, shared: u32, at: At) {
         let (op, element) = (self.op, self.layout.element_bytes);
         self.pieces(
             shared,
             |_| {},
             |from, to, bytes| {
-                let to = block.global(to, bytes, element, op, at);
-                let from = block.shared(from, bytes, 1, op, at);
+                let to = cta.global_write(to, bytes, element, op, at);
+                let from = cta.shared(from, bytes, 1, op, at);
                 // SAFETY: both ranges are checked.
                 unsafe { copy_out(from, to, bytes) };
             },

@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 use super::collective::{Lanes, Op, Then, collective};
-use super::diagnosis::{FaultKind, lanes};
+use super::state::{FaultKind, lanes};
 
 /// Runs `execute` over the values of the lanes of `mask`; each lane gets its result.
 #[track_caller]
@@ -45,7 +45,7 @@ pub(in super::super) fn shfl(op: &'static str, mask: u32, value: u32, source: So
         source,
         result: 0,
     };
-    collective(Op::sync(op, mask), at, &mut slot, |block, mut arrived| {
+    collective(Op::sync(op, mask), at, &mut slot, |cta, mut arrived| {
         for lane in arrived.lanes() {
             let from = match arrived.get(lane).source {
                 Source::Index(index) => index % 32,
@@ -56,7 +56,7 @@ pub(in super::super) fn shfl(op: &'static str, mask: u32, value: u32, source: So
                     .unwrap_or(lane),
             };
             if mask >> from & 1 == 0 {
-                block.fail(
+                cta.fail(
                     FaultKind::Divergence,
                     at,
                     format!(
@@ -120,8 +120,8 @@ pub(in super::super) fn elect(mask: u32) -> bool {
 #[track_caller]
 pub(in super::super) fn bar_warp_sync(mask: u32) {
     let at = Location::caller();
-    collective(Op::sync("bar.warp.sync", mask), at, &mut (), |block, _| {
-        block.note_warp_sync(mask);
+    collective(Op::sync("bar.warp.sync", mask), at, &mut (), |cta, _| {
+        cta.note_warp_sync(mask);
         Then::GoOn
     });
 }

@@ -4,15 +4,15 @@
 //! poison that a kernel reads too early is also how the wait finds what to deliver. So values may
 //! move between registers (here: memory) in between.
 
-use std::collections::{HashMap, VecDeque};
 use std::panic::Location;
 
-use super::block::{At, Block, State};
 use super::collective::{ALL_LANES, Lanes, Op, Then, collective};
 use super::descriptor::Matrix;
-pub(in super::super) use super::descriptor::Operand;
-use super::diagnosis::FaultKind;
-use super::matrix::Half;
+use super::state::half::Half;
+use super::state::queue::pop_front_if;
+pub(in super::super) use super::state::wgmma::Operand;
+use super::state::wgmma::{Pending, Tile};
+use super::state::{At, Cta, FaultKind, State};
 use crate::gpu::fragment::WgmmaM64K16;
 
 /// Quiet NaNs with this prefix and a nonzero payload mark accumulators in flight.
@@ -35,7 +35,7 @@ pub(in super::super) enum Left<'a> {
     Registers(&'a [[u32; 4]]),
 }
 
-/// What a thread brings to a product of `steps` k-steps.
+/// A thread's operands of a product of `steps` k-steps.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Product<'a> {
     pub(in super::super) op: &'static str,
@@ -52,38 +52,6 @@ struct Arguments<'a> {
     accumulators: *mut [f32],
 }
 
-/// A product that has been issued and not executed.
-struct Pending {
-    group: u32,
-    token: u32,
-    op: &'static str,
-    at: At,
-    format: Half,
-    /// Registers of A: thread-major, then k-step.
-    a_registers: Vec<[u32; 4]>,
-    a: Option<Operand>,
-    b: Operand,
-    steps: usize,
-}
-
-/// The accumulators of products that not every thread has taken.
-struct Tile {
-    columns: usize,
-    /// Row-major, 64 × `columns`.
-    values: Vec<f32>,
-    pending: u32,
-    delivered: usize,
-}
-
-#[derive(Default)]
-pub(super) struct Warpgroup {
-    arrivals: Vec<(u32, At, [*mut (); 32])>,
-    pending: VecDeque<Pending>,
-    groups: u32,
-    tiles: HashMap<u32, Tile>,
-    tokens: u32,
-}
-
 /// Issues `fence`, the product and `commit_group`. The accumulators are poisoned.
 #[track_caller]
 pub(in super::super) fn multiply(product: Product<'_>, accumulators: &mut [f32]) {
@@ -93,8 +61,8 @@ pub(in super::super) fn multiply(product: Product<'_>, accumulators: &mut [f32])
         product,
         accumulators,
     };
-    collective(Op::aligned(op), at, &mut arguments, |block, lanes| {
-        block.warp_issues(op, lanes, at)
+    collective(Op::aligned(op), at, &mut arguments, |cta, lanes| {
+        cta.warp_issues(op, lanes, at)
     });
 }
 
@@ -106,13 +74,13 @@ pub(in super::super) fn wait_group(pending: u32, accumulators: &mut [f32]) {
     let at = Location::caller();
     let mut slot: *mut [f32] = accumulators;
     let op = Op::aligned(op).operand(pending.into());
-    collective(op, at, &mut slot, |block, lanes| {
-        block.need_warpgroup(op.name, lanes.mask, at);
-        block.execute_groups(pending);
+    collective(op, at, &mut slot, |cta, lanes| {
+        cta.need_warpgroup(op.name, lanes.mask, at);
+        cta.execute_groups(pending);
         for lane in lanes.lanes() {
             // SAFETY: the lane waits in `collective`, its accumulators borrowed until it returns.
             let accumulators = unsafe { &mut **lanes.get(lane) };
-            block.deliver(lane, accumulators);
+            cta.deliver(lane, accumulators);
         }
         Then::GoOn
     });
@@ -122,10 +90,10 @@ pub(in super::super) fn wait_group(pending: u32, accumulators: &mut [f32]) {
 pub(in super::super) fn set_max_registers(op: &'static str, count: u32) {
     let at = Location::caller();
     let aligned = Op::aligned(op).operand(count.into());
-    collective(aligned, at, &mut (), |block, lanes| {
-        block.need_warpgroup(op, lanes.mask, at);
+    collective(aligned, at, &mut (), |cta, lanes| {
+        cta.need_warpgroup(op, lanes.mask, at);
         if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
-            block.fail(
+            cta.fail(
                 FaultKind::Registers,
                 at,
                 format!("`{op}` to {count} registers; it takes a multiple of 8 from 24 to 256"),
@@ -135,7 +103,7 @@ pub(in super::super) fn set_max_registers(op: &'static str, count: u32) {
     });
 }
 
-impl Block {
+impl Cta {
     fn need_warpgroup(&mut self, op: &'static str, mask: u32, at: At) {
         let group = (self.warp() / 4) as usize;
         if mask != ALL_LANES || group >= self.warpgroups.len() {
@@ -143,7 +111,7 @@ impl Block {
                 FaultKind::Divergence,
                 at,
                 format!(
-                    "`{op}` needs a warpgroup: four whole warps, the first a multiple of four. This block has {} \
+                    "`{op}` needs a warpgroup: four whole warps, the first a multiple of four. This CTA has {} \
                      threads",
                     self.threads.len()
                 ),
@@ -317,11 +285,9 @@ impl Block {
     fn execute_groups(&mut self, pending: u32) {
         let group = (self.warp() / 4) as usize;
         let done = self.warpgroups[group].groups.saturating_sub(pending);
-        while let Some(product) =
-            super::pop_front_if(&mut self.warpgroups[group].pending, |product| {
-                product.group < done
-            })
-        {
+        while let Some(product) = pop_front_if(&mut self.warpgroups[group].pending, |product| {
+            product.group < done
+        }) {
             self.execute(group, &product);
         }
         self.note_wgmma_waited(done);

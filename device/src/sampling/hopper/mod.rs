@@ -41,6 +41,7 @@
 mod order;
 mod rows;
 mod sums;
+mod tile_shape;
 
 use core::marker::PhantomData;
 
@@ -48,16 +49,15 @@ use super::SamplingParams;
 use crate::abi::{KvTensor, RowPanel, TileSlice};
 use crate::gpu::{self, Shared, TensorMap, TensorMapLayout};
 use crate::launch::LaunchShape;
-use crate::params::BLOCK;
 use crate::tile::warpgroup::{
-    self, D64, D128, GROUP_ROWS, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, TILE_ROWS,
-    WARPGROUP, kv_map_layout, warpgroups_fit,
+    self, D64, D128, HeadDim, PIECE_BYTES, PIECE_COLUMNS, Products, WARPGROUP, kv_map_layout,
+    warpgroups_fit,
 };
 use crate::tile::{Bf16, F16, Float16, WARP};
 
 use order::Steps;
-use rows::Rows;
-use sums::Raise;
+use rows::{LaneMemory, Rows};
+use tile_shape::{CONSUMERS, GROUP, PANEL, TILE, WARP_ROWS};
 
 /// What sampling reads and writes on Hopper.
 #[repr(C)]
@@ -69,17 +69,6 @@ pub struct HopperParams {
     pub sampling: SamplingParams,
 }
 
-/// Warpgroups that consume.
-const CONSUMERS: u32 = 4;
-/// Rows of a consumer: those of one product.
-const GROUP: u32 = GROUP_ROWS;
-/// Rows that share the tiles in shared memory.
-const PANEL: u32 = CONSUMERS * GROUP;
-/// Rows of a warp.
-const WARP_ROWS: u32 = 16;
-/// Keys of a tile. A whole key block, so that a tile's sums are a statistic.
-const TILE: u32 = BLOCK;
-const _: () = assert!(TILE == TILE_ROWS);
 /// Tiles in shared memory. Each lasts for a microsecond of work, which is about the latency of memory; 128 KB at head_dim
 /// 128. A power of two.
 const STAGES: u32 = 4;
@@ -89,8 +78,9 @@ const WARPGROUP_BARRIER: u32 = 1;
 /// One warpgroup that produces, and those that consume.
 pub const THREADS: u32 = (1 + CONSUMERS) * WARPGROUP;
 /// 64 scores, and nearly as much again for what belongs to them.
-const CONSUMER_REGISTERS: u32 = 112;
-const PRODUCER_REGISTERS: u32 = 32;
+const CONSUMER_REGISTERS: u32 = 104;
+/// Page numbers and their addresses take more than 32; consumers have more than they use.
+const PRODUCER_REGISTERS: u32 = 64;
 const _: () = assert!(warpgroups_fit(
     THREADS,
     PRODUCER_REGISTERS,
@@ -102,7 +92,7 @@ pub const fn launch_shape(slice: &TileSlice, head_dim: u32) -> LaunchShape {
     LaunchShape::linear(
         slice.panel_ctas(PANEL),
         THREADS,
-        (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES,
+        (STAGES * TILE + PANEL) * head_dim * 2 + BARRIERS_BYTES + THREADS * LaneMemory::BYTES,
     )
 }
 
@@ -144,6 +134,12 @@ impl<D: HeadDim> Ring<D> {
     fn queries(self, group: u32) -> Shared<u8> {
         self.tiles
             .byte_add(STAGES * D::TILE_BYTES + group * D::TILE_BYTES * GROUP / TILE)
+    }
+
+    /// What threads keep of their rows, behind the barriers.
+    #[inline(always)]
+    fn lanes(self) -> Shared<u32> {
+        self.queries(PANEL / GROUP).byte_add(BARRIERS_BYTES).cast()
     }
 
     /// The parity of the phase in which the step's stage is full.
@@ -207,18 +203,25 @@ fn produce<D: HeadDim>(
     steps: Steps,
     ring: Ring<D>,
 ) {
+    // Of the sequence only what its kind of keys needs, for registers are few.
+    let sequence = &panel.sequence;
+    let (keys, place) = if k.is_paged() {
+        (sequence.k_len, sequence.index)
+    } else {
+        (sequence.k_start, sequence.batch)
+    };
     let mut step = 0;
     while step < steps.count() {
         // The first wait of each stage is for the phase before the first, which counts as complete.
         gpu::mbarrier_wait_parity(ring.empty(step), Ring::<D>::parity(step) ^ 1);
         let tile = steps.tile(step);
         if k.is_paged() {
-            copy_pages(k, map, panel, tile, ring, step);
+            copy_pages(k, map, (keys, place, panel.kv_head), tile, ring, step);
         } else {
             gpu::mbarrier_arrive_expect_tx(ring.full(step), D::TILE_BYTES);
             // In a packed batch the tile's end may be the next sequence's: no row sees it.
-            let first_key = panel.sequence.k_start + tile * TILE;
-            let at = [first_key, panel.kv_head, panel.sequence.batch].map(|at| at as i32);
+            let first_key = keys + tile * TILE;
+            let at = [first_key, panel.kv_head, place].map(|at| at as i32);
             warpgroup::copy_tile::<D>(ring.tile(step), map, at, ring.full(step));
         }
         step += 1;
@@ -230,20 +233,18 @@ fn produce<D: HeadDim>(
 fn copy_pages<D: HeadDim>(
     k: &KvTensor,
     map: &TensorMap,
-    panel: &RowPanel,
+    (k_len, sequence, kv_head): (u32, u32, u32),
     tile: u32,
     ring: Ring<D>,
     step: u32,
 ) {
     let first_key = tile * TILE;
-    let keys = (panel.sequence.k_len - first_key).min(TILE);
+    let keys = (k_len - first_key).min(TILE);
     let pages = (keys + k.last_in_page()) >> k.page_log2;
     let page_row_bytes = (k.last_in_page() + 1) * PIECE_ROW_BYTES;
     let full = ring.full(step);
     gpu::mbarrier_arrive_expect_tx(full, pages * page_row_bytes * D::PIECES);
-    let numbers = k
-        .pages(&panel.sequence)
-        .add((first_key >> k.page_log2).into());
+    let numbers = k.pages_of(sequence).add((first_key >> k.page_log2).into());
     let mut page = 0;
     while page < pages {
         let number = gpu::ld_global_nc(numbers.add(page.into()));
@@ -252,7 +253,7 @@ fn copy_pages<D: HeadDim>(
                 .tile(step)
                 .byte_add(piece * PIECE_BYTES + page * page_row_bytes);
             let column = (piece * PIECE_COLUMNS) as i32;
-            let at = [column, 0, panel.kv_head as i32, number as i32];
+            let at = [column, 0, kv_head as i32, number as i32];
             gpu::cp_async_bulk_tensor_4d_shared_global(to, map, at, full);
         }
         // Not unrolled: the producer has registers for one page at a time.
@@ -273,9 +274,15 @@ fn consume<T: Float16, D: Products<T>>(
 ) {
     let first_rank = consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
-    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS);
+    let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS, ring.lanes());
     let queries = ring.queries(consumer);
-    rows::copy_queries::<T, D>(p, panel, first_rank + warp * WARP_ROWS, queries);
+    rows::copy_queries::<T, D>(
+        p,
+        panel,
+        first_rank + warp * WARP_ROWS,
+        queries,
+        ring.lanes(),
+    );
     gpu::fence_proxy_async_shared_cta();
     let barrier = WARPGROUP_BARRIER + consumer;
     gpu::bar_sync_count(barrier, WARPGROUP);
@@ -286,26 +293,27 @@ fn consume<T: Float16, D: Products<T>>(
     while step < steps.count() {
         ring.wait(step);
         if step < steps.for_sinks || step >= first_seen {
-            let mut raise = Raise::NONE;
+            let mut again = false;
             let sums = loop {
                 let mut scores = D::scores_of_group(queries, ring.tile(step));
                 gpu::wgmma_wait_group::<0, _>(&mut scores);
-                let sums = rows.weigh(p, steps, step, &mut scores, raise);
-                let too_large = Raise::of(sums);
+                let sums = rows.weigh(p, steps, step, &mut scores, again, ring.lanes());
                 // Twice at most, whatever the scores: what is too large after that is so for no reference.
-                if raise.some || !gpu::bar_red_or_count(barrier, WARPGROUP, too_large.any()) {
+                if again || !gpu::bar_red_or_count(barrier, WARPGROUP, sums::too_large(sums)) {
                     break sums;
                 }
-                raise = too_large.across_rows();
+                rows::note_raised(ring.lanes(), sums);
+                again = true;
             };
             ring.release(step);
-            rows.account(p, steps, step, sums);
+            rows.account(p, steps, step, sums, ring.lanes());
         } else {
             ring.release(step);
         }
         step += 1;
     }
-    rows.finish(p, panel.split);
+    // The split again, from what has been kept of it.
+    rows.finish(p, steps.first_tile() / p.slice.split_blocks, ring.lanes());
 }
 
 crate::entry! {

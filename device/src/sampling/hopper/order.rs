@@ -12,37 +12,50 @@ use super::TILE;
 pub(super) struct Steps {
     /// For the sinks alone.
     pub(super) for_sinks: u32,
-    /// Tiles of the split that some row sees.
-    tiles: u32,
-    /// The first of them.
-    first_tile: u32,
+    /// All.
+    count: u32,
+    /// The tile of a step after the sinks', plus the step: a subtraction a step.
+    tile_plus_step: u32,
 }
 
 impl Steps {
     #[inline(always)]
     pub(super) fn new(p: &SamplingParams, panel: &RowPanel) -> Self {
         let seen = panel.visible(panel.last_rank).div_ceil(TILE);
+        let for_sinks = if panel.split == 0 {
+            sinks(p).div_ceil(TILE).min(seen)
+        } else {
+            0
+        };
+        Steps::of(for_sinks, panel.first_block, panel.end_block)
+    }
+
+    #[inline(always)]
+    fn of(for_sinks: u32, first_tile: u32, end_tile: u32) -> Self {
+        let count = for_sinks + end_tile - first_tile;
         Steps {
-            for_sinks: if panel.split == 0 {
-                sinks(p).div_ceil(TILE).min(seen)
-            } else {
-                0
-            },
-            tiles: panel.end_block - panel.first_block,
-            first_tile: panel.first_block,
+            for_sinks,
+            count,
+            tile_plus_step: first_tile + count - 1,
         }
     }
 
     /// How many there are.
     #[inline(always)]
     pub(super) fn count(self) -> u32 {
-        self.for_sinks + self.tiles
+        self.count
     }
 
-    /// The tile after the last of the split.
+    /// The first tile of the split.
+    #[inline(always)]
+    pub(super) fn first_tile(self) -> u32 {
+        self.tile_plus_step + 1 - self.count
+    }
+
+    /// The tile after the last that a row sees.
     #[inline(always)]
     pub(super) fn end_tile(self) -> u32 {
-        self.first_tile + self.tiles
+        self.tile_plus_step + 1 - self.for_sinks
     }
 
     /// The tile of a step.
@@ -51,7 +64,7 @@ impl Steps {
         if step < self.for_sinks {
             step
         } else {
-            self.first_tile + (self.count() - 1 - step)
+            self.tile_plus_step - step
         }
     }
 
@@ -60,8 +73,8 @@ impl Steps {
     pub(super) fn of_warp(self) -> Self {
         Steps {
             for_sinks: gpu::shfl_sync_idx(WARP, self.for_sinks, 0),
-            tiles: gpu::shfl_sync_idx(WARP, self.tiles, 0),
-            first_tile: gpu::shfl_sync_idx(WARP, self.first_tile, 0),
+            count: gpu::shfl_sync_idx(WARP, self.count, 0),
+            tile_plus_step: gpu::shfl_sync_idx(WARP, self.tile_plus_step, 0),
         }
     }
 
@@ -73,7 +86,8 @@ impl Steps {
             return self.count();
         }
         let end_tile = panel.visible(last_rank).div_ceil(TILE);
-        self.count() - end_tile.saturating_sub(self.first_tile).min(self.tiles)
+        let tiles = self.count - self.for_sinks;
+        self.count - end_tile.saturating_sub(self.first_tile()).min(tiles)
     }
 }
 
@@ -83,11 +97,8 @@ mod tests {
 
     #[test]
     fn tiles_of_a_split_come_last_to_first_behind_the_sinks() {
-        let steps = Steps {
-            for_sinks: 2,
-            tiles: 3,
-            first_tile: 128,
-        };
+        let steps = Steps::of(2, 128, 131);
+        assert_eq!((steps.first_tile(), steps.end_tile()), (128, 131));
         let tiles: Vec<u32> = (0..steps.count()).map(|step| steps.tile(step)).collect();
         assert_eq!(tiles, [0, 1, 130, 129, 128]);
     }

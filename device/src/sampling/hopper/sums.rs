@@ -54,48 +54,21 @@ pub(super) struct RowSums {
 /// Sums of a lane's own columns of a tile.
 pub(super) type LaneSums = [f32; 2];
 
-/// Which of a lane's two rows take a new reference, because their sums are too large.
-#[derive(Clone, Copy)]
-pub(super) struct Raise {
-    rows: [bool; 2],
-    /// Whether any row of the warpgroup does.
-    pub(super) some: bool,
+/// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
+const TOO_LARGE: f32 = (1u64 << 60) as f32;
+
+/// Whether a row must be summed up again, with a new reference. After that, weights are about 1 at most.
+#[inline(always)]
+pub(super) fn too_large(sums: LaneSums) -> bool {
+    sums[0] >= TOO_LARGE || sums[1] >= TOO_LARGE
 }
 
-impl Raise {
-    pub(super) const NONE: Self = Raise {
-        rows: [false; 2],
-        some: false,
-    };
-
-    /// Sums from which on a row takes a new reference: far from the end of f32, and so far above 1 that few tiles ever come there.
-    const TOO_LARGE: f32 = (1u64 << 60) as f32;
-
-    /// The rows whose sums over this lane's columns are too large. After they have been raised, weights are about 1 at most.
-    #[inline(always)]
-    pub(super) fn of(sums: LaneSums) -> Self {
-        Raise {
-            rows: sums.map(|sum| sum >= Self::TOO_LARGE),
-            some: false,
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn any(self) -> bool {
-        self.rows[0] || self.rows[1]
-    }
-
-    /// The same for the four lanes that share the rows. The whole warp calls it, and all warps of the warpgroup.
-    #[inline(always)]
-    pub(super) fn across_rows(self) -> Self {
-        let mut bits = u32::from(self.rows[0]) | u32::from(self.rows[1]) << 1;
-        bits |= gpu::shfl_sync_bfly(WARP, bits, 1);
-        bits |= gpu::shfl_sync_bfly(WARP, bits, 2);
-        Raise {
-            rows: [bits & 1 != 0, bits & 2 != 0],
-            some: true,
-        }
-    }
+/// A bit for each of the lane's rows whose sum is too large in any of the four lanes that share it. The whole warp calls it.
+#[inline(always)]
+pub(super) fn too_large_rows(sums: LaneSums) -> u32 {
+    let mut bits = u32::from(sums[0] >= TOO_LARGE) | u32::from(sums[1] >= TOO_LARGE) << 1;
+    bits |= gpu::shfl_sync_bfly(WARP, bits, 1);
+    bits | gpu::shfl_sync_bfly(WARP, bits, 2)
 }
 
 impl RowSums {
@@ -106,21 +79,23 @@ impl RowSums {
         settled: false,
     };
 
-    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows that have no reference, those that `raise` names, and those
-    /// with exponents of the far form take the tile's maximum for it if it is above. The whole warp calls it.
+    /// Sums up a tile, of which only the `keys` of each row count, or all. Rows that have no reference, those with
+    /// exponents of the far form and, `again`, those that `raised` names take the tile's maximum for it if it is above. The whole warp calls it.
     #[inline(always)]
     pub(super) fn weigh(
         &mut self,
         scores: &mut Scores,
         scale: f32,
         keys: Option<[Keys; 2]>,
-        raise: Raise,
+        again: bool,
+        raised: impl FnOnce() -> [bool; 2],
     ) -> LaneSums {
         if let Some(keys) = keys {
             mask(scores, keys);
         }
-        if raise.some || !self.settled {
-            self.raise(warpgroup::maxima(scores), scale, raise.rows);
+        if again || !self.settled {
+            let rows = if again { raised() } else { [false; 2] };
+            self.raise(warpgroup::maxima(scores), scale, rows);
         }
         let mut offset = self
             .reference

@@ -2,43 +2,12 @@
 
 use super::super::work::QueryRows;
 use super::HopperParams;
+use super::seat::{Seat, scale_rows};
 use super::shared::{Barrier, Facts, Memory, Turn};
-use super::{CONSUMER_ROWS, output, poison};
+use super::{output, poison};
 use crate::gpu;
 use crate::tile::warpgroup::{self, Products, Scores};
-use crate::tile::{Float16, LazySoftmax, Rescale, WARP, scale};
-
-/// Where this thread is among the consumers.
-#[derive(Clone, Copy)]
-pub(super) struct Seat {
-    /// Which consumer warpgroup: 0 has the first 64 rows.
-    pub warpgroup: u32,
-    /// The first of the warp's 16 rows, in the query block.
-    pub first_row: u32,
-    pub lane: u32,
-}
-
-impl Seat {
-    /// Asks anew each time. Through shuffles, which the compiler cannot look through: what follows from the seat, dozens of addresses,
-    /// would otherwise stay in registers from work tile to work tile.
-    #[inline(always)]
-    fn of_this_thread() -> Self {
-        let lane = gpu::laneid();
-        let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32, 0);
-        let warpgroup = warp / 4 - 1;
-        Self {
-            warpgroup,
-            first_row: warpgroup * CONSUMER_ROWS + warp % 4 * 16,
-            lane: gpu::shfl_sync_idx(WARP, lane, lane),
-        }
-    }
-
-    /// The first of the thread's two rows; the other is 8 further down.
-    #[inline(always)]
-    pub const fn row(self) -> u32 {
-        self.first_row + self.lane / 4
-    }
-}
+use crate::tile::{Float16, LazySoftmax, Rescale, scale};
 
 /// A consumer warpgroup's work.
 #[inline(always)]
@@ -180,12 +149,4 @@ fn weigh<T: Float16>(
         warpgroup::mask(scores, last);
     }
     softmax.weigh::<T>(scores, scale_log2, p.slack_log2)
-}
-
-/// Multiplies each of the thread's two rows by its factor.
-#[inline(always)]
-pub(super) fn scale_rows(output: &mut [f32], factors: Rescale) {
-    for (i, x) in output.iter_mut().enumerate() {
-        *x *= factors[i >> 1 & 1];
-    }
 }

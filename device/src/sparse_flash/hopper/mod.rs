@@ -38,28 +38,25 @@
 
 mod consumer;
 mod output;
+mod params;
 mod poison;
 mod producer;
 pub mod schedule;
+mod seat;
 mod shared;
 
 use super::{COPY_THREADS, SparseFlashParams};
-use crate::gpu::{self, FULL_MASK, TensorMap};
+use crate::gpu::{self, FULL_MASK};
 use crate::launch::LaunchShape;
 use crate::params::BLOCK;
 use crate::tile::warpgroup::{D64, D128, Products, TILE_ROWS, WARPGROUP, warpgroups_fit};
 pub use crate::tile::warpgroup::{kv_map_layout, map_layout};
 use crate::tile::{Bf16, F16, Float16};
-use schedule::Schedule;
-
-/// Warpgroups that compute. Two, so that one's softmax hides under the other's products; three would leave each too few registers.
-const CONSUMERS: u32 = 2;
+pub use params::HopperParams;
+use params::{CONSUMER_ROWS, CONSUMERS};
 
 /// Threads of a block.
 pub const THREADS: u32 = COPY_THREADS + CONSUMERS * WARPGROUP;
-
-/// Rows of a consumer: those of one `wgmma`.
-const CONSUMER_ROWS: u32 = BLOCK / CONSUMERS;
 
 /// Registers of a producer and of a consumer: together what a multiprocessor has, in steps of 8.
 const PRODUCER_REGISTERS: u32 = 56;
@@ -71,26 +68,6 @@ const _: () = assert!(warpgroups_fit(
     PRODUCER_REGISTERS,
     CONSUMER_REGISTERS
 ));
-
-/// The parameters of a launch.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct HopperParams {
-    /// [`map_layout`] of Q.
-    pub q_map: TensorMap,
-    /// [`kv_map_layout`] of K.
-    pub k_map: TensorMap,
-    /// [`kv_map_layout`] of V.
-    pub v_map: TensorMap,
-    /// As for the portable kernel.
-    pub attention: SparseFlashParams,
-    /// The order of the work tiles.
-    pub schedule: Schedule,
-    /// By how much, in the log2 domain, a row's maximum grows before what came before it is rescaled: 0 always, at most 8.
-    pub slack_log2: f32,
-}
-
-const _: () = assert!(size_of::<TensorMap>().is_multiple_of(64));
 
 /// The launch: `multiprocessors` blocks, or as many as there are work tiles, and at least one.
 pub const fn launch_shape(p: &SparseFlashParams, multiprocessors: u32) -> LaunchShape {

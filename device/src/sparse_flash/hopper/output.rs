@@ -2,7 +2,7 @@
 
 use super::super::work::WorkTile;
 use super::HopperParams;
-use super::consumer::{Seat, scale_rows};
+use super::seat::{Seat, scale_rows};
 use super::shared::Memory;
 use crate::gpu::{self, Global, Shared};
 use crate::tile::warpgroup::HeadDim;

@@ -4,7 +4,7 @@
 //! that do see them. Slow, and never needed for finite inputs.
 
 use super::super::work::WorkTile;
-use super::consumer::Seat;
+use super::seat::Seat;
 use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
 use crate::params::BLOCK;

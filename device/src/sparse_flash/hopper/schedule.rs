@@ -129,7 +129,7 @@ impl Groups {
 /// Query tiles of each of equal sequences.
 const fn of_each_sequence(sequences: &Sequences) -> u32 {
     match sequences.query_tiles().checked_div(sequences.count) {
-        Some(of_each) => of_each,
+        Some(tiles) => tiles,
         None => 0,
     }
 }

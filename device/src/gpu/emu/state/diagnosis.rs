@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::Location;
 
-use super::launch::Mode;
+use super::mode::Mode;
 
 /// The class of a [`Fault`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +42,13 @@ pub enum FaultKind {
 /// Why a launch ended early. Its text is meant to be read without knowing the emulator.
 #[derive(Debug, Clone)]
 pub struct Fault {
-    pub(super) kind: FaultKind,
-    pub(super) message: String,
-    pub(super) kernel: &'static str,
-    pub(super) block: Option<[u32; 3]>,
-    pub(super) thread: Option<ThreadName>,
-    pub(super) at: Option<&'static Location<'static>>,
-    pub(super) mode: Mode,
+    pub(in crate::gpu::emu) kind: FaultKind,
+    pub(in crate::gpu::emu) message: String,
+    pub(in crate::gpu::emu) kernel: &'static str,
+    pub(in crate::gpu::emu) cta: Option<[u32; 3]>,
+    pub(in crate::gpu::emu) thread: Option<ThreadName>,
+    pub(in crate::gpu::emu) at: Option<&'static Location<'static>>,
+    pub(in crate::gpu::emu) mode: Mode,
 }
 
 impl Fault {
@@ -71,8 +71,8 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel `{}`", self.kernel)?;
-        if let Some([x, y, z]) = self.block {
-            write!(f, ", block ({x}, {y}, {z})")?;
+        if let Some([x, y, z]) = self.cta {
+            write!(f, ", CTA ({x}, {y}, {z})")?;
         }
         if let Some(thread) = &self.thread {
             write!(f, ", {thread}")?;
@@ -93,9 +93,9 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// A thread of a block by its linear index.
+/// A thread of a CTA by its linear index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ThreadName(pub(super) u32);
+pub struct ThreadName(pub(in crate::gpu::emu) u32);
 
 impl fmt::Display for ThreadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,7 +110,7 @@ impl fmt::Display for ThreadName {
 }
 
 /// Ascending numbers as ranges: `0-31, 40, 64-95`.
-pub(super) fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
+pub fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for n in numbers {
         match runs.last_mut() {
@@ -132,7 +132,7 @@ pub(super) fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
 }
 
 /// The lanes of `mask` as ranges.
-pub(super) fn lanes(mask: u32) -> String {
+pub fn lanes(mask: u32) -> String {
     ranges((0..32).filter(|lane| mask >> lane & 1 == 1))
 }
 

@@ -14,32 +14,32 @@
 
 use std::collections::HashMap;
 
-use super::block::At;
 use super::diagnosis::ThreadName;
 use super::memory::{Access, SHARED_BASE};
+use super::site::At;
 
 /// mbarriers that have a clock of their own; any further ones share the last.
 const MBARRIER_CLOCKS: usize = 64;
 
 /// Index of a clock: threads first, then the kinds of asynchronous work.
-pub(super) type Agent = usize;
+pub type Agent = usize;
 
 /// How far someone has seen every clock, and how much of it is published to the async proxy.
 #[derive(Clone)]
-pub(super) struct Knowledge {
-    pub(super) seen: Box<[u32]>,
-    pub(super) published: Box<[u32]>,
+pub struct Knowledge {
+    pub seen: Box<[u32]>,
+    pub published: Box<[u32]>,
 }
 
 impl Knowledge {
-    pub(super) fn nothing(agents: usize) -> Self {
+    pub fn nothing(agents: usize) -> Self {
         Self {
             seen: vec![0; agents].into(),
             published: vec![0; agents].into(),
         }
     }
 
-    pub(super) fn join(&mut self, other: &Self) {
+    pub fn join(&mut self, other: &Self) {
         for (mine, theirs) in self.seen.iter_mut().zip(&other.seen) {
             *mine = (*mine).max(*theirs);
         }
@@ -51,11 +51,11 @@ impl Knowledge {
 
 /// One access: who, when on their clock, and where in the source.
 #[derive(Clone, Copy)]
-pub(super) struct Epoch {
-    pub(super) agent: u16,
-    pub(super) site: u16,
+pub struct Epoch {
+    pub agent: u16,
+    pub site: u16,
     /// Zero for "never": clocks start at one.
-    pub(super) time: u32,
+    pub time: u32,
 }
 
 const NEVER: Epoch = Epoch {
@@ -76,33 +76,33 @@ struct Cell {
 
 /// How an access of asynchronous work sees earlier generic writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proxy {
+pub enum Proxy {
     Generic,
     Async,
 }
 
 /// A conflict: the earlier access, and whether only publication is missing.
-pub(super) struct Conflict {
-    pub(super) earlier: Epoch,
-    pub(super) earlier_is_write: bool,
-    pub(super) unpublished: bool,
-    pub(super) byte: u32,
+pub struct Conflict {
+    pub earlier: Epoch,
+    pub earlier_is_write: bool,
+    pub unpublished: bool,
+    pub byte: u32,
 }
 
-pub(super) struct Races {
+pub struct Races {
     threads: usize,
-    pub(super) agents: usize,
-    pub(super) known: Vec<Knowledge>,
-    pub(super) barriers: HashMap<u32, Knowledge>,
+    pub agents: usize,
+    pub known: Vec<Knowledge>,
+    pub barriers: HashMap<u32, Knowledge>,
     cells: Vec<Cell>,
     readers: HashMap<u32, Vec<Epoch>>,
-    pub(super) sites: Vec<(&'static str, At)>,
+    pub sites: Vec<(&'static str, At)>,
     site_numbers: HashMap<(usize, usize), u16>,
     mbarrier_clocks: Vec<u32>,
 }
 
 impl Races {
-    pub(super) fn new(threads: u32, shared_bytes: u32) -> Self {
+    pub fn new(threads: u32, shared_bytes: u32) -> Self {
         let threads = threads as usize;
         let agents = 3 * threads + threads.div_ceil(128) + MBARRIER_CLOCKS;
         let mut known = vec![Knowledge::nothing(agents); threads];
@@ -128,19 +128,19 @@ impl Races {
         }
     }
 
-    pub(super) fn copy_agent(&self, thread: u32) -> Agent {
+    pub fn copy_agent(&self, thread: u32) -> Agent {
         self.threads + thread as usize
     }
 
-    pub(super) fn bulk_store_agent(&self, thread: u32) -> Agent {
+    pub fn bulk_store_agent(&self, thread: u32) -> Agent {
         2 * self.threads + thread as usize
     }
 
-    pub(super) fn wgmma_agent(&self, warpgroup: u32) -> Agent {
+    pub fn wgmma_agent(&self, warpgroup: u32) -> Agent {
         3 * self.threads + warpgroup as usize
     }
 
-    pub(super) fn mbarrier_agent(&mut self, address: u32) -> Agent {
+    pub fn mbarrier_agent(&mut self, address: u32) -> Agent {
         let slot = match self.mbarrier_clocks.iter().position(|&a| a == address) {
             Some(slot) => slot,
             None => {
@@ -152,7 +152,7 @@ impl Races {
     }
 
     /// Who an epoch belongs to, in words.
-    pub(super) fn name(&self, agent: Agent) -> String {
+    pub fn name(&self, agent: Agent) -> String {
         let thread = |n: usize| ThreadName(n as u32);
         match agent / self.threads {
             0 => thread(agent).to_string(),
@@ -179,7 +179,7 @@ impl Races {
         }
     }
 
-    pub(super) fn site(&mut self, op: &'static str, at: At) -> u16 {
+    pub fn site(&mut self, op: &'static str, at: At) -> u16 {
         let key = (op.as_ptr() as usize, std::ptr::from_ref(at) as usize);
         let sites = &mut self.sites;
         *self.site_numbers.entry(key).or_insert_with(|| {
@@ -189,7 +189,7 @@ impl Races {
     }
 
     /// Checks one access to `bytes` bytes at `offset` and records it under `epoch`.
-    pub(super) fn access(
+    pub fn access(
         &mut self,
         offset: u32,
         bytes: u32,
@@ -259,7 +259,7 @@ impl Races {
         Ok(())
     }
 
-    pub(super) fn join_of(&self, threads: impl Iterator<Item = u32>) -> Knowledge {
+    pub fn join_of(&self, threads: impl Iterator<Item = u32>) -> Knowledge {
         let mut all = Knowledge::nothing(self.agents);
         for thread in threads {
             all.join(&self.known[thread as usize]);
@@ -267,7 +267,7 @@ impl Races {
         all
     }
 
-    pub(super) fn tick(&mut self, thread: u32) {
+    pub fn tick(&mut self, thread: u32) {
         self.known[thread as usize].seen[thread as usize] += 1;
     }
 }

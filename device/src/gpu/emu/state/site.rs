@@ -1,0 +1,6 @@
+//! Places in a kernel's source.
+
+use std::panic::Location;
+
+/// Where in the source an instruction was called.
+pub type At = &'static Location<'static>;
