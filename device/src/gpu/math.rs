@@ -42,7 +42,7 @@ float_functions! {
     /// The lesser; a number beats NaN.
     min_f32(x, y) = "min.f32 {d}, {x}, {y};", "All.", x.min(y);
     /// x in 0 to 1: less is 0, more is 1, and NaN is 0.
-    saturate_f32(x) = "add.rn.sat.f32 {d}, {x}, 0f80000000;", "All.", x.max(0.0).min(1.0);
+    saturate_f32(x) = "add.rn.sat.f32 {d}, {x}, 0f80000000;", "All.", if x > 0.0 { x.min(1.0) } else { 0.0 };
     /// x·y + z, rounded once.
     fma_rn_f32(x, y, z) = "fma.rn.f32 {d}, {x}, {y}, {z};", "All.", x.mul_add(y, z);
 }
