@@ -104,18 +104,22 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
         "coverage",
         "row_stride",
         "stride_doubles_from",
+        "row_offset",
+        "tail",
+        "tail_stride",
         "window",
         "window_ratio",
         "sinks",
         "fallback",
     ])?;
-    let defaults = match fields.word_or("budget", "blocks")? {
+    let defaults = match fields.word_or("budget", "rows")? {
+        "rows" => Policy::default(),
         "blocks" => Policy::of(Budget::Blocks),
-        "residual" => Policy::of(Budget::Blocks).with_budget(Budget::Residual),
+        "residual" => Policy::of(Budget::Residual),
         "paper" => Policy::paper(),
         other => {
             return Err(format!(
-                "there is no budget {other}: blocks, residual or paper"
+                "there is no budget {other}: rows, blocks, residual or paper"
             ));
         }
     };
@@ -130,6 +134,11 @@ fn policy_of(fields: &Fields<'_>) -> Result<Policy, String> {
         .with_row_stride(fields.integer_or("row_stride", defaults.row_stride)?)
         .with_stride_doubles_from(
             fields.integer_or("stride_doubles_from", defaults.stride_doubles_from)?,
+        )
+        .with_row_offset(fields.integer_or("row_offset", defaults.row_offset)?)
+        .with_tail(
+            fields.integer_or("tail", defaults.tail)?,
+            fields.integer_or("tail_stride", defaults.tail_stride)?,
         )
         .with_window(window)
         .with_sinks(fields.integer_or("sinks", defaults.sinks)?)
