@@ -38,7 +38,7 @@ class Launches:
         return self._ask({"ptx": target})["ptx"]
 
     def plan(self, problem, work):
-        """Number of a new plan, workspace_bytes, regions and units."""
+        """Number of a new plan, workspace_bytes, regions and what is selected."""
         return self._ask({"plan": {"problem": problem, "work": work}})
 
     def launches(self, plan, target, multiprocessors, operands):

@@ -95,11 +95,11 @@ class Ours:
         lists = self.region("kv_indices").view(self.inputs.q_heads, blocks, blocks)
         counts = self.region("kv_num_blocks").view(self.inputs.q_heads, blocks)
         dense = self.region("dense") if self.plan["regions"]["dense"]["len"] else None
-        return kept_blocks(lists, counts), self.plan["units"]["sinks"], dense
+        return kept_blocks(lists, counts), self.plan["selection"]["sinks"], dense
 
     def is_dense(self):
         """Whether nothing is selected."""
-        return self.plan["units"] is None
+        return self.plan["selection"] is None
 
     def keeps_all_lists(self):
         """Whether the lists of the whole call lie in the workspace after a run, square and of one sequence."""
@@ -108,12 +108,11 @@ class Ours:
         return self.inputs.q_len == self.inputs.n and region["len"] == self.inputs.q_heads * blocks * blocks
 
     def least_sampled_coverage(self):
-        """The least share of the sampled mass that a head's selection keeps, where the plan says how it is laid out."""
-        units = self.plan["units"]
-        if "rows_per_head" not in units:
-            return None
-        kept = self.region("kept").view(self.inputs.q_heads, units["per_head"]).double().sum(-1)
-        return (kept / (units["rows_per_head"] * units["mass_one"])).min().item()
+        """The least share of the sampled mass that a head's selection keeps."""
+        selection = self.plan["selection"]
+        kept = self.region("kept").view(self.inputs.q_heads, -1).double().sum(-1)
+        rows = torch.tensor(selection["rows_by_head"], dtype=torch.float64, device=kept.device)
+        return (kept / (rows * selection["mass_one"])).min().item()
 
 
 def recorded():
