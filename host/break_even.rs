@@ -176,7 +176,7 @@ mod tests {
             let problem = problem(q_len, k_len);
             assert!(CPU.selects(&problem, &Policy::default()), "{q_len} {k_len}");
             let share = selection_share(&problem, &Policy::default());
-            assert!(share < 0.06, "{q_len} {k_len}: {share}");
+            assert!(share < 0.08, "{q_len} {k_len}: {share}");
         }
         assert!(CPU.selects(&problem(32_768, 32_768), &Policy::paper()));
     }
