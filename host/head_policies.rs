@@ -123,6 +123,7 @@ impl Part {
         Ok(Report {
             heads: vec![head],
             times,
+            key_ranges: 0,
         })
     }
 }
@@ -235,6 +236,7 @@ impl HeadPlan {
         let mut report = Report {
             heads: Vec::with_capacity(problem.heads()),
             times: StageTimes::default(),
+            key_ranges: 0,
         };
         for head in 0..problem.heads() {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
@@ -254,6 +256,7 @@ impl HeadPlan {
             for stage in Stage::ALL {
                 report.times.add(stage, of_head.times.get(stage));
             }
+            report.key_ranges = report.key_ranges.max(of_head.key_ranges);
             report
                 .heads
                 .extend(of_head.heads.into_iter().map(|found| HeadReport {

@@ -2,13 +2,16 @@
 //! compiles them for each set.
 //!
 //! The unit of data is a [`Lanes`]: one f32 for each of the [`PANEL`] queries that are worked on together. Softmax
-//! statistics are then per lane, and no operation ever goes across lanes.
+//! statistics are then per lane, and no operation goes across lanes. Few queries over many keys (`few_queries`) have the elements of
+//! one row in the lanes instead: they load keys and values of any [`Loadable`] type from where they lie, and add lanes up at the end.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+
+use half::{bf16, f16};
 
 /// Queries that are worked on together: 32 = two AVX-512 registers, four AVX ones. With head_dim 128 a panel's Qᵀ takes
 /// 16 KiB, which stays in the first-level cache while keys stream past.
@@ -38,6 +41,21 @@ pub(crate) trait Simd: Copy {
     /// Elements `at..at + LANES` of a panel.
     fn load(self, from: &Lanes, at: usize) -> Self::F32;
     fn store(self, to: &mut Lanes, at: usize, x: Self::F32);
+    /// The first `LANES` elements of a row, in any alignment.
+    ///
+    /// # Panics
+    /// Where there are fewer; so do the other loads, and the store, of rows.
+    fn load_f32(self, from: &[f32]) -> Self::F32;
+    /// The same of f16.
+    fn load_f16(self, from: &[f16]) -> Self::F32;
+    /// The same of bf16.
+    fn load_bf16(self, from: &[bf16]) -> Self::F32;
+    /// The first `LANES` elements of a row.
+    fn store_f32(self, to: &mut [f32], x: Self::F32);
+    /// Asks for the cache line in which `from` begins, which will be read some thousands of cycles later.
+    fn prefetch<T>(self, from: &[T]);
+    /// The sum of all lanes, always in the same order.
+    fn sum_of_lanes(self, x: Self::F32) -> f32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -67,6 +85,26 @@ pub(crate) trait Simd: Copy {
         self.select_lt(x, lowest, self.splat(0.0), scaled)
     }
 }
+
+/// Elements that a register is loaded from, and converted to f32 on the way.
+pub(crate) trait Loadable: Copy + Default + Sync {
+    /// The first [`Simd::LANES`] elements.
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::F32;
+}
+
+macro_rules! loadable {
+    ($type:ty, $load:ident) => {
+        impl Loadable for $type {
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, from: &[Self]) -> S::F32 {
+                simd.$load(from)
+            }
+        }
+    };
+}
+loadable!(f32, load_f32);
+loadable!(f16, load_f16);
+loadable!(bf16, load_bf16);
 
 /// 1.5 · 2²³: adding it to a small float leaves the nearest integer in the low mantissa bits.
 const ROUNDING_MAGIC: f32 = 12_582_912.0;
@@ -190,6 +228,63 @@ mod tests {
     fn on_every_set(check: impl Fn(InstructionSet, &dyn Fn(&mut Lanes))) {
         for set in InstructionSet::available() {
             check(set, &|x| set.run(Exp2(x)));
+        }
+    }
+
+    /// Loads a row of each type, sums its lanes and stores it.
+    struct LoadRow<'a>(&'a [f32], &'a mut [f32]);
+
+    impl Kernel for LoadRow<'_> {
+        type Output = [f32; 3];
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> [f32; 3] {
+            let (f16s, bf16s): (Vec<f16>, Vec<bf16>) = self
+                .0
+                .iter()
+                .map(|&x| (f16::from_f32(x), bf16::from_f32(x)))
+                .unzip();
+            simd.store_f32(self.1, f16::load(simd, &f16s));
+            [
+                f32::load(simd, self.0),
+                f16::load(simd, &f16s),
+                bf16::load(simd, &bf16s),
+            ]
+            .map(|x| simd.sum_of_lanes(x) / S::LANES as f32)
+        }
+    }
+
+    #[test]
+    fn rows_of_any_type_are_loaded_from_any_alignment_and_no_further_than_a_register() {
+        for set in InstructionSet::available() {
+            for start in 0..4 {
+                let lanes = if set == InstructionSet::Avx512 { 16 } else { 8 };
+                // 0.5, 1.5, … and what must not be read or written.
+                let mut row: Vec<f32> = (0..start + lanes)
+                    .map(|i| (i as f32 - start as f32) + 0.5)
+                    .collect();
+                row.extend([f32::NAN; 3]);
+                let mut stored = [7.0; 24];
+                let means = set.run(LoadRow(&row[start..], &mut stored));
+                assert_eq!(means, [lanes as f32 / 2.0; 3], "{set}");
+                assert_eq!(stored[..lanes], row[start..start + lanes], "{set}");
+                assert_eq!(stored[lanes..], [7.0; 24][lanes..], "{set}");
+            }
+            let special = [
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                6e-8,
+                -0.0,
+                65504.0,
+                1.0,
+                0.0,
+                0.0,
+            ];
+            let row = [special, special].concat();
+            let mut stored = [7.0; 16];
+            let means = set.run(LoadRow(&row, &mut stored));
+            assert!(means.iter().all(|x| x.is_nan()), "{set}: ∞ - ∞");
+            let halves = special.map(|x| f16::from_f32(x).to_f32().to_bits());
+            assert_eq!(stored.map(f32::to_bits)[..8], halves, "{set}");
         }
     }
 
