@@ -270,21 +270,32 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
     ) {
         let mut at = 0;
         while at + REGISTERS * S::LANES <= self.head_dim {
-            self.add_columns::<S, ROWS, REGISTERS>(simd, start, keys.clone(), row, factors, at);
+            self.add_columns::<S, ROWS, REGISTERS, false>(
+                simd,
+                start,
+                keys.clone(),
+                row,
+                factors,
+                at,
+            );
             at += REGISTERS * S::LANES;
         }
         while at + 4 * S::LANES <= self.head_dim {
-            self.add_columns::<S, ROWS, 4>(simd, start, keys.clone(), row, factors, at);
+            self.add_columns::<S, ROWS, 4, false>(simd, start, keys.clone(), row, factors, at);
             at += 4 * S::LANES;
         }
-        while at < self.head_dim {
-            self.add_columns::<S, ROWS, 1>(simd, start, keys.clone(), row, factors, at);
+        while at + S::LANES <= self.head_dim {
+            self.add_columns::<S, ROWS, 1, false>(simd, start, keys.clone(), row, factors, at);
             at += S::LANES;
+        }
+        if at < self.head_dim {
+            self.add_columns::<S, ROWS, 1, true>(simd, start, keys, row, factors, at);
         }
     }
 
+    /// Columns from `at` on: so many registers, or with `TAIL` the last ones, which do not fill a register.
     #[inline(always)]
-    fn add_columns<S: Simd, const ROWS: usize, const REGISTERS: usize>(
+    fn add_columns<S: Simd, const ROWS: usize, const REGISTERS: usize, const TAIL: bool>(
         &mut self,
         simd: S,
         start: usize,
@@ -293,8 +304,11 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
         factors: &[f32],
         at: usize,
     ) {
-        let columns = (REGISTERS * S::LANES).min(self.head_dim - at);
-        let is_tail = columns < S::LANES;
+        let columns = if TAIL {
+            self.head_dim - at
+        } else {
+            REGISTERS * S::LANES
+        };
         let weights: [&[f32]; ROWS] =
             std::array::from_fn(|i| &self.weights[(row + i) * TILE..][keys.clone()]);
         let mut sums = [[simd.splat(0.0); REGISTERS]; ROWS];
@@ -308,7 +322,7 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
             // Loops and no closures: a closure of vectors is not compiled for the instruction set.
             let mut registers = [simd.splat(0.0); REGISTERS];
             for (index, register) in registers.iter_mut().enumerate() {
-                *register = if is_tail {
+                *register = if TAIL {
                     load_tail(simd, value)
                 } else {
                     T::load(simd, &value[index * S::LANES..])

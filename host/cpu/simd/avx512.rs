@@ -1,4 +1,4 @@
-//! AVX-512: 16 lanes, 32 registers.
+//! AVX-512F and VL: 16 lanes, 32 registers.
 
 use std::arch::x86_64::*;
 
@@ -6,26 +6,28 @@ use half::{bf16, f16};
 
 use super::{Kernel, Lanes, PANEL, Simd};
 
-/// Proof that the machine has AVX-512F.
+/// Proof that the machine has AVX-512F and VL.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
     pub(super) fn new() -> Option<Self> {
         // FMA and AVX2 come with every AVX-512F machine, but the compiler wants to be told.
+        // VL, which all machines with AVX-512 but Xeon Phi have, lets halves of the upper 16 registers be taken, for sums of lanes.
         let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma");
         all.then_some(Avx512(()))
     }
 }
 
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
 fn compiled<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
     kernel.run(simd)
 }
 
-// SAFETY for every block below: `self` proves that the machine has AVX-512F.
+// SAFETY for every block below: `self` proves that the machine has AVX-512F and VL.
 impl Simd for Avx512 {
     type F32 = __m512;
     const LANES: usize = 16;

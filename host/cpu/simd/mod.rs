@@ -133,7 +133,7 @@ pub(crate) trait Kernel {
 /// between sets results differ by rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InstructionSet {
-    /// AVX-512F: 16 lanes.
+    /// AVX-512F and VL: 16 lanes.
     Avx512,
     /// AVX2 with FMA: 8 lanes.
     Avx2,
