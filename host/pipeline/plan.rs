@@ -305,6 +305,8 @@ impl GpuPlan {
         if path != Path::Select {
             return GpuPlan::with_work(problem, (path, policy.fallback), |_| Work::Dense);
         }
+        // Before anything that is as large as the problem.
+        sizes(&problem)?;
         SelectionShape::checked(&problem)?;
         let heads = Heads::alike(&policy, problem.q_heads, problem.k_len);
         GpuPlan::selecting(problem, heads, policy.sinks, policy.fallback)
@@ -318,6 +320,7 @@ impl GpuPlan {
     /// their sinks.
     pub fn per_head(problem: Problem, heads: &[HeadPolicy]) -> Result<Self> {
         problem.validate()?;
+        sizes(&problem)?;
         if heads.len() != problem.q_heads {
             return Err(Error::HeadPolicies {
                 given: heads.len(),
