@@ -134,6 +134,7 @@ impl Part {
         Ok(Report {
             heads: vec![head],
             times,
+            key_ranges: 0,
         })
     }
 }
@@ -247,6 +248,7 @@ impl HeadPlan {
         let mut report = Report {
             heads: Vec::with_capacity(problem.heads()),
             times: StageTimes::default(),
+            key_ranges: 0,
         };
         for head in 0..problem.heads() {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
@@ -266,6 +268,7 @@ impl HeadPlan {
             for stage in Stage::ALL {
                 report.times.add(stage, of_head.times.get(stage));
             }
+            report.key_ranges = report.key_ranges.max(of_head.key_ranges);
             report
                 .heads
                 .extend(of_head.heads.into_iter().map(|found| HeadReport {

@@ -20,7 +20,8 @@
 //! [`Selection`], a [`HeadPlan`] has a policy for each head, and [`Plan::dense`] is dense FlashAttention through the same kernel.
 //!
 //! The backend is the CPU ([`cpu`]): rayon threads over tiles of 128 keys × 32 queries, in AVX-512, AVX2 or portable code.
-//! The same call gives the same bits, whatever the number of threads.
+//! The same call gives the same bits, whatever the number of threads. Dense attention of up to 16 queries cuts the keys into ranges, so
+//! that one query uses all cores.
 //!
 //! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
 //! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else. With the feature `cuda`,

@@ -123,6 +123,9 @@ impl Plan {
 
     /// A plan that attends to everything, or to a [`Selection`] that the caller brings to [`Plan::attend`].
     ///
+    /// More than 16 queries are worked on in blocks, and have the same bits in any chunk of a prompt that they are part of. Up to 16, as
+    /// in decoding, share the keys out over the threads; they have the same bits in any other call of up to 16 queries.
+    ///
     /// # Errors
     /// Any field of the problem out of range, and [`Error::WorkspaceTooLarge`].
     pub fn dense(problem: Problem) -> Result<Self> {

@@ -114,6 +114,9 @@ pub struct Report {
     pub heads: Vec<HeadReport>,
     /// Wall-clock time of each stage.
     pub times: StageTimes,
+    /// Ranges that the keys of each head were cut into, each attended to by itself: 0 where they were not cut. Keys are cut where there
+    /// are few queries and everything is attended to.
+    pub key_ranges: usize,
 }
 
 /// What a backend knows of one head's selection.
@@ -193,7 +196,11 @@ impl Report {
                 report
             })
             .collect();
-        Report { heads, times }
+        Report {
+            heads,
+            times,
+            key_ranges: 0,
+        }
     }
 
     /// Mean density over all heads.

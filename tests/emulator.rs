@@ -81,6 +81,77 @@ fn dense_agrees_with_the_oracle_on_the_published_shapes() {
     }
 }
 
+/// Four query heads read each key/value head: 64 rows at most, whose keys are split where there are enough of them.
+#[test]
+fn few_queries_agree_with_the_oracle_over_any_keys() {
+    let shapes = [
+        (1, 1),
+        (1, 300),
+        (1, 4097),
+        (3, 200),
+        (3, 1500),
+        (4, 1024),
+        (5, 700),
+        (16, 5),
+        (16, 640),
+        (16, 2049),
+        // One row tile more, so that keys are not split.
+        (17, 640),
+    ];
+    for (index, (q_len, k_len)) in shapes.into_iter().enumerate() {
+        for head_dim in [64, 128] {
+            let (_, dtype, layout) = varied(index + head_dim / 64);
+            let problem = problem(q_len, k_len, head_dim, dtype)
+                .with_heads(8, 2)
+                .with_batch(1 + index % 2)
+                .with_causal(index % 4 != 3);
+            let case = Case {
+                layout,
+                data: [Data::Normal, Data::Structured][index / 2 % 2],
+                seed: index as u64,
+                output: if index % 3 == 2 { Dtype::F32 } else { dtype },
+                ..Case::new(problem, Attend::Dense)
+            };
+            let portable = check(&Emulator::default(), &case);
+            let hopper = check(&Emulator::hopper(), &case);
+            if q_len <= 16 {
+                assert_eq!(
+                    portable.bits(),
+                    hopper.bits(),
+                    "the same kernels: {case:#?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn splits_of_keys_have_no_races_and_no_use_for_what_the_workspace_held() {
+    for (index, (q_len, k_len)) in [(1, 1500), (16, 900)].into_iter().enumerate() {
+        let (_, dtype, layout) = varied(index);
+        let problem = problem(q_len, k_len, 64, dtype).with_heads(4, 1);
+        let case = Case {
+            layout,
+            ..Case::new(problem, Attend::Dense)
+        };
+        let fast = check(&Emulator::default(), &case);
+        let checked = check(&Emulator::checked(index as u64 + 1), &case);
+        assert_eq!(fast.bits(), checked.bits(), "{case:#?}");
+    }
+}
+
+/// A policy's plan below the break-even length attends to everything too.
+#[test]
+fn few_queries_below_the_break_even_length_are_those_of_a_dense_plan() {
+    let problem = problem(3, 1000, 64, Dtype::Bf16).with_heads(4, 1);
+    let auto = policy(Budget::Rows).with_fallback(Fallback::Auto);
+    let selecting = check_kernels(&Case::new(problem, Attend::Policy(auto)));
+    let dense = check_kernels(&Case::new(problem, Attend::Dense));
+    assert_eq!(selecting.bits(), dense.bits());
+    let report = selecting.found.report.unwrap();
+    assert_eq!(report.heads[0].path, HeadPath::BelowBreakEven);
+}
+
 #[test]
 fn every_budget_selects_as_the_oracle_says() {
     let shapes = [

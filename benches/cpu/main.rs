@@ -1,12 +1,13 @@
-//! Microbenchmarks of the CPU backend, one group a stage, plus `dense` and `pipeline`.
+//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode` and `pipeline`.
 //!
 //! ```text
 //! cargo bench --bench cpu                  everything
 //! cargo bench --bench cpu -- sampling      one stage
 //! ```
 //!
-//! Two query heads share one key/value head; inputs are bf16, head_dim 128, synthetic (`testkit::synthetic`).
+//! Except for `decode`, two query heads share one key/value head; inputs are bf16, head_dim 128, synthetic (`testkit::synthetic`).
 
+mod decode;
 mod dense;
 mod pipeline;
 mod stages;
@@ -43,6 +44,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = cpu;
     config = settings();
-    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, pipeline::pipeline
+    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, pipeline::pipeline
 }
 criterion_main!(cpu);

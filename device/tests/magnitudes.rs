@@ -2,11 +2,6 @@
 
 use sample_attention_device::gpu::emu::Mode;
 
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "shared with tests that use all of it"
-)]
 mod attention;
 
 use attention::case::random;

@@ -31,6 +31,8 @@ pub fn plan(number: usize, plan: &GpuPlan) -> Value {
         ("stripes", region(&workspace.stripes)),
         ("stripe_counts", region(&workspace.stripe_counts)),
         ("dense", region(&workspace.dense)),
+        ("partial_o", region(&workspace.partial_o)),
+        ("partial_sums", region(&workspace.partial_sums)),
     ] {
         regions.insert(name.into(), region);
     }

@@ -1,13 +1,14 @@
 //! The native backend: the four stages on rayon threads with SIMD.
 //!
 //! Levels, each built on the one below: stages (`sampling`, `reduction`, `top_k`,
-//! `sparse_flash`) → `tile`, the arithmetic of up to 128 keys against 32 queries → `simd`, the instruction sets.
+//! `sparse_flash`, and `few_queries` in its place) → `tile`, the arithmetic of up to 128 keys against 32 queries → `simd`, the instruction sets.
 //! `rows` converts between the caller's buffers and tiles, `units` cuts the selection up, `workers` hands out tasks.
 
 mod accumulator;
 mod arena;
 mod carved;
 mod coverage;
+mod few_queries;
 mod per_row;
 mod query_block;
 mod reduction;
@@ -50,9 +51,10 @@ pub(crate) fn attend(
     workspace: &mut [u8],
 ) -> Result<()> {
     inputs.check(plan.problem())?;
-    let mut scratches = scratches(plan, workspace)?;
+    let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
-    stages::attend(plan, inputs, mask, outputs, &mut scratches, &())
+    let memory = (&mut workspace.scratches[..], &mut *workspace.partials);
+    stages::attend(plan, inputs, mask, outputs, memory, &())
 }
 
 /// See [`Plan::true_coverage`].

@@ -15,7 +15,8 @@
 //! makes both NaN.
 //!
 //! A query block's result depends on its own lists alone, in ascending order, so it has the same bits whatever the number of
-//! threads or the chunk of the prompt that it is computed in.
+//! threads or the chunk of the prompt that it is computed in. Dense attention of few queries goes another way (`few_queries`), whose
+//! sums are rounded otherwise.
 
 use super::accumulator::{Accumulator, Sums};
 use super::query_block::{QueryBlock, Walk};

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::few_queries::{Cut, few_queries};
 use super::per_row;
 use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
+use super::scratch::Scratch;
 use super::sparse_flash::{Mask, sparse_flash};
 use super::tile;
 use super::top_k::{Masses, choose_dense_heads, select};
@@ -298,14 +300,12 @@ impl<'a> Stages<'a> {
             None => Mask::Dense,
         };
         let started = Instant::now();
-        attend(
-            self.plan,
-            &self.inputs,
-            mask,
-            outputs,
-            &mut self.workspace.scratches,
-            self.progress,
-        )?;
+        let memory = (
+            &mut self.workspace.scratches[..],
+            &mut *self.workspace.partials,
+        );
+        let (plan, inputs) = (self.plan, &self.inputs);
+        attend(plan, inputs, mask, outputs, memory, self.progress)?;
         self.times.add(Stage::SparseFlash, started.elapsed());
         Ok(())
     }
@@ -408,7 +408,7 @@ impl<'a> Stages<'a> {
 
     /// What was selected so far, and how long each stage has taken.
     pub fn report(&self) -> Report {
-        Report::new(
+        let report = Report::new(
             self.plan.problem(),
             self.plan.head_path(),
             self.times,
@@ -427,7 +427,15 @@ impl<'a> Stages<'a> {
                     last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
                 })
             },
-        )
+        );
+        let problem = self.plan.problem();
+        Report {
+            key_ranges: match self.workspace.selecting {
+                None if Cut::suits(problem) => Cut::new(problem).ranges(),
+                _ => report.key_ranges,
+            },
+            ..report
+        }
     }
 }
 
@@ -451,13 +459,21 @@ pub(crate) fn attend(
     inputs: &Inputs<'_>,
     mask: Mask<'_>,
     outputs: Outputs<'_>,
-    scratches: &mut [super::scratch::Scratch<'_>],
+    (scratches, partials): (&mut [Scratch<'_>], &mut [f32]),
     progress: &dyn Progress,
 ) -> Result<()> {
     let problem = plan.problem();
     outputs.check(problem)?;
     let Outputs { mut o, lse } = outputs;
     let output = OutputRows::new(&mut o, lse);
+    if matches!(mask, Mask::Dense) && Cut::suits(problem) {
+        let tasks = Cut::new(problem).tasks();
+        let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
+        few_queries(problem, inputs, &output, (scratches, partials), || {
+            count.advance();
+        });
+        return Ok(());
+    }
     let tasks = problem.batch * problem.q_heads * Geometry::new(problem).query_blocks().len();
     let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
     sparse_flash(problem, inputs, mask, &output, scratches, || {

@@ -1,6 +1,7 @@
 //! The buffers of a run, carved out of the caller's bytes.
 
 use super::arena::{ALIGNMENT, Arena, Footprint};
+use super::few_queries::Cut;
 use super::per_row::TaskBuffers;
 use super::sampling::BlockStats;
 use super::scratch::Scratch;
@@ -14,6 +15,8 @@ use crate::selection::{SelectionMut, SelectionShape, StripeSpan};
 /// Everything that a run works in.
 pub(super) struct Workspace<'a> {
     pub(super) scratches: Vec<Scratch<'a>>,
+    /// Results of ranges of keys, for few queries.
+    pub(super) partials: &'a mut [f32],
     pub(super) selecting: Option<Selecting<'a>>,
 }
 
@@ -112,12 +115,14 @@ impl<'a> Workspace<'a> {
         let scratches = (0..threads)
             .map(|_| Scratch::carve(&mut arena, problem, instruction_set))
             .collect::<Option<_>>()?;
+        let partials = arena.take(Cut::new(problem).partials_len())?;
         let selecting = match units {
             Some(units) => Some(Selecting::carve(&mut arena, problem, units, threads)?),
             None => None,
         };
         Some(Workspace {
             scratches,
+            partials,
             selecting,
         })
     }
@@ -163,6 +168,7 @@ pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) ->
     let mut scratch = Footprint::new();
     Scratch::measure(&mut scratch, problem);
     footprint.repeat(&scratch, threads);
+    footprint.take::<f32>(Cut::new(problem).partials_len(), 1);
     if let Some(units) = units {
         let shape = SelectionShape::new(problem);
         footprint.take::<u8>(wave_bytes(units), 1);

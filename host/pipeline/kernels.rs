@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 
+use sample_attention_device::decode::{self, DecodeParams};
 use sample_attention_device::gpu::Kernel;
 #[cfg(feature = "emulator")]
 use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
@@ -82,6 +83,8 @@ calls! {
     SparseFlashSchedule(ScheduleParams),
     /// Attention on Hopper.
     SparseFlashHopper(HopperParams),
+    /// Attention of few queries over splits of the keys, or the merge of the splits.
+    Decode(DecodeParams),
 }
 
 /// The kernels of one element type and head_dim, where they depend on these.
@@ -92,16 +95,24 @@ pub(super) struct Kernels {
     pub(super) reduction_keys: Kernel<ReductionKeysParams>,
     pub(super) sparse_flash: Kernel<SparseFlashParams>,
     pub(super) hopper_sparse_flash: Kernel<HopperParams>,
+    /// Few queries, up to 16 rows of a key/value head.
+    pub(super) decode_narrow: Kernel<DecodeParams>,
+    /// Few queries, up to 64 rows.
+    pub(super) decode_wide: Kernel<DecodeParams>,
+    pub(super) decode_combine: Kernel<DecodeParams>,
 }
 
 macro_rules! kernels {
-    ($name:ident) => {
+    ($name:ident, $narrow:ident, $wide:ident, $combine:ident) => {
         Kernels {
             sampling: sampling::$name,
             hopper_sampling: sampling::hopper::$name,
             reduction_keys: reduction_keys::$name,
             sparse_flash: portable::$name,
             hopper_sparse_flash: hopper::$name,
+            decode_narrow: decode::$narrow,
+            decode_wide: decode::$wide,
+            decode_combine: decode::combine::$combine,
         }
     };
 }
@@ -109,10 +120,15 @@ macro_rules! kernels {
 impl Kernels {
     pub(super) fn of(problem: &Problem) -> Result<Self> {
         match (problem.dtype, problem.head_dim) {
-            (Dtype::Bf16, 64) => Ok(kernels!(BF16_D64)),
-            (Dtype::Bf16, 128) => Ok(kernels!(BF16_D128)),
-            (Dtype::F16, 64) => Ok(kernels!(F16_D64)),
-            (Dtype::F16, 128) => Ok(kernels!(F16_D128)),
+            (Dtype::Bf16, 64) => Ok(kernels!(BF16_D64, BF16_D64_M16, BF16_D64_M64, COMBINE_BF16)),
+            (Dtype::Bf16, 128) => Ok(kernels!(
+                BF16_D128,
+                BF16_D128_M16,
+                BF16_D128_M64,
+                COMBINE_BF16
+            )),
+            (Dtype::F16, 64) => Ok(kernels!(F16_D64, F16_D64_M16, F16_D64_M64, COMBINE_F16)),
+            (Dtype::F16, 128) => Ok(kernels!(F16_D128, F16_D128_M16, F16_D128_M64, COMBINE_F16)),
             (dtype @ Dtype::F32, _) => Err(Error::KernelDtype { dtype }),
             (_, head_dim) => Err(Error::KernelHeadDim { head_dim }),
         }

@@ -70,6 +70,8 @@ impl GpuPlan {
         let sizes = self.sizes();
         let hopper = match device.target() {
             Target::Sm80 => None,
+            // The kernels are those of any target.
+            Target::Sm90a if self.splits().is_some() => None,
             Target::Sm90a => {
                 let q_batch = if self.is_ragged() { 1 } else { sizes.batch };
                 let q_extents = [q_batch, sizes.q_heads, arguments.q_tokens];
@@ -143,6 +145,9 @@ impl GpuPlan {
         issue: &mut impl FnMut(Launch) -> Result<(), E>,
     ) -> Result<(), E> {
         let attention = self.attention(arguments, range);
+        if let Some(splits) = self.splits() {
+            return self.attend_in_splits(attention, splits, arguments.workspace, issue);
+        }
         match &machine.hopper {
             Some(hopper) => {
                 let schedule = self.schedule(&attention, arguments.workspace);

@@ -13,12 +13,20 @@
 //! sparse_flash            q, k, v, all of these -> o, lse         alone where the plan is dense; on Hopper after its schedule
 //! ```
 //!
+//! A dense plan with few queries has these in place of `sparse_flash`, for all targets:
+//!
+//! ```text
+//! decode                  q, k, v -> o, lse, or each split's share of them
+//! decode_combine          shares -> o, lse                where keys are split
+//! ```
+//!
 //! Where the lists of all query tiles would be too large, attention follows each slice.
 //!
 //! A [`GpuPlan`] knows every launch before the first runs: sizes and addresses are all that it needs. Launches are data, in the
 //! order in which a stream has to run them; none waits for the host, and none relies on memory that the host cleared.
 //! A [`Device`] runs them; memory, copies and times are the business of whoever owns it.
 
+mod few_queries;
 mod heads;
 mod kernels;
 mod launches;

@@ -1,9 +1,11 @@
 //! A problem and a policy as launches.
 
 use sample_attention_device::abi::{self, HeadKind, KvTensor, Sequences};
+use sample_attention_device::decode::Splits;
 use sample_attention_device::gpu::Global;
 use sample_attention_device::params::{ProblemSizes, TensorArg};
 
+use super::few_queries;
 use super::heads::Heads;
 use super::kernels::Kernels;
 use super::slices::{KeyPass, Shape, TileRange};
@@ -65,6 +67,8 @@ pub struct GpuPlan {
     /// A bound of all queries, where lengths are device data.
     ragged_total_q: Option<u32>,
     rescale: Rescale,
+    /// Of the keys, where a dense plan has few queries.
+    splits: Option<Splits>,
     workspace: Workspace,
 }
 
@@ -301,6 +305,8 @@ impl GpuPlan {
         if path != Path::Select {
             return GpuPlan::with_work(problem, (path, policy.fallback), |_| Work::Dense);
         }
+        // Before anything that is as large as the problem.
+        sizes(&problem)?;
         SelectionShape::checked(&problem)?;
         let heads = Heads::alike(&policy, problem.q_heads, problem.k_len);
         GpuPlan::selecting(problem, heads, policy.sinks, policy.fallback)
@@ -314,6 +320,7 @@ impl GpuPlan {
     /// their sinks.
     pub fn per_head(problem: Problem, heads: &[HeadPolicy]) -> Result<Self> {
         problem.validate()?;
+        sizes(&problem)?;
         if heads.len() != problem.q_heads {
             return Err(Error::HeadPolicies {
                 given: heads.len(),
@@ -375,6 +382,8 @@ impl GpuPlan {
             None => GpuPlan::dense(problem)?,
         };
         plan.ragged_total_q = Some(total_q as u32);
+        // Splits of the bounds would give a sequence other bits than it has in another batch.
+        plan.splits = None;
         if let Work::Select(Selecting { heads, sinks, .. }) = &plan.work {
             let batch = (plan.sequences(), &plan.sizes);
             plan.work = Work::Select(Selecting::new(
@@ -401,7 +410,9 @@ impl GpuPlan {
         GpuPlan::dense(problem)
     }
 
-    /// A plan that attends to everything.
+    /// A plan that attends to everything. With few queries, at most 64 of all the query heads that read a key/value head, keys are split
+    /// over the multiprocessors. How depends on the sizes of the problem, the batch among them, and so do the bits of the result; not on
+    /// the GPU.
     ///
     /// # Errors
     /// As [`GpuPlan::new`].
@@ -440,8 +451,12 @@ impl GpuPlan {
             limits: Limits::DEFAULT,
             ragged_total_q: None,
             rescale: Rescale::default(),
+            splits: None,
             workspace: Workspace::dense(),
         };
+        if matches!(plan.work, Work::Dense) {
+            plan.splits = few_queries::splits(&plan.sizes);
+        }
         plan.workspace = plan.lay_out();
         Ok(plan)
     }
@@ -449,7 +464,12 @@ impl GpuPlan {
     fn lay_out(&self) -> Workspace {
         let sequences = self.sequences();
         match &self.work {
-            Work::Dense => Workspace::dense(),
+            Work::Dense => match &self.splits {
+                Some(splits) => {
+                    Workspace::few_queries(few_queries::partial_lens(&self.sizes, splits))
+                }
+                None => Workspace::dense(),
+            },
             Work::Given { .. } => Workspace::given(
                 self.sizes.q_heads,
                 sequences.query_tiles(),
@@ -491,7 +511,7 @@ impl GpuPlan {
         self
     }
 
-    /// The same plan with another rule for the online softmax. Portable kernels rescale always.
+    /// The same plan with another rule for the online softmax. Portable kernels, and those of few queries, rescale always.
     pub fn with_rescale(self, rescale: Rescale) -> Self {
         GpuPlan { rescale, ..self }
     }
@@ -557,6 +577,11 @@ impl GpuPlan {
 
     pub(super) fn kernels(&self) -> &Kernels {
         &self.kernels
+    }
+
+    /// How keys are split, where a dense plan has few queries.
+    pub(super) fn splits(&self) -> Option<Splits> {
+        self.splits
     }
 
     pub(super) fn rescale(&self) -> Rescale {

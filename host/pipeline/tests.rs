@@ -88,7 +88,7 @@ fn regions(workspace: &Workspace) -> Vec<(u64, u64)> {
     let all = bounds!(
         row_lse: f32, stats: f32, bases: f32, sink_stats: f32, mass: u64, outside: u64, covered: u64, kept: u64,
         listed: u32, finite_rows: u32, lists: u32, list_counts: u32, stripes: u32, stripe_counts: u32, dense: u32,
-        heads: HeadEntry, sampled_heads: u32, taken: u32, order: u32
+        heads: HeadEntry, sampled_heads: u32, taken: u32, order: u32, partial_o: f32, partial_sums: f32
     );
     let mut some: Vec<(u64, u64)> = all
         .into_iter()
@@ -350,6 +350,96 @@ fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
         assert_eq!(params.schedule.taken.address(), WORKSPACE);
         assert!(params.schedule.order.is_null());
     }
+}
+
+#[test]
+fn few_queries_split_the_keys_alike_on_all_targets_in_4_mib() {
+    let few = |q_len, k_len| {
+        let problem = Problem::causal(k_len, 128, Dtype::Bf16).with_heads(32, 8);
+        problem.with_q_len(q_len)
+    };
+    let policy = policy(Budget::Rows, Fallback::Auto);
+    for (plan, names, most_bytes) in [
+        (
+            GpuPlan::dense(few(1, 1 << 17)),
+            &["decode_bf16_d128_m16", "decode_combine_bf16"][..],
+            4 << 20,
+        ),
+        (
+            GpuPlan::dense(few(16, 1 << 17)),
+            &["decode_bf16_d128_m64", "decode_combine_bf16"],
+            16 << 20,
+        ),
+        (
+            GpuPlan::new(few(4, 4095), policy),
+            &["decode_bf16_d128_m16", "decode_combine_bf16"],
+            4 << 20,
+        ),
+        // So few keys that one block is as fast.
+        (GpuPlan::dense(few(1, 300)), &["decode_bf16_d128_m16"], 4),
+        // More rows than a tile has.
+        (
+            GpuPlan::dense(few(17, 1 << 17)),
+            &["sparse_flash_bf16_d128"],
+            4,
+        ),
+    ] {
+        let plan = plan.unwrap();
+        let launches = launches(&plan);
+        let of = |launches: &[Launch]| -> Vec<_> {
+            launches.iter().map(|launch| launch.call.name()).collect()
+        };
+        assert_eq!(of(&launches), names);
+        let bytes = plan.workspace_bytes();
+        assert!(bytes <= most_bytes, "{names:?}: {bytes} bytes");
+        assert!(
+            launches
+                .iter()
+                .all(|launch| launch.stage == Stage::SparseFlash)
+        );
+        let Call::Decode(_, params) = &launches[0].call else {
+            continue;
+        };
+        // No buffer but for splits, and all that they need.
+        let workspace = plan.workspace();
+        let (o, sums) = (workspace.partial_o, workspace.partial_sums);
+        let at = arguments().workspace;
+        assert_eq!(params.partial_o.address(), o.at(at).address());
+        assert_eq!(params.partial_sums.address(), sums.at(at).address());
+        assert_eq!(params.splits.partial_o_len(&params.attention), o.len);
+        assert_eq!(params.splits.partial_sums_len(&params.attention), sums.len);
+        let regions = regions(workspace);
+        assert!(regions.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        assert_eq!(regions.last().unwrap().1, bytes);
+
+        let target = Target::Sm90a;
+        let Ok(on_hopper) = plan.launches(&mut Paper { target }, &arguments());
+        assert_eq!(of(&on_hopper), names);
+        for (launch, other) in launches.iter().zip(&on_hopper) {
+            assert_eq!(launch.shape, other.shape);
+        }
+    }
+}
+
+/// A sequence of a packed batch has the bits of any other batch: where its keys are split would depend on the bounds.
+#[test]
+fn bounds_of_a_batch_split_no_keys() {
+    let bounds = Bounds {
+        sequences: 8,
+        q_heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        total_q: 8,
+        max_q: 1,
+        max_k: 1 << 17,
+        dtype: Dtype::F16,
+        softmax_scale: 0.1,
+        causal: true,
+    };
+    let plan = GpuPlan::for_bounds(bounds, None).unwrap();
+    assert_eq!(plan.workspace_bytes(), 4);
+    let names: Vec<_> = launches(&plan).iter().map(|l| l.call.name()).collect();
+    assert_eq!(names, ["sparse_flash_f16_d128"]);
 }
 
 #[test]

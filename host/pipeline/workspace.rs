@@ -78,6 +78,10 @@ pub struct Workspace {
     pub taken: Region<u32>,
     /// The attention's work tiles, longest first.
     pub order: Region<u32>,
+    /// \[batch, q_len, q_heads, splits, head_dim\]: weighted sums of values, where few queries attend to splits of the keys.
+    pub partial_o: Region<f32>,
+    /// \[batch, q_len, q_heads, splits, 2\]: greatest score and sum of weights.
+    pub partial_sums: Region<f32>,
     /// Bytes of all.
     pub bytes: u64,
 }
@@ -106,8 +110,20 @@ impl Workspace {
             sampled_heads: end.take(0),
             taken: end.take(1),
             order: end.take(0),
+            partial_o: end.take(0),
+            partial_sums: end.take(0),
             bytes: 0,
         };
+        workspace.bytes = end.0;
+        workspace
+    }
+
+    /// Of a dense plan with few queries, whose splits' shares have so many elements.
+    pub(super) fn few_queries((o_len, sums_len): (u64, u64)) -> Self {
+        let mut workspace = Workspace::dense();
+        let mut end = End(workspace.bytes);
+        workspace.partial_o = end.take(o_len);
+        workspace.partial_sums = end.take(sums_len);
         workspace.bytes = end.0;
         workspace
     }

