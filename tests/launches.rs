@@ -192,9 +192,15 @@ fn row_strides_and_where_they_double_are_the_librarys() {
     let mut example = Running::new();
     let mut bytes_before = u64::MAX;
     for (asked, policy) in [
-        (json!({}), Policy::of(sample_attention::Budget::Blocks)),
-        (json!({ "row_stride": 20 }), wide),
-        (json!({ "stride_doubles_from": 8192 }), doubling),
+        (
+            json!({ "budget": "blocks" }),
+            Policy::of(sample_attention::Budget::Blocks),
+        ),
+        (json!({ "budget": "blocks", "row_stride": 20 }), wide),
+        (
+            json!({ "budget": "blocks", "stride_doubles_from": 8192 }),
+            doubling,
+        ),
     ] {
         let work = json!({ "policy": asked });
         let answer = example.ask(&format!(
@@ -218,7 +224,7 @@ fn launches_are_those_of_the_plan() {
             ),
             (
                 json!({ "policy": {} }),
-                GpuPlan::new(problem(), Policy::of(sample_attention::Budget::Blocks)),
+                GpuPlan::new(problem(), Policy::default()),
             ),
             (
                 json!({ "policy": { "budget": "paper" } }),

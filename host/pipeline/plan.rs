@@ -398,7 +398,7 @@ impl GpuPlan {
         Ok(plan)
     }
 
-    /// A plan that selects by `policy` where that is defined and pays, as [`Plan::auto`].
+    /// A plan that selects by `policy` where that is defined and pays, as [`Plan::auto`](crate::Plan::auto).
     ///
     /// # Errors
     /// As [`GpuPlan::new`], but for [`Error::SparseNeedsCausal`].

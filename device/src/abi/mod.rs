@@ -9,7 +9,7 @@
 //! | [`sequences`] | lengths of a batch, uniform or ragged; query tiles and who owns them |
 //! | [`tensors`] | queries and outputs at any strides; keys and values, strided or paged; the log-sum-exp |
 //! | [`mask`] | which key blocks and single keys each query tile attends to |
-//! | [`slice`] | a launch's share of the query tiles, and where their sampled rows lie |
+//! | [`mod@slice`] | a launch's share of the query tiles, and where their sampled rows lie |
 //! | [`policy`] | how one head is treated, and which of its rows are sampled |
 
 pub mod mask;

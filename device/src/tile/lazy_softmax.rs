@@ -119,7 +119,7 @@ impl LazySoftmax {
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of exponentials. See
-    /// [`finish_row`].
+    /// `finish_row`.
     #[inline(always)]
     pub fn finish<T: Float16>(&self, scale_log2: f32, sees_keys: bool) -> [(f32, f32); 2] {
         [0, 1].map(|row| finish_row::<T>(self.reference[row], self.sum[row], scale_log2, sees_keys))

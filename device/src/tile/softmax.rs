@@ -138,7 +138,7 @@ impl<const STRIPS: usize> OnlineSoftmax<STRIPS> {
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of
-    /// exponentials. See [`finish_row`].
+    /// exponentials. See `finish_row`.
     #[inline(always)]
     pub fn finish<T: Float16>(
         &self,
@@ -171,7 +171,7 @@ pub(super) fn finish_row<T: Float16>(
     finish_sum::<T>(reference, sum, scale_log2, sees_keys)
 }
 
-/// [`finish_row`] of the whole sum.
+/// `finish_row` of the whole sum.
 #[inline(always)]
 pub fn finish_sum<T: Float16>(
     reference: f32,

@@ -32,7 +32,7 @@ pub struct Unit {
 }
 
 /// R = { i : (p(i) + 1) mod s = 0, or i = Sq−1 }, of the rows that see a key, where s is the stride of the row's segment, or of
-/// the tail for `rows`. Where s divides 128, `rows` samples the head's [`row_offset`] earlier, but for the last row of each block.
+/// the tail for `rows`. Where s divides 128, `rows` samples the head's `row_offset` earlier, but for the last row of each block.
 pub fn sampled_rows(problem: &Problem, policy: &Policy, head: usize) -> Vec<usize> {
     let offset = match policy.budget {
         Budget::Rows => row_offset(policy, head % problem.q_heads),
