@@ -13,7 +13,7 @@ impl Device {
     /// nothing and reads nothing back, so it may be captured into a graph.
     ///
     /// # Errors
-    /// Those of [`GpuPlan::arguments`], [`CudaError::ForeignAddress`] and [`CudaError::Launch`].
+    /// Those of [`GpuPlan::arguments`], [`CudaError::ForeignAddress`](crate::CudaError::ForeignAddress) and [`CudaError::Launch`](crate::CudaError::Launch).
     ///
     /// # Safety
     /// The operands are memory of this device of the size that they say; `o`, `lse` and `workspace` overlap nothing else.
@@ -33,7 +33,7 @@ impl Device {
     /// As [`Device::run`], for arguments that are right: nothing is checked.
     ///
     /// # Errors
-    /// [`CudaError::Launch`]; what was launched before is still to run.
+    /// [`CudaError::Launch`](crate::CudaError::Launch); what was launched before is still to run.
     ///
     /// # Safety
     /// As [`Device::run`], and the arguments are as [`Arguments`] says.
