@@ -72,12 +72,12 @@ fn head_dims_without_a_kernel() {
 }
 
 #[test]
-fn scales_that_are_not_finite_in_the_log2_domain() {
-    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -2.4e38] {
+fn scales_that_are_not_finite_or_too_large() {
+    for scale in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -1.1e30] {
         let plan = Plan::dense(problem_with(|p| p.softmax_scale = scale));
-        refused!(plan, Error::Scale { .. }, "finite", "2.3e38", "1/sqrt");
+        refused!(plan, Error::Scale { .. }, "finite", "1e30", "1/sqrt");
     }
-    for scale in [2.3e38, -2.3e38, 0.0, 1e-45] {
+    for scale in [1e30, -1e30, 0.0, 1e-45] {
         Plan::dense(problem_with(|p| p.softmax_scale = scale)).unwrap();
     }
 }
