@@ -115,7 +115,12 @@ impl Heads {
 
     /// The policy of a head, with its own offset of sampled rows.
     pub(super) fn policy(&self, q_head: u32) -> HeadPolicy {
-        self.policies[q_head as usize].of_head(q_head)
+        let policy = self.policies[q_head as usize].of_head(q_head);
+        HeadPolicy {
+            // Only strides that divide a block have offsets: nothing beyond a block counts, and there are few that differ.
+            row_offset: policy.row_offset % BLOCK as u32,
+            ..policy
+        }
     }
 
     /// Policies of the sampled heads, each once.

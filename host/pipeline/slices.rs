@@ -6,7 +6,7 @@
 
 use sample_attention_device::abi::slice::SPLIT_BLOCKS;
 use sample_attention_device::abi::{HeadKind, HeadPolicies, Sequences, TileSlice};
-use sample_attention_device::params::{BLOCK, SEGMENT_BLOCKS};
+use sample_attention_device::params::SEGMENT_BLOCKS;
 use sample_attention_device::reduction::keys::{self, WholeHeads};
 use sample_attention_device::sampling;
 
@@ -105,7 +105,14 @@ impl Shape<'_> {
             };
         }
         let sequence = sequences.get(0);
-        let policies = self.heads.distinct();
+        // How many rows a block holds at most does not depend on a head's offset.
+        let mut policies: Vec<_> = Vec::new();
+        for policy in self.heads.distinct() {
+            let policy = policy.without_offset();
+            if !policies.contains(&policy) {
+                policies.push(policy);
+            }
+        }
         let of_sequence = (0..sequence.query_tiles())
             .map(|place| {
                 let block = sequence.query_tile(place).and_then(|tile| tile.query_block);
@@ -114,9 +121,7 @@ impl Shape<'_> {
                 };
                 let rows = policies.iter().map(|policy| {
                     let policy = policy.in_segment_of(block);
-                    policy
-                        .sampled_rows(&sequence, block * BLOCK, (block + 1) * BLOCK)
-                        .len()
+                    policy.rows_of_block().min(sequence.q_len)
                 });
                 (rows.max().unwrap_or(1).max(1), block + 1, block)
             })
