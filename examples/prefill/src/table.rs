@@ -77,7 +77,7 @@ pub fn policy_text(policy: &Policy) -> String {
     let budget = policy.budget.name();
     let window = match policy.window {
         Window::Tokens(tokens) => counted(tokens, "token"),
-        Window::Ratio(ratio) => format!("{} % of the keys", f64::from(ratio) * 100.0),
+        Window::Ratio(ratio) => format!("{} % of the keys", ratio * 100.0),
     };
     let fallback = match policy.fallback {
         Fallback::Auto => "dense where that is faster",
