@@ -14,6 +14,10 @@ use crate::policy::{Budget, Fallback, Policy};
 pub(super) struct Heads {
     /// By head.
     policies: Vec<HeadPolicy>,
+    /// Policies of the sampled heads, each once, without offsets: no bound on a block's rows depends on them. Kept, like what follows
+    /// from them, because there may be thousands of heads, and slices and passes ask for each.
+    distinct: Vec<HeadPolicy>,
+    are_alike: bool,
     /// The head of each slot: those that select key blocks first, those that select single keys after them, by how they rank them.
     sampled: Vec<u32>,
     /// Slots of the former.
@@ -80,8 +84,17 @@ impl Heads {
         let keys_end = of_blocks + residual.len();
         sampled.extend(residual);
         sampled.extend(of(&|kind| kind == HeadKind::Paper));
+        let mut distinct: Vec<HeadPolicy> = Vec::new();
+        for &head in &sampled {
+            let policy = policies[head as usize].without_offset();
+            if !distinct.contains(&policy) {
+                distinct.push(policy);
+            }
+        }
         Heads {
+            are_alike: policies.iter().all(|policy| *policy == policies[0]),
             policies,
+            distinct,
             sampled,
             of_blocks,
             of_residual_keys: keys_end,
@@ -115,24 +128,12 @@ impl Heads {
 
     /// The policy of a head, with its own offset of sampled rows.
     pub(super) fn policy(&self, q_head: u32) -> HeadPolicy {
-        let policy = self.policies[q_head as usize].of_head(q_head);
-        HeadPolicy {
-            // Only strides that divide a block have offsets: nothing beyond a block counts, and there are few that differ.
-            row_offset: policy.row_offset % BLOCK as u32,
-            ..policy
-        }
+        self.policies[q_head as usize].of_head(q_head)
     }
 
-    /// Policies of the sampled heads, each once.
-    pub(super) fn distinct(&self) -> Vec<HeadPolicy> {
-        let mut distinct: Vec<HeadPolicy> = Vec::new();
-        for &head in &self.sampled {
-            let policy = self.policy(head);
-            if !distinct.contains(&policy) {
-                distinct.push(policy);
-            }
-        }
-        distinct
+    /// Policies of the sampled heads, each once, without offsets.
+    pub(super) fn distinct(&self) -> &[HeadPolicy] {
+        &self.distinct
     }
 
     /// Whether a head is of one of these kinds.
@@ -142,14 +143,12 @@ impl Heads {
 
     /// Whether all heads have the same policy, so that kernels need no table.
     pub(super) fn are_alike(&self) -> bool {
-        self.policies
-            .iter()
-            .all(|policy| *policy == self.policies[0])
+        self.are_alike
     }
 
     /// What kernels take, with a table at these addresses.
     pub(super) fn at(&self, table: Global<HeadEntry>, sampled_heads: Global<u32>) -> HeadPolicies {
-        let alike = self.are_alike();
+        let alike = self.are_alike;
         HeadPolicies {
             all: self.policies[0],
             table: if alike { Global::NULL } else { table },
@@ -173,7 +172,7 @@ impl Heads {
         for (slot, &head) in (0..).zip(&self.sampled) {
             slots[head as usize] = slot;
         }
-        let entries = if self.are_alike() {
+        let entries = if self.are_alike {
             Vec::new()
         } else {
             let pairs = self.policies.iter().zip(slots);

@@ -94,7 +94,7 @@ impl Shape<'_> {
         rows.unwrap_or(1).min(self.sequences.max_q.max(1)).max(1)
     }
 
-    /// Rows and key blocks of every query tile, at most: exactly where lengths are uniform.
+    /// Rows and key blocks of every query tile, at most; key blocks exactly where lengths are uniform.
     fn tiles(&self) -> Tiles {
         let sequences = &self.sequences;
         if sequences.is_ragged() {
@@ -105,14 +105,7 @@ impl Shape<'_> {
             };
         }
         let sequence = sequences.get(0);
-        // How many rows a block holds at most does not depend on a head's offset.
-        let mut policies: Vec<_> = Vec::new();
-        for policy in self.heads.distinct() {
-            let policy = policy.without_offset();
-            if !policies.contains(&policy) {
-                policies.push(policy);
-            }
-        }
+        let policies = self.heads.distinct();
         let of_sequence = (0..sequence.query_tiles())
             .map(|place| {
                 let block = sequence.query_tile(place).and_then(|tile| tile.query_block);
@@ -141,6 +134,8 @@ impl Shape<'_> {
             // Where segments begin is device data.
             return vec![tiles.range(0, tiles.count)];
         }
+        // All that depends on the heads, whose number would otherwise multiply that of the tiles.
+        let heads = self.heads.at_nowhere();
         let mut slices = Vec::new();
         let mut first = 0;
         while first < tiles.count {
@@ -154,7 +149,7 @@ impl Shape<'_> {
                 } else {
                     bytes
                 };
-                if self.bytes(&longer) > allowed {
+                if self.bytes(heads, by_segments, &longer) > allowed {
                     break;
                 }
                 fitting += 1;
@@ -167,14 +162,14 @@ impl Shape<'_> {
         slices
     }
 
-    /// Bytes of the buffers of a slice.
-    fn bytes(&self, range: &TileRange) -> u64 {
-        let slice = self.of_blocks(self.heads.at_nowhere(), range);
+    /// Bytes of the buffers of a slice; masses are kept where heads spend theirs by segments.
+    fn bytes(&self, heads: HeadPolicies, keeps_masses: bool, range: &TileRange) -> u64 {
+        let slice = self.of_blocks(heads, range);
         let statistics = sampling::stats_len(&slice)
             + sampling::bases_len(&slice)
             + sampling::sink_stats_len(&slice)
             + sampling::row_lse_len(&slice);
-        let masses = if self.heads.any(|kind| kind == HeadKind::Blocks) {
+        let masses = if keeps_masses {
             u64::from(slice.slots) * u64::from(slice.tiles) * u64::from(slice.block_capacity + 1)
         } else {
             0
