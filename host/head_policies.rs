@@ -5,40 +5,13 @@ use std::time::Instant;
 use crate::cpu::InstructionSet;
 use crate::error::{Error, Result};
 use crate::geometry::{BLOCK, row_offset};
+use crate::head_policy::HeadPolicy;
 use crate::plan::Plan;
-use crate::policy::{Budget, Policy, Window};
+use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
-
-/// How one query head is treated.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum HeadPolicy {
-    /// Attends to every visible key. Nothing is sampled.
-    Dense,
-    /// Attends to a local window and the sinks. Nothing is sampled.
-    Local {
-        /// Most recent keys that every query keeps, in whole blocks as with a [`Policy`].
-        window: Window,
-        /// First keys of the sequence that every query keeps.
-        sinks: usize,
-    },
-    /// Attends to what a policy selects.
-    Selected(Policy),
-}
-
-impl HeadPolicy {
-    /// The head's kind in reports and profiles: `dense`, `local` or the budget's name.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            HeadPolicy::Dense => "dense",
-            HeadPolicy::Local { .. } => "local",
-            HeadPolicy::Selected(policy) => policy.budget.name(),
-        }
-    }
-}
 
 /// The policy for a problem of one head that samples the rows which `policy` samples in query head `q_head`.
 fn at_head(policy: HeadPolicy, q_head: usize) -> HeadPolicy {

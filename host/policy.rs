@@ -218,7 +218,11 @@ impl Policy {
         Policy { fallback, ..self }
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Whether every field is in its range, as each plan that takes the policy asks. It needs no problem and starts no thread.
+    ///
+    /// # Errors
+    /// What is out of range.
+    pub fn validate(&self) -> Result<()> {
         // Written so that NaN fails too.
         let in_unit = |x: f32| x > 0.0 && x <= 1.0;
         if !in_unit(self.coverage) {

@@ -271,26 +271,10 @@ fn poison_reaches_only_rows_that_see_it() {
 
 #[test]
 fn splits_fill_the_multiprocessors_and_share_every_tile() {
-    use sample_attention_device::abi::{KvTensor, LseTensor, Sequences, SparseMask};
-    use sample_attention_device::params::TensorArg;
-    let tensor = TensorArg::contiguous::<u16>(Global::NULL, 1, 1, 128);
-    let params = |count, q_len, k_len| SparseFlashParams {
-        sequences: Sequences::uniform(count, q_len, k_len, true),
-        q_heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        scale_log2: 1.0,
-        output_f32: 0,
-        q: tensor,
-        k: KvTensor::strided(tensor),
-        v: KvTensor::strided(tensor),
-        o: tensor,
-        lse: LseTensor {
-            address: Global::NULL,
-            stride_batch: 0,
-            stride_head: 0,
-        },
-        mask: SparseMask::DENSE,
+    use sample_attention_device::abi::Sequences;
+    let params = |count, q_len, k_len| {
+        let sequences = Sequences::uniform(count, q_len, k_len, true);
+        SparseFlashParams::at_nowhere(sequences, (32, 8), 128)
     };
     for (count, q_len, k_len, splits) in [
         (1, 1, 1 << 17, 33),

@@ -1,14 +1,8 @@
 //! Dense attention of few queries: keys are split over blocks of threads, and the splits merged.
 
-use sample_attention_device::abi::{KvTensor, LseTensor, SparseMask};
-use sample_attention_device::decode::{self, DecodeParams, Splits, WIDE_ROWS};
-use sample_attention_device::gpu::Global;
-use sample_attention_device::params::{ProblemSizes, TensorArg};
+use sample_attention_device::decode::{Splits, WIDE_ROWS};
+use sample_attention_device::params::ProblemSizes;
 use sample_attention_device::sparse_flash::SparseFlashParams;
-
-use super::kernels::Call;
-use super::{GpuPlan, Launch};
-use crate::report::Stage;
 
 /// Rows of a key/value head, its query heads' together, up to which its keys are split: those of one row tile, so that every key is
 /// still read once.
@@ -33,67 +27,7 @@ pub(super) fn partial_lens(sizes: &ProblemSizes, splits: &Splits) -> (u64, u64) 
     )
 }
 
-/// Dense attention as far as sizes say: no tensor has an address.
 fn nowhere(sizes: &ProblemSizes) -> SparseFlashParams {
-    let tensor = TensorArg {
-        address: Global::NULL,
-        stride_batch: 0,
-        stride_head: 0,
-        stride_token: 0,
-    };
-    SparseFlashParams {
-        sequences: sizes.sequences(),
-        q_heads: sizes.q_heads,
-        kv_heads: sizes.kv_heads,
-        head_dim: sizes.head_dim,
-        scale_log2: 0.0,
-        output_f32: 0,
-        q: tensor,
-        k: KvTensor::strided(tensor),
-        v: KvTensor::strided(tensor),
-        o: tensor,
-        lse: LseTensor {
-            address: Global::NULL,
-            stride_batch: 0,
-            stride_head: 0,
-        },
-        mask: SparseMask::DENSE,
-    }
-}
-
-impl GpuPlan {
-    /// Attention over splits of the keys, then their merge where there is more than one.
-    pub(super) fn attend_in_splits<E>(
-        &self,
-        attention: SparseFlashParams,
-        splits: Splits,
-        workspace: Global<u8>,
-        issue: &mut impl FnMut(Launch) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let params = DecodeParams {
-            attention,
-            splits,
-            partial_o: self.workspace().partial_o.at(workspace),
-            partial_sums: self.workspace().partial_sums.at(workspace),
-        };
-        let kernels = self.kernels();
-        let kernel = if splits.tile_rows(&attention) == WIDE_ROWS {
-            kernels.decode_wide
-        } else {
-            kernels.decode_narrow
-        };
-        issue(Launch {
-            stage: Stage::SparseFlash,
-            shape: decode::launch_shape(&params),
-            call: Call::Decode(kernel, params),
-        })?;
-        if splits.count > 1 {
-            issue(Launch {
-                stage: Stage::SparseFlash,
-                shape: decode::combine_shape(&params),
-                call: Call::Decode(kernels.decode_combine, params),
-            })?;
-        }
-        Ok(())
-    }
+    let heads = (sizes.q_heads, sizes.kv_heads);
+    SparseFlashParams::at_nowhere(sizes.sequences(), heads, sizes.head_dim)
 }

@@ -4,9 +4,10 @@ use sample_attention_device::abi::{HeadEntry, HeadKind, HeadPolicies, HeadPolicy
 use sample_attention_device::gpu::Global;
 use sample_attention_device::sampling::heads::{ENTRIES, WriteHeadsParams};
 
-use super::plan::GPU_BREAK_EVEN_TOKENS;
+use super::limits::GPU_BREAK_EVEN_TOKENS;
 use crate::error::{Error, Result};
 use crate::geometry::{BLOCK, row_offset};
+use crate::head_policy;
 use crate::policy::{Budget, Fallback, Policy};
 
 /// The policies of all query heads, and which of them are sampled.
@@ -36,7 +37,10 @@ impl Heads {
     ///
     /// # Errors
     /// Those of invalid policies, and [`Error::HeadSinks`].
-    pub(super) fn each(policies: &[crate::HeadPolicy], k_len: usize) -> Result<(Self, usize)> {
+    pub(super) fn each(
+        policies: &[head_policy::HeadPolicy],
+        k_len: usize,
+    ) -> Result<(Self, usize)> {
         let mut sinks = None;
         let mut agree = |of_head: usize| match *sinks.get_or_insert(of_head) {
             expected if expected != of_head => Err(Error::HeadSinks {
@@ -48,8 +52,8 @@ impl Heads {
         let mut of_heads = Vec::new();
         for policy in policies {
             of_heads.push(match policy {
-                crate::HeadPolicy::Dense => DENSE,
-                crate::HeadPolicy::Local { window, sinks } => {
+                head_policy::HeadPolicy::Dense => DENSE,
+                head_policy::HeadPolicy::Local { window, sinks } => {
                     let policy = Policy::default().with_window(*window);
                     policy.validate()?;
                     agree(*sinks)?;
@@ -58,7 +62,7 @@ impl Heads {
                         ..of_policy(&policy, k_len)
                     }
                 }
-                crate::HeadPolicy::Selected(policy) => {
+                head_policy::HeadPolicy::Selected(policy) => {
                     policy.validate()?;
                     agree(policy.sinks)?;
                     let is_short = k_len < GPU_BREAK_EVEN_TOKENS;

@@ -1,6 +1,7 @@
 //! The launches of a plan, with the kernels of a device.
 
 use sample_attention_device::abi::{HeadKind, HeadPolicies, LseTensor, SparseMask, TileSlice};
+use sample_attention_device::decode::{self, DecodeParams, Splits, WIDE_ROWS};
 use sample_attention_device::gpu::{Global, TensorMap};
 use sample_attention_device::reduction::keys::WholeHeads;
 use sample_attention_device::reduction::statistics::Statistics;
@@ -15,7 +16,8 @@ use sample_attention_device::tile::warpgroup::kv_map_layout;
 use sample_attention_device::top_k::{Masses, SelectionOutput, blocks, dense, keys, rows};
 
 use super::kernels::Call;
-use super::plan::{Arguments, GpuPlan, Selecting};
+use super::plan::{Arguments, GpuPlan};
+use super::selecting::Selecting;
 use super::slices::{Shape, TileRange};
 use super::{Device, Launch, Target};
 use crate::problem::Dtype;
@@ -267,6 +269,41 @@ impl GpuPlan {
             shape: hopper::launch_shape(&attention, multiprocessors),
             call: Call::SparseFlashHopper(self.kernels().hopper_sparse_flash, params),
         }
+    }
+
+    /// Attention over splits of the keys, then their merge where there is more than one.
+    fn attend_in_splits<E>(
+        &self,
+        attention: SparseFlashParams,
+        splits: Splits,
+        workspace: Global<u8>,
+        issue: &mut impl FnMut(Launch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let params = DecodeParams {
+            attention,
+            splits,
+            partial_o: self.workspace().partial_o.at(workspace),
+            partial_sums: self.workspace().partial_sums.at(workspace),
+        };
+        let kernels = self.kernels();
+        let kernel = if splits.tile_rows(&attention) == WIDE_ROWS {
+            kernels.decode_wide
+        } else {
+            kernels.decode_narrow
+        };
+        issue(Launch {
+            stage: Stage::SparseFlash,
+            shape: decode::launch_shape(&params),
+            call: Call::Decode(kernel, params),
+        })?;
+        if splits.count > 1 {
+            issue(Launch {
+                stage: Stage::SparseFlash,
+                shape: decode::combine_shape(&params),
+                call: Call::Decode(kernels.decode_combine, params),
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use sample_attention_device::params::ProblemSizes;
 
-use super::plan::sizes;
+use super::limits::sizes;
 use super::{GpuPlan, Region, Workspace};
 use crate::error::{Error, Result};
 use crate::problem::Problem;

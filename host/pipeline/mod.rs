@@ -30,27 +30,28 @@ mod few_queries;
 mod heads;
 mod kernels;
 mod launches;
+mod limits;
 mod lists;
 mod operands;
 mod plan;
 mod readback;
+mod selecting;
 mod slices;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 pub use kernels::Call;
+pub use limits::{GPU_BREAK_EVEN_TOKENS, MAX_HEADS, MAX_KEYS};
 pub use lists::Lists;
 pub use operands::{DeviceMemory, DeviceTensor, Operands, PackedOperands, PageTable};
-pub use plan::{
-    Arguments, Bounds, GPU_BREAK_EVEN_TOKENS, GpuPlan, Lengths, MAX_HEADS, MAX_KEYS, Rescale,
-    WAVE_BYTES,
-};
+pub use plan::{Arguments, Bounds, GpuPlan, Lengths, Rescale};
 pub use readback::{Outcome, Watch};
 pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};
 pub use sample_attention_device::launch::LaunchShape;
 pub use sample_attention_device::launch_bounds::Target;
 pub use sample_attention_device::params::TensorArg;
+pub use selecting::WAVE_BYTES;
 pub use workspace::{Region, WORKSPACE_ALIGN_BYTES, Workspace};
 
 use crate::report::Stage;

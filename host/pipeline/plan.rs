@@ -8,41 +8,17 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 use super::few_queries;
 use super::heads::Heads;
 use super::kernels::Kernels;
-use super::slices::{KeyPass, Shape, TileRange};
+use super::limits::{BREAK_EVEN, sizes};
+use super::selecting::{Limits, Selecting};
+use super::slices::Shape;
 use super::workspace::Workspace;
-use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
-use crate::head_policies::HeadPolicy;
+use crate::head_policy::HeadPolicy;
 use crate::plan::{Path, path};
 use crate::policy::{Fallback, Policy};
 use crate::problem::{Dtype, Problem};
 use crate::selection::SelectionShape;
-
-/// Keys of a sequence, at most: the attention kernels have a bit of shared memory for each key block, 16 KiB of them here, which is
-/// what Hopper's has left beside its tiles.
-pub const MAX_KEYS: usize = 1 << 24;
-
-/// Sequences times query heads, at most: they are dimensions of a grid. Fewer where sequences are so long that their blocks, over all
-/// heads, would be more than 2^31.
-pub const MAX_HEADS: usize = 65_535;
-
-/// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
-/// an input that can be made sparse is faster so (H200, 32 query heads: 1.3 times). [`BREAK_EVEN_TOKENS`](crate::BREAK_EVEN_TOKENS) is the
-/// CPU's.
-pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
-
-/// Bytes of the buffers that hold one wave of the selection: a slice of query tiles, or a pass over heads. With 32 heads a slice of a prompt
-/// of 128K tokens is then 32 query tiles, whose panels of sampled rows, cut into splits of their keys, are several for each multiprocessor.
-pub const WAVE_BYTES: u64 = 64 << 20;
-
-/// Bytes of a slice that holds no more than a panel of sampled rows: a smaller panel would load the same keys for fewer rows. At a million
-/// tokens, 32 heads and a row stride of 8 it is half a panel.
-const PANEL_BYTES: u64 = 160 << 20;
-
-/// Bytes of the lists of all query tiles up to which they are all in the workspace at once, and attention is one launch: 128K tokens of 32
-/// heads. Beyond that attention follows each slice of the selection, and the lists of the next take the place of its own.
-const WHOLE_LISTS_BYTES: u64 = 136 << 20;
 
 /// How attention will be computed by the GPU kernels, as launches. It needs no GPU and starts no thread.
 ///
@@ -105,105 +81,6 @@ pub(super) enum Work {
     },
     /// The heads' policies.
     Select(Selecting),
-}
-
-/// A selection, cut up.
-#[derive(Clone, Debug)]
-pub(super) struct Selecting {
-    pub(super) heads: Heads,
-    pub(super) sinks: u32,
-    /// Of the heads that have lists of their own for each query tile, and of those that are not sampled.
-    pub(super) slices: Vec<TileRange>,
-    /// Of the heads that select single keys.
-    pub(super) passes: Vec<KeyPass>,
-    /// Whether each head runs dense if its selection costs as much.
-    pub(super) chooses_dense: bool,
-    /// Key blocks of a query tile's list, at most, where the lists of all query tiles are in the workspace together. `None`: those of a slice
-    /// are, with as many key blocks as its rows see.
-    pub(super) list_capacity: Option<u32>,
-}
-
-impl Selecting {
-    /// Cuts up the selection of a batch.
-    fn new(
-        (sequences, sizes): (Sequences, &ProblemSizes),
-        heads: Heads,
-        sinks: u32,
-        fallback: Fallback,
-        limits: Limits,
-    ) -> Self {
-        let shape = Shape {
-            sequences,
-            heads: &heads,
-            q_heads: sizes.q_heads,
-            kv_heads: sizes.kv_heads,
-            sinks,
-        };
-        let has_slices = heads.any(|kind| !matches!(kind, HeadKind::Residual | HeadKind::Paper));
-        let slices = if has_slices {
-            shape.slices(limits.wave_bytes, limits.panel_bytes())
-        } else {
-            Vec::new()
-        };
-        let passes = shape.key_passes(limits.wave_bytes);
-        let blocks = sequences.max_key_blocks().max(1);
-        let all_tiles = sequences.query_tiles();
-        let windows = heads.policies().iter().map(|policy| policy.window_blocks);
-        let window = windows.max().unwrap_or(1).min(blocks);
-        let has_long_lists = has_slices && heads.any(|kind| kind != HeadKind::Local);
-        let list_capacity = if has_long_lists { blocks } else { window };
-        let list_bytes =
-            4 * u64::from(sizes.q_heads) * u64::from(all_tiles) * u64::from(list_capacity);
-        let whole = limits.whole_lists
-            || list_bytes <= WHOLE_LISTS_BYTES
-            || !passes.is_empty()
-            || slices.len() == 1;
-        let chooses_dense = fallback == Fallback::Auto
-            && whole
-            && heads.any(|kind| {
-                matches!(
-                    kind,
-                    HeadKind::Blocks | HeadKind::Residual | HeadKind::Paper
-                )
-            });
-        Selecting {
-            sinks,
-            chooses_dense,
-            list_capacity: whole.then_some(list_capacity),
-            slices,
-            passes,
-            heads,
-        }
-    }
-
-    /// Whether a kernel works on each query tile by itself: for all heads but those that spend their mass elsewhere.
-    pub(super) fn selects_by_tile(&self) -> bool {
-        self.heads
-            .any(|kind| matches!(kind, HeadKind::Rows | HeadKind::Local | HeadKind::Dense))
-    }
-}
-
-/// How much of a selection is in the workspace at a time.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    wave_bytes: u64,
-    whole_lists: bool,
-}
-
-impl Limits {
-    const DEFAULT: Self = Limits {
-        wave_bytes: WAVE_BYTES,
-        whole_lists: false,
-    };
-
-    /// Bytes of a slice that is no more than a panel.
-    fn panel_bytes(&self) -> u64 {
-        if self.wave_bytes < WAVE_BYTES {
-            self.wave_bytes
-        } else {
-            self.wave_bytes.max(PANEL_BYTES)
-        }
-    }
 }
 
 /// Where a run's tensors and lengths lie on the device: shapes and element types are the problem's.
@@ -674,37 +551,4 @@ impl GpuPlan {
     pub(super) fn scale_log2(&self) -> f32 {
         self.problem().softmax_scale * std::f32::consts::LOG2_E
     }
-}
-
-/// When the plan runs dense outright.
-const BREAK_EVEN: BreakEven = BreakEven {
-    tokens: GPU_BREAK_EVEN_TOKENS,
-    counts_queries: false,
-};
-
-/// The sizes of a valid problem, if the kernels take them.
-pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {
-    let heads = problem.heads();
-    // Query blocks of all heads are one dimension of a grid, and so are their key blocks.
-    let blocks = problem.q_len.div_ceil(BLOCK) + problem.k_len.div_ceil(BLOCK) + 1;
-    let max = MAX_HEADS.min(i32::MAX as usize / blocks);
-    if heads > max {
-        return Err(Error::KernelHeads { heads, max });
-    }
-    if problem.k_len > MAX_KEYS {
-        return Err(Error::TooLong {
-            name: "k_len",
-            len: problem.k_len,
-            max: MAX_KEYS,
-        });
-    }
-    Ok(ProblemSizes {
-        batch: problem.batch as u32,
-        q_heads: problem.q_heads as u32,
-        kv_heads: problem.kv_heads as u32,
-        q_len: problem.q_len as u32,
-        k_len: problem.k_len as u32,
-        head_dim: problem.head_dim as u32,
-        causal: u32::from(problem.causal),
-    })
 }

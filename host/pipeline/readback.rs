@@ -11,7 +11,7 @@ use sample_attention_device::reduction::keys::WholeHeads;
 use sample_attention_device::tile::scale;
 use sample_attention_device::top_k;
 
-use super::plan::Selecting;
+use super::selecting::Selecting;
 use super::{Call, GpuPlan, Launch, Lists, Region};
 use crate::error::{Error, Result};
 use crate::report::{KeptKeys, Report, SelectedHead, Stage, StageTimes};

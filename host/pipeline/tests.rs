@@ -2,7 +2,7 @@ use super::*;
 use sample_attention_device::abi::{HeadEntry, KvTensor};
 
 use crate::error::Error;
-use crate::head_policies::HeadPolicy;
+use crate::head_policy::HeadPolicy;
 use crate::policy::{Budget, Fallback, Policy, Window};
 use crate::problem::{Dtype, Problem};
 

@@ -7,7 +7,7 @@ use sample_attention_device::gpu::Global;
 use sample_attention_device::reduction::{blocks, keys};
 use sample_attention_device::sampling;
 
-use super::plan::Selecting;
+use super::selecting::Selecting;
 use super::slices::Shape;
 
 /// A workspace and its regions begin at multiples of this, as allocations of a GPU do: every vector access is aligned, and no

@@ -169,7 +169,8 @@ impl Sequences {
             count,
             max_q: q_len,
             max_k: k_len,
-            total_q: count * q_len,
+            // More than kernels count: those that go by it have few queries.
+            total_q: count.saturating_mul(q_len),
             causal: causal as u32,
             k_lens_each: 0,
             cu_q: Global::NULL,

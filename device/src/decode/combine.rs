@@ -1,7 +1,7 @@
 //! The second launch: merges the splits of every row, in order.
 
 use super::kernel::{Merged, RowPlace};
-use super::{DecodeParams, THREADS};
+use super::params::{DecodeParams, THREADS};
 use crate::gpu;
 use crate::tile::{Bf16, F16, Float16};
 

@@ -1,11 +1,12 @@
 //! The kernel: one split of the keys, for one row tile of a key/value head.
 
+use super::params::{DecodeParams, THREADS, TILE_KEYS};
+use super::poison;
+use super::row_tile::RowTile;
 use super::stage::{Memory, Source, rows_at_once, stages, thread_chunk, wait};
 use super::walk::{TileKeys, Walk};
-use super::{DecodeParams, THREADS, TILE_KEYS, group, heads, poison};
 use crate::abi::Sequence;
 use crate::gpu::{self, Global, fragment::MmaM16N8K16};
-use crate::params::BLOCK;
 use crate::sparse_flash::SparseFlashParams;
 use crate::sparse_flash::work::Keys;
 use crate::tile::{
@@ -13,71 +14,6 @@ use crate::tile::{
 };
 
 const WARPS: u32 = THREADS / 32;
-
-/// The row tile of a block: row `r` is packed row `first + r`, which is query `(first + r) / group` and the query head that many after
-/// `first_head` as the remainder says.
-#[derive(Clone, Copy)]
-pub(super) struct RowTile {
-    pub sequence: Sequence,
-    pub first_head: u32,
-    kv_head: u32,
-    first: u32,
-    /// Rows of the tile.
-    rows: u32,
-    group: u32,
-}
-
-impl RowTile {
-    #[inline(always)]
-    fn new(p: &SparseFlashParams, tile_rows: u32) -> Self {
-        let sequence = p.sequences.get(gpu::ctaid_z());
-        let group = group(p);
-        let head = gpu::ctaid_y() % heads(p);
-        let number = (gpu::ctaid_y() / heads(p) * tile_rows) as i32;
-        let all = sequence.q_len * group;
-        // With lists, no tile has rows of two query blocks.
-        let before = if p.mask.is_dense() {
-            0
-        } else {
-            sequence.first_position().rem_euclid(tile_rows as i32)
-        };
-        let end = all.min((number - before + tile_rows as i32) as u32);
-        let first = (number - before).max(0) as u32;
-        let first_head = head * group;
-        Self {
-            sequence,
-            first_head,
-            kv_head: p.kv_head(first_head),
-            first,
-            rows: end.saturating_sub(first),
-            group,
-        }
-    }
-
-    /// Query and query head of a row.
-    #[inline(always)]
-    fn query_and_head(&self, row: u32) -> (u32, u32) {
-        let row = self.first + row;
-        (row / self.group, self.first_head + row % self.group)
-    }
-
-    /// The query block of the tile's rows, which see a key.
-    #[inline(always)]
-    pub fn query_block(&self) -> u32 {
-        (self.query_and_head(0).0 as i32 + self.sequence.first_position()) as u32 / BLOCK
-    }
-
-    /// How many keys a row sees.
-    #[inline(always)]
-    fn sees(&self, row: u32) -> u32 {
-        let Sequence { q_len, k_len, .. } = self.sequence;
-        if self.sequence.causal {
-            (self.query_and_head(row).0 + k_len + 1).saturating_sub(q_len)
-        } else {
-            k_len
-        }
-    }
-}
 
 /// See the module's documentation. `CHUNKS` is head_dim / 8; a warp multiplies 16 rows by 8 · `KEY_TILES` of a tile's keys.
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! Such elements are taken out of the tile, so that the products are finite, and added by themselves to the rows that do see them.
 //! Slow, and never needed for finite inputs.
 
-use super::TILE_KEYS;
+use super::params::TILE_KEYS;
 use super::stage::{Source, rows_at_once, thread_chunk};
 use crate::gpu;
 use crate::tile::{Accumulator, Float16, Packed, SwizzledTile, WARP};

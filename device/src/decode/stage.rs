@@ -4,8 +4,8 @@
 //! Q | maxima and sums of the warps | stages of (K tile, V tile) | which rows of each stage hold a key    afterwards, in place of the stages: O of the warps
 //! ```
 
+use super::params::{THREADS, TILE_KEYS};
 use super::walk::{TileKeys, Walk};
-use super::{THREADS, TILE_KEYS};
 use crate::gpu::{self, Global, Shared};
 use crate::sparse_flash::SparseFlashParams;
 use crate::sparse_flash::work::{Keys, Tokens};

@@ -7,8 +7,8 @@
 //!
 //! A candidate that a listed block or another candidate names too leaves its row of the tile empty.
 
-use super::TILE_KEYS;
-use super::kernel::RowTile;
+use super::params::TILE_KEYS;
+use super::row_tile::RowTile;
 use crate::gpu::{self, Global};
 use crate::params::BLOCK;
 use crate::sparse_flash::SparseFlashParams;

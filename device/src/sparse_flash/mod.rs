@@ -54,6 +54,7 @@ mod warp;
 pub(crate) mod work;
 
 use crate::abi::{KvTensor, LseTensor, Sequences, SparseMask};
+use crate::gpu::Global;
 use crate::params::TensorArg;
 
 /// Threads that walk and copy together, from thread 0 on: all of a portable block, Hopper's producers.
@@ -93,6 +94,33 @@ pub struct SparseFlashParams {
 }
 
 impl SparseFlashParams {
+    /// Dense attention as far as sizes say, for what follows from them alone: no tensor has an address.
+    pub const fn at_nowhere(
+        sequences: Sequences,
+        (q_heads, kv_heads): (u32, u32),
+        head_dim: u32,
+    ) -> Self {
+        let tensor = TensorArg::contiguous::<u16>(Global::NULL, 1, 1, head_dim);
+        Self {
+            sequences,
+            q_heads,
+            kv_heads,
+            head_dim,
+            scale_log2: 0.0,
+            output_f32: 0,
+            q: tensor,
+            k: KvTensor::strided(tensor),
+            v: KvTensor::strided(tensor),
+            o: tensor,
+            lse: LseTensor {
+                address: Global::NULL,
+                stride_batch: 0,
+                stride_head: 0,
+            },
+            mask: SparseMask::DENSE,
+        }
+    }
+
     /// The first query tile that the launch computes.
     #[inline(always)]
     pub const fn first_tile(&self) -> u32 {

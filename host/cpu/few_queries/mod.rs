@@ -28,16 +28,13 @@ use super::workers::for_each_task;
 use crate::geometry::Geometry;
 use crate::problem::{MAX_HEAD_DIM, Problem};
 use crate::tensor::{Inputs, Slice, TensorView};
-use range::{Partial, RangeOfKeys, Strided, TILE, WEIGHT_LOG2};
+use range::{Partial, ROWS, RangeOfKeys, Strided, TILE, WEIGHT_LOG2};
 
 /// The most queries of a head: `sparse_flash` computes 32 rows in the time of one, and is as fast from about here on.
 pub(super) const MAX_QUERIES: usize = 16;
 
 /// Keys of a task. The bits depend on it.
 const RANGE: usize = 2048;
-
-/// The most rows of a task: their queries and partial results stay in the caches while keys and values stream past.
-const ROWS: usize = 64;
 
 /// Partial results of so many heads at a time fit in as many bytes, if there is more than one.
 const WAVE_BYTES: usize = 4 << 20;

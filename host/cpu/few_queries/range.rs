@@ -9,6 +9,9 @@ use std::ops::Range;
 
 use crate::cpu::simd::{Kernel, Lanes, Loadable, Simd};
 
+/// The most rows of a task: their queries and partial results stay in the caches while keys and values stream past.
+pub(super) const ROWS: usize = 64;
+
 /// Keys whose scores are worked out before their values are read.
 pub(super) const TILE: usize = 128;
 
@@ -213,7 +216,7 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
     #[inline(always)]
     fn add_tile<S: Simd>(&mut self, simd: S, tile: Range<usize>) {
         let rows = self.rows();
-        let mut factors = [1.0; super::ROWS];
+        let mut factors = [1.0; ROWS];
         let seen_by_all = self.visible[0] >= tile.end;
         for (row, factor) in factors[..rows].iter_mut().enumerate() {
             let seen = self.visible[row].clamp(tile.start, tile.end) - tile.start;
@@ -226,7 +229,7 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
         for part in (0..tile.len()).step_by(KEYS_PER_SUM) {
             let keys = part..(part + KEYS_PER_SUM).min(tile.len());
             if part > 0 {
-                factors = [1.0; super::ROWS];
+                factors = [1.0; ROWS];
             }
             let mut row = 0;
             // Where some rows do not see all keys, each row goes by itself over those that it sees: a value that it does not see may

@@ -13,6 +13,7 @@ const FLOORS: &[&[&[&[&str]]]] = &[
         &[&[
             "host/problem.rs",
             "host/policy.rs",
+            "host/head_policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
         ]],
@@ -30,23 +31,20 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             &["host/head_policies.rs"],
         ],
     ],
-    // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, in sampling's layout.
+    // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, and top-k what reduction
+    // did, each in the other's layout; few queries take the parameters of attention.
     &[
         &[&["device/src/gpu/"]],
         &[&[
             "device/src/block.rs",
             "device/src/abi/",
             "device/src/params.rs",
-            "device/src/geometry.rs",
             "device/src/launch.rs",
         ]],
         &[&["device/src/tile/"]],
-        &[
-            &["device/src/sampling/"],
-            &["device/src/top_k/"],
-            &["device/src/sparse_flash/"],
-        ],
-        &[&["device/src/reduction/"]],
+        &[&["device/src/sampling/"], &["device/src/sparse_flash/"]],
+        &[&["device/src/reduction/"], &["device/src/decode/"]],
+        &[&["device/src/top_k/"]],
     ],
     // The emulator: what its parts share → the instructions, and whole launches.
     &[

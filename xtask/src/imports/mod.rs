@@ -165,7 +165,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "decode, few_queries and top_k brought circles and upward imports that are still to be mended"]
     fn the_repository_has_no_circle_and_no_import_upwards() {
         if let Err(why) = check(&repository(), STILL_OPEN) {
             panic!("{why}");

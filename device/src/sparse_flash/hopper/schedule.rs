@@ -300,33 +300,11 @@ crate::entry! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::{KvTensor, LseTensor, SparseMask};
-    use crate::params::TensorArg;
+    use crate::abi::SparseMask;
 
-    fn attention(
-        count: u32,
-        (q_heads, kv_heads): (u32, u32),
-        (q_len, k_len): (u32, u32),
-    ) -> SparseFlashParams {
-        let tensor = TensorArg::contiguous::<u16>(Global::NULL, 1, 1, 128);
-        SparseFlashParams {
-            sequences: Sequences::uniform(count, q_len, k_len, true),
-            q_heads,
-            kv_heads,
-            head_dim: 128,
-            scale_log2: 1.0,
-            output_f32: 0,
-            q: tensor,
-            k: KvTensor::strided(tensor),
-            v: KvTensor::strided(tensor),
-            o: tensor,
-            lse: LseTensor {
-                address: Global::NULL,
-                stride_batch: 0,
-                stride_head: 0,
-            },
-            mask: SparseMask::DENSE,
-        }
+    fn attention(count: u32, heads: (u32, u32), (q_len, k_len): (u32, u32)) -> SparseFlashParams {
+        let sequences = Sequences::uniform(count, q_len, k_len, true);
+        SparseFlashParams::at_nowhere(sequences, heads, 128)
     }
 
     #[test]
