@@ -154,7 +154,11 @@ impl Problem {
         Ok(())
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Whether every size is in its range, as each plan asks. It starts no thread.
+    ///
+    /// # Errors
+    /// What is out of range.
+    pub fn validate(&self) -> Result<()> {
         let sizes = [
             ("batch", self.batch),
             ("q_heads", self.q_heads),

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype as FileDtype, Metadata, TensorInfo};
-use sample_attention::{Dtype, Inputs, Plan, Problem, TensorView};
+use sample_attention::{Dtype, Inputs, Problem, TensorView};
 
 /// The capture that comes with this crate, two heads of a layer that is easily sparse: 4096 tokens, head_dim 128, bf16.
 static CARRIED: &[u8] = include_bytes!("../data/qkv-layer3-4096.safetensors");
@@ -632,6 +632,6 @@ fn problem_of(q: &Entry<'_>, k: &Entry<'_>, v: &Entry<'_>) -> Result<Problem, Ca
         .with_heads(q_heads, k.shape[1])
         .with_q_len(q_len);
     problem.head_dim = head_dim;
-    Plan::dense(problem)?;
+    problem.validate()?;
     Ok(problem)
 }

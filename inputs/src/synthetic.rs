@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use sample_attention::{Plan, Problem};
+use sample_attention::Problem;
 
 use crate::capture::{Capture, CaptureError, Tensor};
 
@@ -116,7 +116,7 @@ impl Synthetic {
     /// An invalid problem, and too little memory.
     pub fn generate(&self) -> Result<Capture, CaptureError> {
         let problem = self.problem;
-        Plan::dense(problem)?;
+        problem.validate()?;
         let mut q = Tensor::empty(problem.dtype);
         let mut k = Tensor::empty(problem.dtype);
         let mut v = Tensor::empty(problem.dtype);

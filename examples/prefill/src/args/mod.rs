@@ -6,7 +6,7 @@ mod policy;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, ValueEnum};
-use sample_attention::{Dtype, Plan, Policy, Problem};
+use sample_attention::{Dtype, Policy, Problem};
 use sample_attention_inputs::capture::Layout;
 use sample_attention_inputs::synthetic::Structure;
 
@@ -226,6 +226,7 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
     };
     let policy = line.policy.policy()?;
     refuse_ignored(&line)?;
+    line.policy.refuse_ignored(&policy)?;
     if let Some(path) = &line.picture {
         png_name(path)?;
     }
@@ -290,7 +291,7 @@ fn png_name(path: &Path) -> Result<(), Failure> {
 fn synthetic(options: &SyntheticOptions, tokens: usize) -> Result<Source, Failure> {
     let problem = Problem::causal(tokens, options.head_dim as usize, Dtype::Bf16)
         .with_heads(options.q_heads as usize, options.kv_heads as usize);
-    Plan::dense(problem)?;
+    problem.validate()?;
     let (structure, name) = match options.structure {
         Structures::Easy => (Structure::EASY, "easy"),
         Structures::Hard => (Structure::HARD, "hard"),

@@ -1,7 +1,7 @@
 //! The policy's options.
 
 use clap::{Args, ValueEnum};
-use sample_attention::{Dtype, Plan, Policy, Problem, Window};
+use sample_attention::{Policy, Window};
 
 use crate::failure::Failure;
 use crate::table::policy_text;
@@ -136,8 +136,12 @@ impl PolicyOptions {
             .with_window(window)
             .with_sinks(self.sinks.unwrap_or(base.sinks))
             .with_fallback(self.fallback.map_or(base.fallback, Fallback::of_library));
-        // The library says what is wrong with a policy when it is used; any problem will do.
-        Plan::new(Problem::causal(1, 8, Dtype::F32), policy)?;
+        policy.validate()?;
+        Ok(policy)
+    }
+
+    /// An option that the policy's budget has no use for is an error.
+    pub fn refuse_ignored(&self, policy: &Policy) -> Result<(), Failure> {
         if self.stride_doubles_from.is_some() && policy.budget != sample_attention::Budget::Blocks {
             return Err(Failure::of(
                 "--stride-doubles-from",
@@ -148,7 +152,7 @@ impl PolicyOptions {
         if has_tail && policy.budget != sample_attention::Budget::Rows {
             return Err(Failure::of("--tail", "only budget rows has a tail"));
         }
-        Ok(policy)
+        Ok(())
     }
 }
 

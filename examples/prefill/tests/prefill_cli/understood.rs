@@ -158,6 +158,7 @@ fn options_without_effect_are_errors() {
         "--window 9",
         "--window-ratio 0.1",
         "--row-stride 8",
+        "--stride-doubles-from never",
         "--tail 8",
         "--tail-stride 2",
         "--sinks 2",
