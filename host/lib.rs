@@ -32,6 +32,8 @@
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
 mod break_even;
+#[cfg(feature = "profile")]
+pub mod calibrate;
 pub mod cpu;
 pub mod cuda;
 mod dtype;
@@ -45,6 +47,8 @@ pub mod pipeline;
 mod plan;
 mod policy;
 mod problem;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod progress;
 #[cfg(feature = "ptx")]
 pub mod ptx;
@@ -54,6 +58,8 @@ mod shape;
 mod stage;
 mod tensor;
 pub mod top_k;
+#[cfg(feature = "profile")]
+mod whole_file;
 
 pub use cpu::Stages;
 pub use error::{CudaError, DriverCode, Error, Result};
