@@ -138,7 +138,8 @@ proptest! {
         let text = profile().to_json();
         let truncated = &text.as_bytes()[..cut.min(text.len() - 2)];
         let truncated = String::from_utf8_lossy(truncated);
-        prop_assert!(matches!(Profile::from_json(&truncated), Err(ProfileError::Json { .. })));
+        let is_json_error = matches!(Profile::from_json(&truncated), Err(ProfileError::Json { .. }));
+        prop_assert!(is_json_error);
         let mut bytes = text.clone().into_bytes();
         let at = at % bytes.len();
         bytes[at] = byte;

@@ -30,6 +30,8 @@ mod error;
 mod read;
 mod write;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 pub use error::{ProfileError, ProfilePlace};
@@ -41,6 +43,8 @@ use crate::policy::{Budget, Fallback, Policy, Window};
 pub const FORMAT: &str = "sample-attention profile";
 /// The version that is written, and the only one that is read.
 pub const VERSION: u64 = 1;
+/// A head takes some hundred bytes, and large models have some ten thousand heads.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A policy for every query head of every layer of a model. The module's documentation has the format of its files.
 ///
@@ -212,7 +216,16 @@ impl Profile {
     /// [`ProfileError::File`], and as [`Profile::from_json`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ProfileError> {
         let path = path.as_ref();
-        let text = std::fs::read(path).map_err(|error| file_error(path, &error))?;
+        let mut text = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
+            .map_err(|error| file_error(path, &error))?;
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(ProfileError::File {
+                path: path.display().to_string(),
+                why: "larger than any profile: name a profile's file".to_owned(),
+            });
+        }
         let text = std::str::from_utf8(&text).map_err(|error| ProfileError::Json {
             why: error.to_string(),
         })?;

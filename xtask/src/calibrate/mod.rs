@@ -7,6 +7,8 @@ mod engine;
 mod errors;
 mod held_out;
 mod picture;
+#[cfg(test)]
+mod tests;
 mod texts;
 
 use std::fs;

@@ -15,7 +15,7 @@ pub(crate) mod retrieval;
 mod table;
 pub(crate) mod weights;
 #[cfg(test)]
-mod whole_model;
+pub(crate) mod whole_model;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -85,7 +85,7 @@ fn tiny_tensors() -> Vec<(String, Matrix)> {
         .collect()
 }
 
-fn tiny_model() -> Model {
+pub(crate) fn tiny_model() -> Model {
     let mut weights = Weights::default();
     for (name, matrix) in tiny_tensors() {
         weights.insert(&name, matrix);
