@@ -25,7 +25,8 @@
 //!
 //! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
 //! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else. With the feature `cuda`,
-//! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself.
+//! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself. With the feature `profile`, the module `profile` reads
+//! and writes a policy for every head of a model, and `calibrate` finds one.
 //!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
