@@ -15,7 +15,7 @@ pub const MAX_KEYS: usize = 1 << 24;
 /// heads, would be more than 2^31.
 pub const MAX_HEADS: usize = 65_535;
 
-/// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
+/// Keys below which a GPU attends to everything, unless [`Fallback::Never`](crate::Fallback::Never) says otherwise: the least length that was measured at which
 /// an input that can be made sparse is faster so (H200, 32 query heads: 1.3 times). [`BREAK_EVEN_TOKENS`](crate::BREAK_EVEN_TOKENS) is the
 /// CPU's.
 pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
