@@ -50,6 +50,20 @@ impl MatrixDescriptor {
     pub const fn bits(self) -> u64 {
         self.0
     }
+
+    /// The half that holds the address, to which k-steps add: they never carry, as shared memory ends below 2^18 bytes.
+    #[cfg(target_arch = "nvptx64")]
+    #[inline(always)]
+    const fn low(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The half that is the same for all tiles of a shape.
+    #[cfg(target_arch = "nvptx64")]
+    #[inline(always)]
+    const fn high(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 /// How a product walks an operand in shared memory.
@@ -144,7 +158,7 @@ macro_rules! registers {
 macro_rules! steps_ss {
     ($instruction:expr, $registers:tt, $(($a:literal, $b:literal)),*) => {
         concat!($(
-            "add.s64 da, {a}, {", $a, "}; add.s64 db, {b}, {", $b, "};\n",
+            "add.u32 la, {a}, {", $a, "}; mov.b64 da, {{la, {ah}}}; add.u32 lb, {b}, {", $b, "}; mov.b64 db, {{lb, {bh}}};\n",
             $instruction, " ", registers! $registers, ", da, db, 1, 1, 1, {ta}, {tb};\n",
         )*)
     };
@@ -155,7 +169,7 @@ macro_rules! steps_ss {
 macro_rules! steps_rs {
     ($instruction:expr, $registers:tt, $(($x:literal, $y:literal, $z:literal, $w:literal, $b:literal)),*) => {
         concat!($(
-            "add.s64 db, {b}, {", $b, "};\n",
+            "add.u32 lb, {b}, {", $b, "}; mov.b64 db, {{lb, {bh}}};\n",
             $instruction, " ", registers! $registers, ", {{{", $x, "}, {", $y, "}, {", $z, "}, {", $w,
             "}}}, db, 1, 1, 1, {tb};\n",
         )*)
@@ -180,11 +194,11 @@ macro_rules! asm_ss {
         // statement's operands here and in the wait.
         unsafe {
             core::arch::asm!(
-                concat!("{{ .reg .b64 da, db;\nwgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*),
-                    ", {a}, {b}, ", $scale, ", 1, 1, {ta}, {tb};\n",
+                concat!("{{ .reg .b64 da, db; .reg .b32 la, lb;\nmov.b64 da, {{{a}, {ah}}}; mov.b64 db, {{{b}, {bh}}};\n",
+                    "wgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*), ", da, db, ", $scale, ", 1, 1, {ta}, {tb};\n",
                     steps_ss!($instruction, ($($i)*), $($step),*), "wgmma.commit_group.sync.aligned; }}"),
                 $($direction(reg32) $d[$i],)*
-                a = in(reg64) $a.bits(), b = in(reg64) $b.bits(), ta = const $wa::MN_MAJOR, tb = const $wb::MN_MAJOR,
+                a = in(reg32) $a.low(), ah = in(reg32) $a.high(), b = in(reg32) $b.low(), bh = in(reg32) $b.high(), ta = const $wa::MN_MAJOR, tb = const $wb::MN_MAJOR,
                 $($oa = const $wa::OFFSETS[$k], $ob = const $wb::OFFSETS[$k],)*
                 options(nostack));
         }
@@ -213,12 +227,12 @@ macro_rules! asm_rs {
         // SAFETY: as in `asm_ss`; A's registers do not change before the wait, by the contract.
         unsafe {
             core::arch::asm!(
-                concat!("{{ .reg .b64 db;\nwgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*),
-                    ", {{{x0}, {y0}, {z0}, {w0}}}, {b}, ", $scale, ", 1, 1, {tb};\n",
+                concat!("{{ .reg .b64 db; .reg .b32 lb;\nmov.b64 db, {{{b}, {bh}}};\nwgmma.fence.sync.aligned;\n",
+                    $instruction, " ", registers!($($i)*), ", {{{x0}, {y0}, {z0}, {w0}}}, db, ", $scale, ", 1, 1, {tb};\n",
                     steps_rs!($instruction, ($($i)*), $($step),*), "wgmma.commit_group.sync.aligned; }}"),
                 $($direction(reg32) $d[$i],)*
                 $($x = in(reg32) $a[$r][0], $y = in(reg32) $a[$r][1], $z = in(reg32) $a[$r][2], $w = in(reg32) $a[$r][3],)*
-                b = in(reg64) $b.bits(), tb = const $wb::MN_MAJOR,
+                b = in(reg32) $b.low(), bh = in(reg32) $b.high(), tb = const $wb::MN_MAJOR,
                 $($ob = const $wb::OFFSETS[$k],)*
                 options(nostack));
         }
