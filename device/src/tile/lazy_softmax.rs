@@ -118,6 +118,12 @@ impl LazySoftmax {
         gpu::ex2_approx_ftz_f32(exponent)
     }
 
+    /// A number that no weight so far is missing from: not below 0, or NaN.
+    #[inline(always)]
+    pub fn after_all(&self) -> f32 {
+        self.sum[0] + self.sum[1]
+    }
+
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of exponentials. See
     /// `finish_row`.
     #[inline(always)]
