@@ -94,6 +94,8 @@ fn attend<T: Float16, D: Products<T>>(
         gpu::wgmma_wait_group::<1, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
         let rescale = weigh::<T>(p, facts, &mut scores, &mut softmax, scale_log2);
+        // The exponentials run beside the product of the weights before.
+        gpu::keep_operand(&weights, softmax.after_all());
         gpu::wgmma_wait_group::<0, _>(&mut output);
         Memory::<D>::release_values(turn.stage, has_read_values);
         has_read_values = false;
