@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use crate::cpu::InstructionSet;
+use crate::cpu::{InstructionSet, Plan};
 use crate::error::{Error, Result};
 use crate::geometry::{BLOCK, row_offset};
 use crate::head_policy::HeadPolicy;
-use crate::plan::Plan;
 use crate::policy::{Budget, Policy};
 use crate::problem::Problem;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};

@@ -31,7 +31,6 @@
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
-mod break_even;
 pub mod cpu;
 pub mod cuda;
 mod dtype;
@@ -55,12 +54,11 @@ mod stage;
 mod tensor;
 pub mod top_k;
 
-pub use cpu::Stages;
+pub use cpu::{MAX_THREADS, Plan, Stages};
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use head_policies::HeadPlan;
 pub use head_policy::HeadPolicy;
-pub use plan::{MAX_THREADS, Plan};
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};
 pub use problem::{Dtype, MAX_HEAD_DIM, MAX_SCALE, Problem};
 pub use progress::Progress;

@@ -6,10 +6,13 @@
 
 mod accumulator;
 mod arena;
+mod break_even;
 mod carved;
 mod coverage;
 mod few_queries;
 mod per_row;
+mod plan;
+mod planned;
 mod query_block;
 mod reduction;
 mod rows;
@@ -25,32 +28,31 @@ mod workers;
 mod workspace;
 
 pub use crate::stage::{SampledRow, UnitMass};
+pub use plan::Plan;
+pub use planned::MAX_THREADS;
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
-pub(crate) use simd::PANEL;
 pub use stages::Stages;
 #[cfg(test)]
-pub(crate) use units::Unit;
-pub(crate) use units::Units;
-pub(crate) use workspace::bytes as workspace_bytes;
+pub(crate) use units::{Unit, Units};
 
 use crate::error::Result;
-use crate::plan::Plan;
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
+use planned::Planned;
 use scratch::Scratch;
 use sparse_flash::Mask;
 
 /// Attention over the caller's own selection.
 pub(crate) fn attend(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     selection: &Selection,
     outputs: Outputs<'_>,
     workspace: &mut [u8],
 ) -> Result<()> {
-    inputs.check(plan.problem())?;
+    inputs.check(&plan.problem)?;
     let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
     let memory = (&mut workspace.scratches[..], &mut *workspace.partials);
@@ -59,12 +61,12 @@ pub(crate) fn attend(
 
 /// See [`Plan::true_coverage`].
 pub(crate) fn true_coverage(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     lse: &[f32],
     workspace: &mut [u8],
 ) -> Result<Vec<Coverage>> {
-    let problem = plan.problem();
+    let problem = &plan.problem;
     inputs.check(problem)?;
     problem.check_lse(lse.len())?;
     let mut scratches = scratches(plan, workspace)?;
@@ -77,6 +79,6 @@ pub(crate) fn true_coverage(
 }
 
 /// The scratches alone, for work that selects nothing.
-fn scratches<'a>(plan: &Plan, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+fn scratches<'a>(plan: &Planned, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
     Ok(carved::workspace(plan, bytes, None)?.scratches)
 }

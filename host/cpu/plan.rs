@@ -1,13 +1,16 @@
-//! A problem and a policy, validated once.
+//! A problem and a policy, validated once, for the CPU: its threads, its instruction set and its workspace.
 
-use crate::break_even::BreakEven;
-use crate::cpu::{self, InstructionSet, Stages, Units};
-use crate::error::{Error, Result};
-use crate::policy::{BREAK_EVEN_TOKENS, Fallback, Policy};
+use super::break_even;
+use super::planned::Planned;
+use super::simd::InstructionSet;
+use super::stages::Stages;
+use crate::error::Result;
+use crate::plan::{Path, path};
+use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::report::{Coverage, HeadPath, Report};
-use crate::selection::{Selection, SelectionShape};
+use crate::report::{Coverage, Report};
+use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
 /// How attention will be computed: made once for a problem and a policy, then run on any number of inputs.
@@ -45,74 +48,24 @@ use crate::tensor::{Inputs, Outputs};
 /// # Ok::<(), sample_attention::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
-    problem: Problem,
-    policy: Option<Policy>,
-    path: Path,
-    threads: usize,
-    instruction_set: InstructionSet,
-    units: Option<Units>,
-    workspace_bytes: usize,
-}
-
-/// The most tasks that a plan runs at a time: more than a machine has hardware threads.
-pub const MAX_THREADS: usize = 1024;
-
-/// What a plan's runs do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Path {
-    Dense,
-    BelowBreakEven,
-    Select,
-}
-
-impl Path {
-    /// What reports call it, for heads that do not fall back.
-    pub(crate) fn of_heads(self) -> HeadPath {
-        match self {
-            Path::Dense => HeadPath::Dense,
-            Path::BelowBreakEven => HeadPath::BelowBreakEven,
-            Path::Select => HeadPath::Sparse,
-        }
-    }
-}
-
-/// What a plan's runs do, for a backend with this break-even.
-///
-/// # Errors
-/// Any field of the problem or the policy out of range, and [`Error::SparseNeedsCausal`].
-pub(crate) fn path(problem: &Problem, policy: &Policy, break_even: BreakEven) -> Result<Path> {
-    problem.validate()?;
-    policy.validate()?;
-    if !problem.causal {
-        return Err(Error::SparseNeedsCausal);
-    }
-    Ok(match policy.fallback {
-        Fallback::Auto if !break_even.selects(problem, policy) => Path::BelowBreakEven,
-        Fallback::Auto | Fallback::Never => Path::Select,
-    })
-}
+pub struct Plan(Planned);
 
 impl Plan {
     /// A plan that selects what to attend to by `policy`, on as many threads as the current rayon pool has.
     ///
     /// # Errors
-    /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and
-    /// [`Error::SelectionTooLarge`] or [`Error::WorkspaceTooLarge`] for sizes that no machine has the memory for.
+    /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`](crate::Error::SparseNeedsCausal), and
+    /// [`Error::SelectionTooLarge`](crate::Error::SelectionTooLarge) or [`Error::WorkspaceTooLarge`](crate::Error::WorkspaceTooLarge) for sizes that no machine has the memory for.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let break_even = BreakEven {
-            tokens: BREAK_EVEN_TOKENS,
-            counts_queries: true,
-        };
-        let path = path(&problem, &policy, break_even)?;
-        Plan::on_threads(problem, Some(policy), path, rayon::current_num_threads())
+        let path = path(&problem, &policy, break_even::selects)?;
+        Planned::new(problem, Some(policy), path, rayon::current_num_threads()).map(Plan)
     }
 
     /// A plan that selects by `policy` where that is defined and pays, and attends to everything elsewhere: in problems that
-    /// are not causal and, with [`Fallback::Auto`], in those that are too short.
+    /// are not causal and, with [`Fallback::Auto`](crate::Fallback::Auto), in those that are too short.
     ///
     /// # Errors
-    /// As [`Plan::new`], but for [`Error::SparseNeedsCausal`].
+    /// As [`Plan::new`], but for [`Error::SparseNeedsCausal`](crate::Error::SparseNeedsCausal).
     pub fn auto(problem: Problem, policy: Policy) -> Result<Self> {
         if problem.causal {
             return Plan::new(problem, policy);
@@ -127,97 +80,49 @@ impl Plan {
     /// in decoding, share the keys out over the threads; they have the same bits in any other call of up to 16 queries.
     ///
     /// # Errors
-    /// Any field of the problem out of range, and [`Error::WorkspaceTooLarge`].
+    /// Any field of the problem out of range, and [`Error::WorkspaceTooLarge`](crate::Error::WorkspaceTooLarge).
     pub fn dense(problem: Problem) -> Result<Self> {
         problem.validate()?;
-        Plan::on_threads(problem, None, Path::Dense, rayon::current_num_threads())
+        Planned::new(problem, None, Path::Dense, rayon::current_num_threads()).map(Plan)
     }
 
-    /// The same plan on `threads` tasks of the rayon pool at a time, at most [`MAX_THREADS`]: the workspace grows with it. The
+    /// The same plan on `threads` tasks of the rayon pool at a time, at most [`MAX_THREADS`](crate::MAX_THREADS): the workspace grows with it. The
     /// result's bits do not depend on it.
     ///
     /// # Errors
-    /// [`Error::NoThreads`] and [`Error::WorkspaceTooLarge`].
+    /// [`Error::NoThreads`](crate::Error::NoThreads) and [`Error::WorkspaceTooLarge`](crate::Error::WorkspaceTooLarge).
     pub fn with_threads(self, threads: usize) -> Result<Self> {
-        let instruction_set = self.instruction_set;
-        let plan = Plan::on_threads(self.problem, self.policy, self.path, threads)?;
-        Ok(Plan {
-            instruction_set,
-            ..plan
-        })
+        self.0.with_threads(threads).map(Plan)
     }
 
     /// The same plan on another instruction set than the machine's widest: for the same bits on different machines.
     ///
     /// # Errors
-    /// [`Error::NoSuchInstructionSet`].
+    /// [`Error::NoSuchInstructionSet`](crate::Error::NoSuchInstructionSet).
     pub fn with_instruction_set(self, instruction_set: InstructionSet) -> Result<Self> {
-        if !instruction_set.is_available() {
-            return Err(Error::NoSuchInstructionSet {
-                instruction_set: instruction_set.name(),
-            });
-        }
-        Ok(Plan {
-            instruction_set,
-            ..self
-        })
-    }
-
-    fn on_threads(
-        problem: Problem,
-        policy: Option<Policy>,
-        path: Path,
-        threads: usize,
-    ) -> Result<Self> {
-        if threads == 0 {
-            return Err(Error::NoThreads);
-        }
-        let threads = threads.min(MAX_THREADS);
-        let units = match policy {
-            Some(policy) if path == Path::Select => {
-                SelectionShape::checked(&problem)?;
-                Some(Units::new(&problem, &policy, threads))
-            }
-            _ => None,
-        };
-        let workspace_bytes = cpu::workspace_bytes(&problem, units.as_ref(), threads).ok_or(
-            Error::WorkspaceTooLarge {
-                heads: problem.heads(),
-                k_len: problem.k_len,
-                threads,
-            },
-        )?;
-        Ok(Plan {
-            problem,
-            policy,
-            path,
-            threads,
-            instruction_set: InstructionSet::widest(),
-            units,
-            workspace_bytes,
-        })
+        self.0.with_instruction_set(instruction_set).map(Plan)
     }
 
     /// What is computed.
     pub fn problem(&self) -> &Problem {
-        &self.problem
+        &self.0.problem
     }
 
     /// How the selection is made; `None` for a dense plan.
     pub fn policy(&self) -> Option<&Policy> {
-        self.policy.as_ref()
+        self.0.policy.as_ref()
     }
 
     /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads, and never shrinks when there
     /// are more keys or more queries: with the same policy, a buffer for the longest context serves the shorter ones too.
     pub fn workspace_bytes(&self) -> usize {
-        self.workspace_bytes
+        self.0.workspace_bytes
     }
 
     /// Selects and attends.
     ///
     /// # Errors
-    /// Tensors that do not fit the problem, and [`Error::WorkspaceTooSmall`]; nothing has been written then.
+    /// Tensors that do not fit the problem, and [`Error::WorkspaceTooSmall`](crate::Error::WorkspaceTooSmall); nothing has been written then.
     pub fn run(
         &self,
         inputs: &Inputs<'_>,
@@ -236,7 +141,7 @@ impl Plan {
         inputs: &Inputs<'a>,
         workspace: &'a mut [u8],
     ) -> Result<Stages<'a>> {
-        Stages::new(self, inputs, workspace, &())
+        Stages::new(&self.0, inputs, workspace, &())
     }
 
     /// As [`Plan::stages`], watched.
@@ -249,13 +154,13 @@ impl Plan {
         workspace: &'a mut [u8],
         progress: &'a dyn Progress,
     ) -> Result<Stages<'a>> {
-        Stages::new(self, inputs, workspace, progress)
+        Stages::new(&self.0, inputs, workspace, progress)
     }
 
     /// Attends to a selection that the caller made.
     ///
     /// # Errors
-    /// As [`Plan::run`], and [`Error::SelectionShape`].
+    /// As [`Plan::run`], and [`Error::SelectionShape`](crate::Error::SelectionShape).
     pub fn attend(
         &self,
         inputs: &Inputs<'_>,
@@ -263,8 +168,8 @@ impl Plan {
         outputs: Outputs<'_>,
         workspace: &mut [u8],
     ) -> Result<()> {
-        selection.check(&self.problem)?;
-        cpu::attend(self, inputs, selection, outputs, workspace)
+        selection.check(self.problem())?;
+        super::attend(&self.0, inputs, selection, outputs, workspace)
     }
 
     /// How much of each row's dense attention mass a run kept: `lse` is the run's output, and 2^(lse - dense lse) the share.
@@ -278,29 +183,6 @@ impl Plan {
         lse: &[f32],
         workspace: &mut [u8],
     ) -> Result<Vec<Coverage>> {
-        cpu::true_coverage(self, inputs, lse, workspace)
-    }
-
-    pub(crate) fn units(&self) -> Option<&Units> {
-        self.units.as_ref()
-    }
-
-    /// Tasks at a time, and what each is compiled for.
-    pub(crate) fn workers(&self) -> (usize, InstructionSet) {
-        (self.threads, self.instruction_set)
-    }
-
-    /// How the report calls the path of heads that do not fall back.
-    pub(crate) fn head_path(&self) -> HeadPath {
-        self.path.of_heads()
-    }
-
-    pub(crate) fn fallback(&self) -> Option<Fallback> {
-        self.policy.map(|policy| policy.fallback)
-    }
-
-    /// Share of the sampled mass to reach; everything for a dense plan.
-    pub(crate) fn coverage(&self) -> f32 {
-        self.policy.map_or(1.0, |policy| policy.coverage)
+        super::true_coverage(&self.0, inputs, lse, workspace)
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::few_queries::{Cut, few_queries};
 use super::per_row;
+use super::planned::Planned;
 use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
 use super::rows::OutputRows;
 use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
@@ -16,7 +17,6 @@ use super::units::Units;
 use super::workspace::{HeadTotals, Selecting, Workspace};
 use crate::error::{Error, Result};
 use crate::geometry::Geometry;
-use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
 use crate::report::{KeptKeys, Report, RowCoverage, SelectedHead, Stage, StageTimes};
@@ -25,7 +25,7 @@ use crate::stage::{SampledRow, UnitMass};
 use crate::tensor::{Inputs, Outputs};
 
 /// One run of a plan over given inputs, to be driven stage by stage: for benchmarks of single stages, and for looking at
-/// what each of them found. [`Plan::run`] drives it from end to end.
+/// what each of them found. [`Plan::run`](crate::Plan::run) drives it from end to end.
 ///
 /// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
 /// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order. With [`Budget::Rows`]
@@ -40,7 +40,7 @@ use crate::tensor::{Inputs, Outputs};
 /// # let inputs = Inputs::new(view, view, view);
 /// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
-/// let mut workspace = vec![0; plan.workspace_bytes()];
+/// let mut workspace = vec![0; plan.workspace_bytes];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
 /// for wave in 0..stages.waves() {
 ///     stages.sampling(wave)?;
@@ -51,7 +51,7 @@ use crate::tensor::{Inputs, Outputs};
 /// # Ok::<(), Error>(())
 /// ```
 pub struct Stages<'a> {
-    plan: &'a Plan,
+    plan: &'a Planned,
     inputs: Inputs<'a>,
     workspace: Workspace<'a>,
     progress: &'a dyn Progress,
@@ -77,12 +77,12 @@ impl std::fmt::Debug for Stages<'_> {
 
 impl<'a> Stages<'a> {
     pub(crate) fn new(
-        plan: &'a Plan,
+        plan: &'a Planned,
         inputs: &Inputs<'a>,
         workspace: &'a mut [u8],
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let problem = plan.problem();
+        let problem = &plan.problem;
         inputs.check(problem)?;
         let mut workspace = super::carved::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
@@ -140,7 +140,7 @@ impl<'a> Stages<'a> {
         );
         let started = Instant::now();
         sampling(
-            self.plan.problem(),
+            &self.plan.problem,
             units,
             units.of_wave(wave),
             (&self.inputs.q, &self.inputs.k),
@@ -170,7 +170,7 @@ impl<'a> Stages<'a> {
         let mut again = Vec::new();
         let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
         let times = per_row::select(
-            self.plan.problem(),
+            &self.plan.problem,
             (units, self.plan.coverage()),
             wave,
             (&self.inputs.q, &self.inputs.k),
@@ -213,7 +213,7 @@ impl<'a> Stages<'a> {
         );
         let started = Instant::now();
         reduction(
-            self.plan.problem(),
+            &self.plan.problem,
             units,
             units.of_wave(wave),
             (
@@ -315,7 +315,7 @@ impl<'a> Stages<'a> {
     /// # Errors
     /// Outputs that do not fit the problem; nothing has been computed then.
     pub fn run(&mut self, outputs: Outputs<'_>) -> Result<Report> {
-        outputs.check(self.plan.problem())?;
+        outputs.check(&self.plan.problem)?;
         for wave in 0..self.waves() {
             self.sampling(wave)?;
             self.reduction(wave)?;
@@ -340,7 +340,7 @@ impl<'a> Stages<'a> {
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
             return Ok(Vec::new());
         };
-        let q_heads = self.plan.problem().q_heads;
+        let q_heads = self.plan.problem.q_heads;
         let panels = selecting.row_stats.chunks(units.panels.max(1));
         let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
             let rows = units.rows(unit);
@@ -371,7 +371,7 @@ impl<'a> Stages<'a> {
         if units.budget == Budget::Rows {
             return Ok(Vec::new());
         }
-        let q_heads = self.plan.problem().q_heads;
+        let q_heads = self.plan.problem.q_heads;
         let masses = Masses {
             units,
             coverage: self.plan.coverage(),
@@ -409,7 +409,7 @@ impl<'a> Stages<'a> {
     /// What was selected so far, and how long each stage has taken.
     pub fn report(&self) -> Report {
         let report = Report::new(
-            self.plan.problem(),
+            &self.plan.problem,
             self.plan.head_path(),
             self.times,
             |head| {
@@ -428,7 +428,7 @@ impl<'a> Stages<'a> {
                 })
             },
         );
-        let problem = self.plan.problem();
+        let problem = &self.plan.problem;
         Report {
             key_ranges: match self.workspace.selecting {
                 None if Cut::suits(problem) => Cut::new(problem).ranges(),
@@ -455,14 +455,14 @@ fn once<'t>(
 
 /// Attention over a mask, with progress.
 pub(crate) fn attend(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     mask: Mask<'_>,
     outputs: Outputs<'_>,
     (scratches, partials): (&mut [Scratch<'_>], &mut [f32]),
     progress: &dyn Progress,
 ) -> Result<()> {
-    let problem = plan.problem();
+    let problem = &plan.problem;
     outputs.check(problem)?;
     let Outputs { mut o, lse } = outputs;
     let output = OutputRows::new(&mut o, lse);
@@ -483,7 +483,7 @@ pub(crate) fn attend(
 }
 
 fn selecting<'p, 's, 'a>(
-    plan: &'p Plan,
+    plan: &'p Planned,
     selecting: &'s mut Option<Selecting<'a>>,
     wave: usize,
 ) -> Result<(&'p Units, &'s mut Selecting<'a>)> {

@@ -8,7 +8,7 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 use super::few_queries;
 use super::heads::Heads;
 use super::kernels::Kernels;
-use super::limits::{BREAK_EVEN, sizes};
+use super::limits::{selects, sizes};
 use super::selecting::{Limits, Selecting};
 use super::slices::Shape;
 use super::workspace::Workspace;
@@ -178,7 +178,7 @@ impl GpuPlan {
     /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and [`Error::KernelDtype`],
     /// [`Error::KernelHeadDim`], [`Error::KernelHeads`] and [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let path = path(&problem, &policy, BREAK_EVEN)?;
+        let path = path(&problem, &policy, selects)?;
         if path != Path::Select {
             return GpuPlan::with_work(problem, (path, policy.fallback), |_| Work::Dense);
         }
