@@ -53,8 +53,9 @@ mod shape;
 mod stage;
 mod tensor;
 pub mod top_k;
+mod varlen;
 
-pub use cpu::{MAX_THREADS, Plan, Stages};
+pub use cpu::{MAX_THREADS, Plan, Stages, VarlenPlan};
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use head_policies::HeadPlan;
@@ -65,6 +66,7 @@ pub use progress::Progress;
 pub use report::{Coverage, HeadPath, HeadReport, Report, RowCoverage, Stage, StageTimes};
 pub use selection::{HeadSelection, Selection};
 pub use tensor::{Element, Inputs, OutputElement, Outputs, TensorView, TensorViewMut};
+pub use varlen::{BlockTable, Indices, SeqLens, VarlenBounds, VarlenInputs};
 
 /// The README's library example compiles and runs.
 #[cfg(doctest)]

@@ -6,7 +6,9 @@
 
 mod accumulator;
 mod arena;
+mod batch;
 mod break_even;
+mod call;
 mod carved;
 mod coverage;
 mod few_queries;
@@ -23,7 +25,9 @@ mod sparse_flash;
 mod stages;
 mod tile;
 mod top_k;
+mod totals;
 mod units;
+mod varlen;
 mod workers;
 mod workspace;
 
@@ -35,11 +39,13 @@ pub use simd::InstructionSet;
 pub use stages::Stages;
 #[cfg(test)]
 pub(crate) use units::{Unit, Units};
+pub use varlen::VarlenPlan;
 
 use crate::error::Result;
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
+use call::Call;
 use planned::Planned;
 use scratch::Scratch;
 use sparse_flash::Mask;
@@ -71,8 +77,7 @@ pub(crate) fn true_coverage(
     problem.check_lse(lse.len())?;
     let mut scratches = scratches(plan, workspace)?;
     Ok(coverage::true_coverage(
-        problem,
-        inputs,
+        Call::of_inputs(problem, inputs),
         lse,
         &mut scratches,
     ))
