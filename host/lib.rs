@@ -55,7 +55,7 @@ mod tensor;
 pub mod top_k;
 mod varlen;
 
-pub use cpu::{MAX_THREADS, Plan, Stages, VarlenPlan};
+pub use cpu::{MAX_THREADS, Plan, Stages, VarlenPlan, merge};
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use head_policies::HeadPlan;

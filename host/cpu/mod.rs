@@ -12,6 +12,7 @@ mod call;
 mod carved;
 mod coverage;
 mod few_queries;
+mod merge;
 mod per_row;
 mod plan;
 mod planned;
@@ -32,6 +33,7 @@ mod workers;
 mod workspace;
 
 pub use crate::stage::{SampledRow, UnitMass};
+pub use merge::merge;
 pub use plan::Plan;
 pub use planned::MAX_THREADS;
 pub use reduction::MASS_ONE;
