@@ -2,9 +2,9 @@
 
 use sample_attention_device::params::ProblemSizes;
 
-use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
+use crate::policy::Policy;
 use crate::problem::Problem;
 
 /// Keys of a sequence, at most: the attention kernels have a bit of shared memory for each key block, 16 KiB of them here, which is
@@ -20,11 +20,10 @@ pub const MAX_HEADS: usize = 65_535;
 /// CPU's.
 pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
 
-/// When the plan runs dense outright.
-pub(super) const BREAK_EVEN: BreakEven = BreakEven {
-    tokens: GPU_BREAK_EVEN_TOKENS,
-    counts_queries: false,
-};
+/// Whether selecting may pay.
+pub(super) fn selects(problem: &Problem, _: &Policy) -> bool {
+    problem.k_len >= GPU_BREAK_EVEN_TOKENS
+}
 
 /// The sizes of a valid problem, if the kernels take them.
 pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {

@@ -16,6 +16,7 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             "host/head_policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
+            "host/varlen/",
         ]],
         &[&[
             "host/selection/",
