@@ -7,12 +7,15 @@ use bytemuck::Pod;
 use sample_attention_device::abi::{HeadKind, TileSlice};
 use sample_attention_device::params::{BLOCK, SEGMENT_BLOCKS};
 use sample_attention_device::reduction::MASS_ONE;
-use sample_attention_device::reduction::keys::WholeHeads;
+use sample_attention_device::reduction::blocks::ReductionBlocksParams;
+use sample_attention_device::reduction::keys::{ReductionKeysParams, WholeHeads};
+use sample_attention_device::sampling::SamplingParams;
+use sample_attention_device::sampling::hopper::HopperParams as HopperSampling;
 use sample_attention_device::tile::scale;
-use sample_attention_device::top_k;
+use sample_attention_device::top_k::{self, rows::SelectRowsParams};
 
 use super::selecting::Selecting;
-use super::{Call, GpuPlan, Launch, Lists, Region};
+use super::{GpuPlan, Launch, Lists, Region};
 use crate::error::{Error, Result};
 use crate::report::{KeptKeys, Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
@@ -193,24 +196,20 @@ impl GpuPlan {
         let Some(selecting) = self.selection().filter(|_| !self.is_ragged()) else {
             return Ok(());
         };
-        match &launch.call {
-            Call::Sampling(_, params) if !params.row_lse.is_null() => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)
-            }
-            Call::SamplingHopper(_, params) if !params.sampling.row_lse.is_null() => {
-                self.tell_sampled(selecting, &params.sampling.slice, &mut read, watch)
-            }
-            Call::SelectRows(_, params) => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)
-            }
-            Call::ReductionBlocks(_, params) => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)?;
-                self.tell_segments(selecting, &params.slice, &mut read, watch)
-            }
-            Call::ReductionKeys(_, params) => {
-                self.tell_units(selecting, &params.units, &mut read, watch)
-            }
-            _ => Ok(()),
+        let call = &launch.call;
+        let sampling = call.params_of::<SamplingParams>();
+        let sampling = sampling.or(call.params_of::<HopperSampling>().map(|p| &p.sampling));
+        if let Some(params) = sampling.filter(|params| !params.row_lse.is_null()) {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<SelectRowsParams>() {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<ReductionBlocksParams>() {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)?;
+            self.tell_segments(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<ReductionKeysParams>() {
+            self.tell_units(selecting, &params.units, &mut read, watch)
+        } else {
+            Ok(())
         }
     }
 
