@@ -2,27 +2,15 @@
 
 use std::time::Instant;
 
-use crate::cpu::InstructionSet;
+use crate::cpu::{InstructionSet, Plan};
 use crate::error::{Error, Result};
-use crate::geometry::{BLOCK, row_offset};
+use crate::geometry::BLOCK;
 use crate::head_policy::HeadPolicy;
-use crate::plan::Plan;
-use crate::policy::{Budget, Policy};
+use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
-
-/// The policy for a problem of one head that samples the rows which `policy` samples in query head `q_head`.
-fn at_head(policy: HeadPolicy, q_head: usize) -> HeadPolicy {
-    match policy {
-        HeadPolicy::Selected(policy) if policy.budget == Budget::Rows && policy.row_stride > 0 => {
-            let offset = row_offset(policy.row_stride, policy.row_offset, q_head);
-            HeadPolicy::Selected(policy.with_row_offset(offset))
-        }
-        _ => policy,
-    }
-}
 
 /// A plan whose query heads have a policy each, on the CPU: heads that are not sampled cost nothing in sampling.
 ///
@@ -170,7 +158,7 @@ impl HeadPlan {
         let mut parts: Vec<Part> = Vec::new();
         let mut part_of_head = Vec::with_capacity(policies.len());
         for (q_head, &policy) in policies.iter().enumerate() {
-            let policy = at_head(policy, q_head);
+            let policy = policy.at_head(q_head);
             let known = parts.iter().position(|part| part.policy == policy);
             let part = match known {
                 Some(part) => part,

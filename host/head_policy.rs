@@ -1,6 +1,7 @@
 //! How one query head is treated, apart from the rest of its layer.
 
 use crate::error::Result;
+use crate::geometry::row_offset;
 use crate::policy::{Budget, Policy, Window};
 use crate::problem::Problem;
 
@@ -22,6 +23,19 @@ pub enum HeadPolicy {
 }
 
 impl HeadPolicy {
+    /// The policy for a problem of one head that samples the rows which this one samples in query head `q_head`.
+    pub(crate) fn at_head(self, q_head: usize) -> Self {
+        match self {
+            HeadPolicy::Selected(policy)
+                if policy.budget == Budget::Rows && policy.row_stride > 0 =>
+            {
+                let offset = row_offset(policy.row_stride, policy.row_offset, q_head);
+                HeadPolicy::Selected(policy.with_row_offset(offset))
+            }
+            _ => self,
+        }
+    }
+
     /// The head's kind in reports and profiles: `dense`, `local` or the budget's name.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -21,6 +21,7 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             "host/head_policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
+            "host/varlen/",
         ]],
         &[
             &[
@@ -54,6 +55,18 @@ const FLOORS: &[&[&[&[&str]]]] = &[
         &[&["device/src/sampling/"], &["device/src/sparse_flash/"]],
         &[&["device/src/reduction/"], &["device/src/decode/"]],
         &[&["device/src/top_k/"]],
+    ],
+    // candle's ops: what a call says → the devices, which keep their own in the workspace → the op that chooses one → the functions.
+    &[
+        &[&[
+            "candle/src/policies.rs",
+            "candle/src/view.rs",
+            "candle/src/windows.rs",
+        ]],
+        &[&["candle/src/call.rs"]],
+        &[&["candle/src/cpu/"], &["candle/src/cuda/"]],
+        &[&["candle/src/op.rs"]],
+        &[&["candle/src/flash.rs", "candle/src/sample.rs"]],
     ],
     // The emulator: what its parts share → the instructions, and whole launches.
     &[
