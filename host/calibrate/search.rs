@@ -190,13 +190,14 @@ impl<'a> Search<'a> {
         let total = texts * layers * q_heads * (self.candidates.len() - 1);
         let mut done = 0;
         let mut of_texts = vec![vec![vec![Vec::new(); self.candidates.len()]; q_heads]; layers];
+        let candidates = self.candidates.clone();
         let mut heads = vec![vec![HeadPolicy::Dense; q_heads]; layers];
         engine.adopt(&heads);
         for text in 0..texts {
             for layer in 0..layers {
                 for head in 0..q_heads {
-                    for candidate in 1..self.candidates.len() {
-                        heads[layer][head] = self.candidates[candidate];
+                    for (candidate, policy) in candidates.iter().enumerate().skip(1) {
+                        heads[layer][head] = *policy;
                         let key = format!("alone {text} {layer} {head} {candidate}");
                         let mut measured = self.measure(engine, &heads, text, key)?;
                         // The head's own cost: the model's is a mean in which all others are 1.
