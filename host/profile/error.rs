@@ -53,12 +53,12 @@ pub enum ProfileError {
         why: String,
     },
     /// JSON that is no profile.
-    #[error("not a profile: `format` must be \"{FORMAT}\"", FORMAT = super::FORMAT)]
+    #[error("not a profile: `format` must be \"{FORMAT}\"", FORMAT = super::format::FORMAT)]
     Format,
     /// A version that this library does not know.
     #[error(
         "the profile has version {given}, and this library reads version {VERSION}: use a newer sample-attention, or calibrate again",
-        VERSION = super::VERSION
+        VERSION = super::format::VERSION
     )]
     Version {
         /// The profile's.
@@ -162,4 +162,22 @@ pub enum ProfileError {
         /// The problem's.
         model: usize,
     },
+}
+
+impl ProfileError {
+    pub(super) fn not_a_count(place: ProfilePlace, field: &'static str) -> Self {
+        ProfileError::Value {
+            place,
+            field,
+            expected: "a whole number from 1 on",
+        }
+    }
+
+    pub(super) fn not_a_price() -> Self {
+        ProfileError::Value {
+            place: ProfilePlace::Calibration,
+            field: "price",
+            expected: "a finite number from 0 on",
+        }
+    }
 }

@@ -27,24 +27,16 @@
 
 mod document;
 mod error;
+mod files;
+mod format;
 mod read;
 mod write;
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
 pub use error::{ProfileError, ProfilePlace};
+pub use format::{FORMAT, VERSION};
 
 use crate::head_policy::HeadPolicy;
 use crate::policy::{Budget, Fallback, Policy, Window};
-
-/// Value of the field `format`.
-pub const FORMAT: &str = "sample-attention profile";
-/// The version that is written, and the only one that is read.
-pub const VERSION: u64 = 1;
-/// A head takes some hundred bytes, and large models have some ten thousand heads.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// A policy for every query head of every layer of a model. The module's documentation has the format of its files.
 ///
@@ -104,7 +96,7 @@ impl Profile {
         let q_heads = heads.first().map_or(0, Vec::len);
         for (name, count) in [("layers", heads.len()), ("q_heads", q_heads)] {
             if count == 0 {
-                return Err(read::not_a_count(ProfilePlace::Profile, name));
+                return Err(ProfileError::not_a_count(ProfilePlace::Profile, name));
             }
         }
         let mut profile = Profile {
@@ -124,7 +116,7 @@ impl Profile {
     /// A price that is NaN, infinite or negative.
     pub fn with_calibration(self, calibration: Calibrated) -> Result<Self, ProfileError> {
         if !(calibration.price.is_finite() && calibration.price >= 0.0) {
-            return Err(read::not_a_price());
+            return Err(ProfileError::not_a_price());
         }
         Ok(Profile {
             calibration: Some(calibration),
@@ -195,57 +187,6 @@ impl Profile {
             });
         }
         self.layer(layer)
-    }
-
-    /// Reads a profile from the text of its file.
-    ///
-    /// # Errors
-    /// What is wrong, and with which head.
-    pub fn from_json(text: &str) -> Result<Self, ProfileError> {
-        read::profile(text)
-    }
-
-    /// The text of the profile's file: a line for each layer and head. The same profile gives the same text.
-    pub fn to_json(&self) -> String {
-        write::profile(self)
-    }
-
-    /// Reads a profile's file.
-    ///
-    /// # Errors
-    /// [`ProfileError::File`], and as [`Profile::from_json`].
-    pub fn read(path: impl AsRef<Path>) -> Result<Self, ProfileError> {
-        let path = path.as_ref();
-        let mut text = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
-            .map_err(|error| file_error(path, &error))?;
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err(ProfileError::File {
-                path: path.display().to_string(),
-                why: "larger than any profile: name a profile's file".to_owned(),
-            });
-        }
-        let text = std::str::from_utf8(&text).map_err(|error| ProfileError::Json {
-            why: error.to_string(),
-        })?;
-        Profile::from_json(text)
-    }
-
-    /// Writes the profile's file: wholly, or not at all.
-    ///
-    /// # Errors
-    /// [`ProfileError::File`].
-    pub fn write(&self, path: impl AsRef<Path>) -> Result<(), ProfileError> {
-        crate::whole_file::write(path.as_ref(), self.to_json().as_bytes())
-            .map_err(|error| file_error(path.as_ref(), &error))
-    }
-}
-
-fn file_error(path: &Path, error: &std::io::Error) -> ProfileError {
-    ProfileError::File {
-        path: path.display().to_string(),
-        why: error.to_string(),
     }
 }
 

@@ -5,26 +5,8 @@ use super::{Budget, HeadPolicy, Window, unstated};
 use super::{Calibrated, FORMAT, Fallback, Policy, Profile, ProfileError, ProfilePlace, VERSION};
 
 const WHOLE: &str = "a whole number from 0 on";
-const COUNT: &str = "a whole number from 1 on";
 const NUMBER: &str = "a number that f32 holds";
 const TEXT: &str = "text";
-const PRICE: &str = "a finite number from 0 on";
-
-pub(super) fn not_a_count(place: ProfilePlace, field: &'static str) -> ProfileError {
-    ProfileError::Value {
-        place,
-        field,
-        expected: COUNT,
-    }
-}
-
-pub(super) fn not_a_price() -> ProfileError {
-    ProfileError::Value {
-        place: ProfilePlace::Calibration,
-        field: "price",
-        expected: PRICE,
-    }
-}
 
 pub(super) fn profile(text: &str) -> Result<Profile, ProfileError> {
     let document: Value = serde_json::from_str(text).map_err(|error| ProfileError::Json {
@@ -96,7 +78,7 @@ fn calibration(fields: Vec<(String, Value)>) -> Result<Calibrated, ProfileError>
     let price = match fields.required("price")? {
         Value::Whole(price) => price as f64,
         Value::Number(price) => price,
-        _ => return Err(not_a_price()),
+        _ => return Err(ProfileError::not_a_price()),
     };
     fields.end(&["texts", "lengths", "price"])?;
     Ok(Calibrated {
@@ -267,7 +249,9 @@ impl Fields {
 
     fn count(&mut self, field: &'static str) -> Result<usize, ProfileError> {
         match self.whole(field) {
-            Ok(0) | Err(ProfileError::Value { .. }) => Err(not_a_count(self.place, field)),
+            Ok(0) | Err(ProfileError::Value { .. }) => {
+                Err(ProfileError::not_a_count(self.place, field))
+            }
             other => other,
         }
     }
