@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use sample_attention::{HeadPath, Stage, Window};
+use sample_attention::{HeadPath, Policy, Problem, Stage, Window};
 use serde_json::{Map, Value, json};
 
 use crate::args::Request;
@@ -25,7 +25,7 @@ pub fn write(
         "backend": request.backend.name(),
         "instruction_set": outcome.instruction_set,
         "threads": outcome.threads,
-        "policy": policy(request),
+        "policy": policy((!request.dense).then_some(&request.policy)),
         "times_ms": times(outcome),
         "measured": outcome.measured.to_string(),
         "runs": match outcome.measured {
@@ -49,27 +49,36 @@ pub fn write(
 
 fn problem(input: &Input) -> Value {
     let problem = input.problem();
-    json!({
-        "source": input.title,
-        "warnings": input.warnings,
-        "metadata": input.capture.metadata,
-        "batch": problem.batch,
-        "q_heads": problem.q_heads,
-        "kv_heads": problem.kv_heads,
-        "q_len": problem.q_len,
-        "k_len": problem.k_len,
-        "head_dim": problem.head_dim,
-        "softmax_scale": problem.softmax_scale,
-        "causal": problem.causal,
-        "dtype": problem.dtype.to_string(),
-    })
+    let mut fields = Map::from_iter([
+        ("source".to_owned(), json!(input.title)),
+        ("warnings".to_owned(), json!(input.warnings)),
+        ("metadata".to_owned(), json!(input.capture.metadata)),
+    ]);
+    fields.append(&mut sizes(problem));
+    Value::Object(fields)
 }
 
-fn policy(request: &Request) -> Value {
-    if request.dense {
+/// The fields of a problem.
+pub fn sizes(problem: &Problem) -> Map<String, Value> {
+    let fields = [
+        ("batch", json!(problem.batch)),
+        ("q_heads", json!(problem.q_heads)),
+        ("kv_heads", json!(problem.kv_heads)),
+        ("q_len", json!(problem.q_len)),
+        ("k_len", json!(problem.k_len)),
+        ("head_dim", json!(problem.head_dim)),
+        ("softmax_scale", json!(problem.softmax_scale)),
+        ("causal", json!(problem.causal)),
+        ("dtype", json!(problem.dtype.to_string())),
+    ];
+    Map::from_iter(fields.map(|(name, value)| (name.to_owned(), value)))
+}
+
+/// The fields of a policy; null for dense.
+pub fn policy(policy: Option<&Policy>) -> Value {
+    let Some(policy) = policy else {
         return Value::Null;
-    }
-    let policy = &request.policy;
+    };
     let mut fields = Map::new();
     let budget = policy.budget.name();
     let fallback = policy.fallback.name();

@@ -3,8 +3,10 @@
 mod accounted;
 mod compared;
 mod drawn;
+mod planned;
 #[cfg(unix)]
 mod published;
+mod ragged;
 mod refused;
 mod support;
 mod understood;
