@@ -43,7 +43,7 @@ pub use stages::Stages;
 pub(crate) use units::{Unit, Units};
 pub use varlen::VarlenPlan;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
@@ -61,6 +61,9 @@ pub(crate) fn attend(
     workspace: &mut [u8],
 ) -> Result<()> {
     inputs.check(&plan.problem)?;
+    if plan.problem.window_left.is_some() && !plan.problem.causal {
+        return Err(Error::SelectionWindow);
+    }
     let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
     let memory = (&mut workspace.scratches[..], &mut *workspace.partials);
