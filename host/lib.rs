@@ -31,6 +31,8 @@
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
+#[cfg(feature = "profile")]
+pub mod calibrate;
 pub mod cpu;
 pub mod cuda;
 mod dtype;
@@ -44,6 +46,8 @@ pub mod pipeline;
 mod plan;
 mod policy;
 mod problem;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod progress;
 #[cfg(feature = "ptx")]
 pub mod ptx;
@@ -54,6 +58,8 @@ mod stage;
 mod tensor;
 pub mod top_k;
 mod varlen;
+#[cfg(feature = "profile")]
+mod whole_file;
 
 pub use cpu::{MAX_THREADS, Plan, Stages, VarlenPlan, merge};
 pub use error::{CudaError, DriverCode, Error, Result};

@@ -60,15 +60,15 @@ pub enum Rescale {
     /// When a maximum has grown by more than 8 in the log2 domain: some 2 % faster. Weights then reach 2^8, and where one key has nearly
     /// all the weight, that weight is rounded to 16 bits like any other instead of being exactly 1. The largest error of O is then up to
     /// 2.2 times a 16-bit reference's.
-    Rarely,
+    Threshold,
 }
 
 impl Rescale {
     /// By how much, in the log2 domain, a maximum may grow before what was added up is rescaled.
-    pub(super) fn slack_log2(self) -> f32 {
+    pub(super) fn rescale_threshold_log2(self) -> f32 {
         match self {
             Rescale::Always => 0.0,
-            Rescale::Rarely => 8.0,
+            Rescale::Threshold => 8.0,
         }
     }
 }

@@ -22,6 +22,7 @@ use resolve::Use;
 
 /// Crates by name, with their root files.
 const CRATES: &[(&str, &str)] = &[
+    ("candle_sample_attention", "candle/src/lib.rs"),
     ("sample_attention", "host/lib.rs"),
     ("sample_attention_device", "device/src/lib.rs"),
     ("testkit", "testkit/src/lib.rs"),

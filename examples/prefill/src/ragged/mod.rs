@@ -56,6 +56,9 @@ pub fn run(request: &Request, path: &Path, files: &mut Staged) -> Result<String,
     if request.picture.is_some() {
         return refuse("--picture");
     }
+    if request.profile.is_some() {
+        return refuse("--profile here");
+    }
     if let Backend::Cuda { .. } = request.backend {
         return refuse("--backend cuda here: take cpu or emulator");
     }

@@ -4,6 +4,7 @@ mod accounted;
 mod compared;
 mod drawn;
 mod planned;
+mod profiled;
 #[cfg(unix)]
 mod published;
 mod ragged;
