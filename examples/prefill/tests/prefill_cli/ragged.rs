@@ -27,6 +27,9 @@ fn sums(lengths: impl Iterator<Item = usize>) -> Vec<i64> {
     sums
 }
 
+/// Changes a tensor's type, shape and data.
+type Change = dyn Fn(&mut Dtype, &mut Vec<usize>, &mut Vec<u8>);
+
 struct File(Vec<(&'static str, Dtype, Vec<usize>, Vec<u8>)>);
 
 impl File {
@@ -66,7 +69,7 @@ impl File {
         let File(mut tensors) = File::packed();
         let used: Vec<usize> = LENGTHS.iter().map(|l| l.1.div_ceil(PAGE)).collect();
         let pages = used.iter().sum::<usize>();
-        let mut table = vec![-1i32; 4 * 5];
+        let mut table = [-1i32; 4 * 5];
         let mut next = pages;
         let cu_k = sums(LENGTHS.iter().map(|l| l.1));
         let row_bytes = 4 * DIM;
@@ -185,7 +188,7 @@ fn what_is_wrong_with_a_ragged_batch_is_said_in_a_line() {
     let packed = File::packed();
     check(&packed, "--layout bshd", "there is no --layout");
     check(&packed, "--picture p.png", "there is no --picture");
-    let changed = |name: &str, change: &dyn Fn(&mut Dtype, &mut Vec<usize>, &mut Vec<u8>)| {
+    let changed = |name: &str, change: &Change| {
         let mut file = File::paged();
         file.change(name, change);
         file
