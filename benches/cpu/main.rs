@@ -1,4 +1,4 @@
-//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode` and `pipeline`.
+//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode`, `heads` and `pipeline`.
 //!
 //! ```text
 //! cargo bench --bench cpu                  everything
@@ -9,6 +9,7 @@
 
 mod decode;
 mod dense;
+mod heads;
 mod pipeline;
 mod stages;
 
@@ -44,6 +45,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = cpu;
     config = settings();
-    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, pipeline::pipeline
+    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, heads::selection, pipeline::pipeline
 }
 criterion_main!(cpu);

@@ -8,7 +8,7 @@ use sample_attention_device::reduction::statistics::Statistics;
 use sample_attention_device::reduction::{blocks as to_blocks, keys as to_keys};
 use sample_attention_device::sampling::{self, SamplingParams, heads};
 use sample_attention_device::sparse_flash::hopper::schedule::{
-    self, Groups, Schedule, ScheduleParams,
+    self, Groups, ScheduleParams, TileScheduler,
 };
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
@@ -224,15 +224,15 @@ impl GpuPlan {
         }
     }
 
-    fn schedule(&self, attention: &SparseFlashParams, workspace: Global<u8>) -> Schedule {
-        Schedule {
+    fn schedule(&self, attention: &SparseFlashParams, workspace: Global<u8>) -> TileScheduler {
+        TileScheduler {
             taken: self.workspace().taken.at(workspace),
             order: self.workspace().order.at(workspace),
             groups: Groups::new(attention),
         }
     }
 
-    fn schedule_launch(attention: SparseFlashParams, schedule: Schedule) -> Launch {
+    fn schedule_launch(attention: SparseFlashParams, schedule: TileScheduler) -> Launch {
         let params = ScheduleParams {
             attention,
             schedule,
@@ -248,7 +248,7 @@ impl GpuPlan {
         &self,
         machine: &Hopper,
         attention: SparseFlashParams,
-        schedule: Schedule,
+        schedule: TileScheduler,
     ) -> Launch {
         let Hopper {
             multiprocessors,
@@ -262,7 +262,7 @@ impl GpuPlan {
             v_map,
             attention,
             schedule,
-            slack_log2: self.rescale().slack_log2(),
+            rescale_threshold_log2: self.rescale().rescale_threshold_log2(),
         };
         Launch {
             stage: Stage::SparseFlash,

@@ -308,14 +308,14 @@ impl GpuPlan {
                             first_block * BLOCK,
                             end_block * BLOCK,
                         );
-                        let goal = top_k::goal(policy.coverage, rows.len());
+                        let target_mass = top_k::target_mass(policy.coverage, rows.len());
                         watch.reduced(UnitMass {
                             batch: batch as usize,
                             q_head: q_head as usize,
                             first_query_block: first_block as usize,
                             rows: rows.len() as usize,
                             covered: of_covered,
-                            need: goal.saturating_sub(of_covered),
+                            need: target_mass.saturating_sub(of_covered),
                             candidates_per_row: key_blocks,
                             mass: &of_unit,
                         });
@@ -346,7 +346,7 @@ impl GpuPlan {
             let policy = selecting.heads.policy(q_head);
             let rows = policy.sampled_rows(&sequence, 0, sequence.k_len).len();
             let covered = covered.iter().sum();
-            let goal = top_k::goal(policy.coverage, rows);
+            let target_mass = top_k::target_mass(policy.coverage, rows);
             watch.reduced(UnitMass {
                 batch: sequence.index as usize,
                 q_head: q_head as usize,
@@ -354,8 +354,8 @@ impl GpuPlan {
                 rows: rows as usize,
                 covered,
                 need: match policy.kind {
-                    HeadKind::Paper => goal,
-                    _ => goal.saturating_sub(covered),
+                    HeadKind::Paper => target_mass,
+                    _ => target_mass.saturating_sub(covered),
                 },
                 candidates_per_row: candidates,
                 mass,

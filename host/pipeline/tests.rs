@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::head_policy::HeadPolicy;
 use crate::policy::{Budget, Fallback, Policy, Window};
 use crate::problem::{Dtype, Problem};
+use crate::varlen::VarlenBounds;
 
 const WORKSPACE: u64 = 1 << 40;
 
@@ -424,18 +425,9 @@ fn few_queries_split_the_keys_alike_on_all_targets_in_4_mib() {
 /// A sequence of a packed batch has the bits of any other batch: where its keys are split would depend on the bounds.
 #[test]
 fn bounds_of_a_batch_split_no_keys() {
-    let bounds = Bounds {
-        sequences: 8,
-        q_heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        total_q: 8,
-        max_q: 1,
-        max_k: 1 << 17,
-        dtype: Dtype::F16,
-        softmax_scale: 0.1,
-        causal: true,
-    };
+    let bounds = VarlenBounds::causal(8, 1 << 17, 128, Dtype::F16)
+        .with_heads(32, 8)
+        .with_max_seqlen_q(1);
     let plan = GpuPlan::for_bounds(bounds, None).unwrap();
     assert_eq!(plan.workspace_bytes(), 4);
     let names: Vec<_> = launches(&plan).iter().map(|l| l.call.name()).collect();

@@ -9,20 +9,30 @@ use std::path::Path;
 const FLOORS: &[&[&[&[&str]]]] = &[
     // host: what a call can get wrong → what to compute → what comes back → the plan → the backends → the driver.
     &[
-        &[&["host/dtype.rs", "host/shape.rs", "host/error/"]],
+        &[&[
+            "host/dtype.rs",
+            "host/shape.rs",
+            "host/error/",
+            "host/whole_file.rs",
+        ]],
         &[&[
             "host/problem.rs",
             "host/policy.rs",
             "host/head_policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
+            "host/varlen/",
         ]],
-        &[&[
-            "host/selection/",
-            "host/stage.rs",
-            "host/report.rs",
-            "host/progress.rs",
-        ]],
+        &[
+            &[
+                "host/selection/",
+                "host/stage.rs",
+                "host/report.rs",
+                "host/progress.rs",
+            ],
+            &["host/profile/"],
+            &["host/calibrate/"],
+        ],
         &[&["host/plan.rs"]],
         &[&["host/cpu/"], &["host/pipeline/"]],
         &[
