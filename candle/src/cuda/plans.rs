@@ -51,14 +51,15 @@ impl Key {
                         pages.block_table.dims2()?.0
                     )
                 }
-                let bounds = VarlenBounds::causal(sequences, packed.max_seqlen_k, head_dim, dtype)
-                    .with_heads(heads, views.k.heads())
-                    .with_max_seqlen_q(packed.max_seqlen_q)
-                    // A tensor with room for more holds no more than this.
-                    .with_total_q(tokens.min(sequences * packed.max_seqlen_q))
-                    .with_softmax_scale(attention.softmax_scale)
-                    .with_causal(causal);
-                Sizes::Packed(bounds)
+                Sizes::Packed(
+                    VarlenBounds::causal(sequences, packed.max_seqlen_k, head_dim, dtype)
+                        .with_heads(heads, views.k.heads())
+                        .with_max_seqlen_q(packed.max_seqlen_q)
+                        // A tensor with room for more holds no more than this.
+                        .with_total_q(tokens.min(sequences.saturating_mul(packed.max_seqlen_q)))
+                        .with_softmax_scale(attention.softmax_scale)
+                        .with_causal(causal),
+                )
             }
         };
         Ok(Key {
