@@ -51,6 +51,7 @@ pub mod ptx;
 mod report;
 mod selection;
 mod shape;
+pub mod squeeze;
 mod stage;
 mod tensor;
 pub mod top_k;

@@ -27,11 +27,13 @@ mod workspace;
 pub use crate::stage::{SampledRow, UnitMass};
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
-pub(crate) use simd::PANEL;
+pub(crate) use simd::{Kernel, Lanes, PANEL, Simd};
 pub use stages::Stages;
+pub(crate) use tile::{KEY_GROUP, Rows, scores};
 #[cfg(test)]
 pub(crate) use units::Unit;
 pub(crate) use units::Units;
+pub(crate) use workers::for_each_task;
 pub(crate) use workspace::bytes as workspace_bytes;
 
 use crate::error::Result;

@@ -1,0 +1,7 @@
+//! Squeezed Attention: indices, look-up and attention, beside the f64 oracle.
+
+mod attention;
+mod errors;
+mod index;
+mod lookup;
+mod support;
