@@ -594,14 +594,20 @@ impl<'a> Squeeze<'a> {
         for (task, done) in done.into_iter().enumerate() {
             let (block, head) = (task / heads, task % heads);
             let rows = self.rule.block.min(q_len - block * self.rule.block);
-            let part = rows as f64 / q_len as f64;
-            let clusters = index.clusters(head % index.kv_heads()).max(1);
             let report = &mut report.heads[head];
-            report.share += part * done.kept.keys as f64 / clustered.max(1) as f64;
-            report.fixed_share += part * (done.kept.keys + index.outside) as f64 / index.len() as f64;
-            report.coverage += part * done.kept.coverage;
-            report.scored += part * done.kept.scored as f64 / clusters as f64;
+            // Sums of whole numbers, which are exact; divided below.
+            report.share += (rows * done.kept.keys) as f64;
+            report.fixed_share += (rows * (done.kept.keys + index.outside)) as f64;
+            report.coverage += rows as f64 * done.kept.coverage;
+            report.scored += (rows * done.kept.scored) as f64;
             report.kept.push(done.clusters);
+        }
+        for (head, report) in report.heads.iter_mut().enumerate() {
+            let clusters = index.clusters(head % index.kv_heads());
+            report.share /= (q_len * clustered.max(1)) as f64;
+            report.fixed_share /= (q_len * index.len()) as f64;
+            report.coverage /= q_len as f64;
+            report.scored /= (q_len * clusters.max(1)) as f64;
         }
         report
     }

@@ -12,6 +12,7 @@ mod model;
 mod policies;
 mod progress;
 mod retrieval;
+mod squeezed;
 mod table;
 mod weights;
 #[cfg(test)]
@@ -53,6 +54,8 @@ pub struct Options {
     cases: u64,
     #[command(flatten)]
     grid: Grid,
+    #[command(flatten)]
+    squeeze: squeezed::SqueezeOptions,
     /// Measure the true coverage of every row in a sweep too, which takes half the time of dense attention.
     #[arg(long)]
     row_coverage: bool,
@@ -71,7 +74,12 @@ fn report_file(name: &str) -> Result<PathBuf, String> {
 
 /// Measures and prints; what went wrong goes to standard error.
 pub fn run(options: Options) -> ExitCode {
-    match measure(&options) {
+    let measured = if options.squeeze.is_asked() {
+        squeezed::measure(&options)
+    } else {
+        measure(&options)
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");

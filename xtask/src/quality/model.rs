@@ -91,10 +91,20 @@ impl Model {
         bytes: &[u8],
         attention: &mut impl Attention,
     ) -> Result<Vec<f32>, String> {
+        self.forward_at(0, bytes, attention)
+    }
+
+    /// The same of bytes that stand at the positions from `first` on: `attention` knows what stands before them.
+    pub fn forward_at(
+        &self,
+        first: usize,
+        bytes: &[u8],
+        attention: &mut impl Attention,
+    ) -> Result<Vec<f32>, String> {
         let config = &self.config;
         let problem = Problem::causal(bytes.len(), config.head_dim, Dtype::Bf16)
             .with_heads(config.q_heads, config.kv_heads);
-        let rotary = Rotary::new(bytes.len(), config.head_dim, config.rope_theta);
+        let rotary = Rotary::new(first, bytes.len(), config.head_dim, config.rope_theta);
         let mut x: Vec<f32> = bytes
             .iter()
             .flat_map(|&byte| {
