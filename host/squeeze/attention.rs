@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
 use super::index::Index;
+use super::level::Level;
 use super::lookup::{Block, Kept, LevelRule, LookUp};
 use super::observed::Observed;
 use super::report::{HeadReport, Report};
 use super::rows::{Gathered, part, write_row};
 use super::rule::{Centroids, Keep};
 use crate::cpu::{InstructionSet, for_each_task};
+use crate::dtype::Dtype;
 use crate::plan::{MAX_THREADS, Plan};
 use crate::problem::Problem;
 use crate::tensor::{Inputs, Outputs, TensorView, TensorViewMut};
@@ -65,6 +67,21 @@ pub struct Workspace {
     part_lse: Vec<f32>,
     known: Vec<f32>,
     known_lse: Vec<f32>,
+    workers: Vec<Worker>,
+    /// What the workers were made for.
+    made_for: Option<WorkerShape>,
+}
+
+/// What the memory of a worker depends on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct WorkerShape {
+    dtype: Dtype,
+    head_dim: usize,
+    group: usize,
+    rows: usize,
+    clusters: usize,
+    coarse_clusters: usize,
+    threads: usize,
 }
 
 impl Workspace {
@@ -76,7 +93,10 @@ impl Workspace {
     /// Bytes that it holds between calls.
     pub fn bytes(&self) -> usize {
         let floats = [&self.part, &self.part_lse, &self.known, &self.known_lse];
-        self.dense.capacity() + 4 * floats.map(Vec::capacity).iter().sum::<usize>()
+        let workers = self.workers.iter().map(Worker::bytes);
+        self.dense.capacity()
+            + 4 * floats.map(Vec::capacity).iter().sum::<usize>()
+            + workers.sum::<usize>()
     }
 }
 
@@ -186,8 +206,7 @@ impl<'a> Squeeze<'a> {
             .with_softmax_scale(self.softmax_scale)
     }
 
-    /// Bytes that a call works in at most, beyond the index, its inputs and outputs: those of a [`Workspace`], and those that each thread
-    /// takes for the time of the call.
+    /// Bytes that a call works in at most, beyond the index, its inputs and outputs: those of its [`Workspace`].
     ///
     /// # Errors
     /// Sizes that no [`Problem`] has.
@@ -243,12 +262,13 @@ impl<'a> Squeeze<'a> {
         let dense_time = began.elapsed();
         let blocks = q_len.div_ceil(self.rule.block);
         let mut done = vec![Done::default(); blocks * batch * self.index.kv_heads()];
+        self.make_workers(q_len, workspace)?;
+        let mut workers = std::mem::take(&mut workspace.workers);
         let tasks = self.tasks(batch, q_len, workspace, &mut done);
-        let mut workers = self.workers(q_len)?;
         for_each_task(&mut workers, tasks.into_iter(), |worker, task| {
             self.run(&inputs.q, worker, task);
         });
-        drop(workers);
+        workspace.workers = workers;
         if let Some(error) = done.iter_mut().find_map(|done| done.failed.take()) {
             return Err(error);
         }
@@ -375,8 +395,27 @@ impl<'a> Squeeze<'a> {
         })
     }
 
-    fn workers(&self, q_len: usize) -> Result<Vec<Worker>> {
-        (0..self.threads).map(|_| self.worker(q_len)).collect()
+    /// Workers for this call, unless those of the last one fit.
+    fn make_workers(&self, q_len: usize, workspace: &mut Workspace) -> Result<()> {
+        let heads = &self.index.heads;
+        let coarse = heads.iter().filter_map(|head| head.coarse.as_ref());
+        let shape = WorkerShape {
+            dtype: self.index.dtype(),
+            head_dim: self.index.head_dim(),
+            group: self.group(),
+            rows: q_len.min(self.rule.block),
+            clusters: heads.iter().map(|head| head.fine.len()).max().unwrap_or(0),
+            coarse_clusters: coarse.map(Level::len).max().unwrap_or(0),
+            threads: self.threads,
+        };
+        if workspace.made_for != Some(shape) {
+            workspace.made_for = None;
+            workspace.workers = (0..self.threads)
+                .map(|_| self.worker(q_len))
+                .collect::<Result<_>>()?;
+            workspace.made_for = Some(shape);
+        }
+        Ok(())
     }
 
     /// A block over some rows of one key/value head, all of which it sees.
@@ -501,6 +540,8 @@ impl<'a> Squeeze<'a> {
         attend: &mut impl FnMut(&mut Worker) -> Result<()>,
     ) -> Result<()> {
         let head = &self.index.heads[kv_head];
+        worker.keys.clear();
+        worker.values.clear();
         let mut room = CHUNK;
         for &cluster in clusters {
             let mut run = head.run(cluster as usize);

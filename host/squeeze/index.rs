@@ -134,7 +134,7 @@ impl Index {
 
     /// Adds text to the end of the fixed context: keys and values [1, kv_heads, more, head_dim] at the positions after the last. What
     /// was the window is clustered with it, but for the new window. Clusters that were there stay as they are, so that the result differs
-    /// from an index of the whole by where its spans begin.
+    /// from an index of the whole by where its spans begin. Each call makes clusters of its own, so append whole passages, not token by token.
     ///
     /// It makes a new copy of the keys and values: until it returns there are two.
     ///
@@ -337,7 +337,7 @@ impl Index {
         let span = options.span.min(len);
         let at_once = threads.min(kv_heads.saturating_mul(len.div_ceil(span.max(1))));
         // Beside the spans, where the rows of all heads come from and the orders within spans.
-        let orders = 32usize.saturating_mul(len).saturating_mul(kv_heads);
+        let orders = 48usize.saturating_mul(len).saturating_mul(kv_heads);
         Method::workspace_bytes(options, span, head_dim)
             .saturating_mul(at_once.max(1))
             .saturating_add(orders)
@@ -365,9 +365,11 @@ impl Index {
         })
     }
 
-    /// Positions of all rows of a head, in the order in which they lie.
-    pub(super) fn row_positions(&self, kv_head: usize) -> &[u32] {
-        &self.heads[kv_head].positions
+    /// Positions in no cluster of a context of `len`, ascending.
+    #[cfg(feature = "index-files")]
+    pub(super) fn outside_positions(options: &IndexOptions, len: usize) -> Vec<u32> {
+        let division = Division::new(options, len);
+        division.outside_positions().map(|p| p as u32).collect()
     }
 }
 

@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn thresholds_lie_between_the_scores_that_they_part() {
         let between = |x: f32| x < 1e-2 && x > 0.9e-2;
-        assert!(between(observed().threshold_for_share(0.1).unwrap()));
+        assert!(between(observed().threshold_for_share(0.09).unwrap()));
         assert!(between(observed().threshold_for_coverage(0.9).unwrap()));
         let all = observed().threshold_for_coverage(0.95).unwrap();
         assert!(all < 1e-5 && all > 0.9e-5, "{all}");

@@ -62,8 +62,14 @@ impl Rows {
         }
     }
 
+    #[cfg(feature = "index-files")]
     pub(super) fn data(&self) -> &Data {
         &self.data
+    }
+
+    #[cfg(all(test, feature = "index-files"))]
+    pub(super) fn data_mut(&mut self) -> &mut Data {
+        &mut self.data
     }
 
     pub(super) fn dtype(&self) -> Dtype {

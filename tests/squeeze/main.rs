@@ -2,6 +2,7 @@
 
 mod attention;
 mod errors;
+mod files;
 mod index;
 mod lookup;
 mod support;

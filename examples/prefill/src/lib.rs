@@ -7,13 +7,17 @@ mod allocator;
 mod args;
 mod compute;
 mod engine;
-mod failure;
-mod files;
+#[doc(hidden)]
+pub mod failure;
+#[doc(hidden)]
+pub mod files;
 mod gpu;
 mod input;
-mod memory;
+#[doc(hidden)]
+pub mod memory;
 mod output;
-mod picture;
+#[doc(hidden)]
+pub mod picture;
 mod progress;
 mod report;
 #[cfg(unix)]

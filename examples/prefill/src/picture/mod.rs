@@ -1,7 +1,7 @@
 //! The picture: per head, the mask over the attention mass, the coverage curve and the coverage of the rows.
 
 mod axis;
-mod canvas;
+pub mod canvas;
 mod curve;
 mod map;
 mod mass;

@@ -82,11 +82,24 @@ pub fn all() -> Vec<Spec> {
         second.with_score(Score::Isotropic),
         target,
     ));
+    let by_dimension = IndexOptions::default()
+        .with_span(usize::MAX)
+        .with_variance(Variance::PerDimension);
+    for coverage in [0.96, 0.98, 0.99] {
+        specs.push(Spec {
+            options: by_dimension,
+            ..spec(
+                format!("variances by dimension, T for {coverage}"),
+                second,
+                Target::Coverage(coverage),
+            )
+        });
+    }
     specs.push(Spec {
         options: IndexOptions::default()
             .with_span(usize::MAX)
-            .with_variance(Variance::PerDimension),
-        ..spec("second order, variances by dimension, T for 0.98", second, target)
+            .with_cluster_ratio(0.1),
+        ..spec("second order, 10 % clusters, T for 0.98", second, target)
     });
     specs.push(Spec {
         options: IndexOptions::default().with_span(1024),
@@ -116,6 +129,14 @@ pub fn all() -> Vec<Spec> {
                 rule.with_keep(Keep::Coverage(coverage)),
                 Target::Given,
             ));
+            specs.push(Spec {
+                options: by_dimension,
+                ..spec(
+                    format!("variances by dimension, blocks of {block}, T for {coverage}"),
+                    rule,
+                    Target::Coverage(coverage),
+                )
+            });
         }
     }
     specs
