@@ -118,7 +118,7 @@ pub fn all() -> Vec<Spec> {
     }
     for block in [64, 128] {
         let rule = second.with_block(block);
-        for coverage in [0.98, 0.99] {
+        for coverage in [0.98, 0.985, 0.99] {
             specs.push(spec(
                 format!("blocks of {block}, T for {coverage}"),
                 rule,
