@@ -346,7 +346,13 @@ impl<'a> Squeeze<'a> {
         let block = self.block(q, task);
         let one_level = self.rule.with_coarse_threshold(None);
         let scale_log2 = self.problem(1, 1, 1).scale_log2();
-        lookup.score(self.index, &one_level, &block, scale_log2, self.instruction_set);
+        lookup.score(
+            self.index,
+            &one_level,
+            &block,
+            scale_log2,
+            self.instruction_set,
+        );
         let rows = task.rows as f64;
         for (cluster, &estimate) in lookup.estimates[..head.fine.len()].iter().enumerate() {
             let masses = (0..block.group).map(|of| lookup.mass(&head.fine, of, cluster));
@@ -450,7 +456,10 @@ impl<'a> Squeeze<'a> {
             for (row, place) in self.places(batch, q_len).enumerate() {
                 merge(
                     (&mut known[row * dim..][..dim], &mut known_lse[row]),
-                    (&workspace.part[place * dim..][..dim], workspace.part_lse[place]),
+                    (
+                        &workspace.part[place * dim..][..dim],
+                        workspace.part_lse[place],
+                    ),
                 );
             }
         }
@@ -503,7 +512,13 @@ impl<'a> Squeeze<'a> {
         let scale_log2 = self.problem(1, 1, 1).scale_log2();
         let block = self.block(q, &task);
         let lookup = &mut worker.lookup;
-        lookup.score(self.index, &self.rule, &block, scale_log2, self.instruction_set);
+        lookup.score(
+            self.index,
+            &self.rule,
+            &block,
+            scale_log2,
+            self.instruction_set,
+        );
         let kept = lookup.keep(&head.fine, &self.rule, self.group());
         let clusters = lookup.kept.clone();
         let looked_up = Instant::now();
@@ -548,7 +563,9 @@ impl<'a> Squeeze<'a> {
             while !run.is_empty() {
                 let end = run.end.min(run.start + room);
                 worker.keys.push(&self.index.keys, kv_head, run.start..end);
-                worker.values.push(&self.index.values, kv_head, run.start..end);
+                worker
+                    .values
+                    .push(&self.index.values, kv_head, run.start..end);
                 room -= end - run.start;
                 run.start = end;
                 if room == 0 {
@@ -590,13 +607,7 @@ impl<'a> Squeeze<'a> {
         Ok(())
     }
 
-    fn store(
-        &self,
-        batch: usize,
-        q_len: usize,
-        workspace: &Workspace,
-        outputs: &mut Outputs<'_>,
-    ) {
+    fn store(&self, batch: usize, q_len: usize, workspace: &Workspace, outputs: &mut Outputs<'_>) {
         let dim = self.index.head_dim();
         for (row, place) in self.places(batch, q_len).enumerate() {
             let (head, token) = (place / q_len, place % q_len);
@@ -608,13 +619,7 @@ impl<'a> Squeeze<'a> {
         }
     }
 
-    fn report(
-        &self,
-        batch: usize,
-        q_len: usize,
-        done: Vec<Done>,
-        dense_time: Duration,
-    ) -> Report {
+    fn report(&self, batch: usize, q_len: usize, done: Vec<Done>, dense_time: Duration) -> Report {
         let index = self.index;
         let heads = batch * index.kv_heads();
         let clustered = index.len() - index.outside;

@@ -51,7 +51,9 @@ impl Method {
             .saturating_mul(keys)
             .saturating_add(3 * (clusters + 8))
             .saturating_mul(dim);
-        floats.saturating_add(8 * keys + 8 * clusters).saturating_mul(4)
+        floats
+            .saturating_add(8 * keys + 8 * clusters)
+            .saturating_mul(4)
     }
 
     pub(super) fn cluster(&self, span: &Span<'_>) -> Result<Ordered> {
@@ -129,11 +131,7 @@ impl Method {
         let mut keys = vec![0.0; span.origins.len() * dim];
         let rows = keys.chunks_exact_mut(dim).zip(span.origins).enumerate();
         for (index, (row, &(source, token))) in rows {
-            read(
-                &span.sources[source],
-                (0, span.head, token as usize),
-                row,
-            );
+            read(&span.sources[source], (0, span.head, token as usize), row);
             if row.iter().any(|x| !x.is_finite()) {
                 return Err(Error::NonFinite {
                     tensor: "k",

@@ -40,7 +40,9 @@ pub enum Error {
         given: usize,
     },
     /// Keys and values that do not fit each other or the index.
-    #[error("{tensor} has shape {given:?}, but {expected:?} is needed (1, heads, length, head_dim)")]
+    #[error(
+        "{tensor} has shape {given:?}, but {expected:?} is needed (1, heads, length, head_dim)"
+    )]
     Shape {
         /// Which tensor.
         tensor: &'static str,
@@ -102,7 +104,9 @@ pub enum Error {
         why: String,
     },
     /// An index of another version of the format.
-    #[error("{path} has version {given} of the index format, and this library reads {expected}: build the index again")]
+    #[error(
+        "{path} has version {given} of the index format, and this library reads {expected}: build the index again"
+    )]
     Version {
         /// The file.
         path: String,

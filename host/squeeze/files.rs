@@ -222,10 +222,15 @@ fn checksum(tensors: &[(String, Plain<'_>)], metadata: &HashMap<String, String>)
         let words = words.iter().map(|word| u64::from_le_bytes(*word));
         for word in words.chain(rest).chain([bytes.len() as u64]) {
             // The rotation carries high bits down, which a product alone does not.
-            sum = (sum ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29);
+            sum = (sum ^ word)
+                .wrapping_mul(0x0000_0100_0000_01b3)
+                .rotate_left(29);
         }
     };
-    let mut options: Vec<_> = metadata.iter().filter(|(key, _)| *key != "checksum").collect();
+    let mut options: Vec<_> = metadata
+        .iter()
+        .filter(|(key, _)| *key != "checksum")
+        .collect();
     options.sort();
     for (key, value) in options {
         add(key.as_bytes());
@@ -246,7 +251,12 @@ fn read(file: &SafeTensors<'_>, metadata: &HashMap<String, String>) -> Why<Index
     names.sort_unstable();
     let found: Vec<(String, FileView<'_>)> = names
         .iter()
-        .map(|name| Ok(((*name).to_owned(), file.tensor(name).map_err(|error| error.to_string())?)))
+        .map(|name| {
+            Ok((
+                (*name).to_owned(),
+                file.tensor(name).map_err(|error| error.to_string())?,
+            ))
+        })
         .collect::<Why<_>>()?;
     let plain: Vec<(String, Plain<'_>)> = found
         .iter()
@@ -280,7 +290,11 @@ fn options(metadata: &HashMap<String, String>) -> Why<IndexOptions> {
     };
     let variance = [Variance::Profile, Variance::PerDimension]
         .into_iter()
-        .find(|variance| metadata.get("variance").is_some_and(|name| name == variance.name()))
+        .find(|variance| {
+            metadata
+                .get("variance")
+                .is_some_and(|name| name == variance.name())
+        })
         .ok_or("its metadata has no valid `variance`")?;
     let options = IndexOptions {
         cluster_ratio: number(metadata, "cluster_ratio")?,
@@ -354,9 +368,8 @@ impl Parts<'_> {
         if !is_division(&fine.rows, outside.len(), keys.len()) {
             return Err("`fine.rows` does not divide the rows".to_owned());
         }
-        let ascends = |run: &[u32]| {
-            positions[run[0] as usize..run[1] as usize].is_sorted_by(|a, b| a < b)
-        };
+        let ascends =
+            |run: &[u32]| positions[run[0] as usize..run[1] as usize].is_sorted_by(|a, b| a < b);
         if !fine.rows.windows(2).all(ascends) {
             return Err("positions of a cluster do not ascend".to_owned());
         }
@@ -521,7 +534,10 @@ mod tests {
             },
             "repeated",
         );
-        refused(|index| index.heads[0].positions.swap(0, 1), "sinks and window");
+        refused(
+            |index| index.heads[0].positions.swap(0, 1),
+            "sinks and window",
+        );
         refused(
             |index| {
                 let head = &mut index.heads[0];
@@ -539,7 +555,10 @@ mod tests {
             |index| *index.heads[0].fine.rows.last_mut().unwrap() = u32::MAX,
             "`fine.rows` does not divide",
         );
-        refused(|index| index.heads[0].fine.means[3] = f32::NAN, "not finite");
+        refused(
+            |index| index.heads[0].fine.means[3] = f32::NAN,
+            "not finite",
+        );
         refused(|index| index.heads[1].fine.spread[0] = -1.0, "negative");
         refused(
             |index| index.heads[1].coarse.as_mut().unwrap().children[1] = 900,

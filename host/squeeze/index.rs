@@ -118,11 +118,15 @@ impl Index {
         let [_, heads, len, _] = k.shape();
         let division = Division::new(&options, len);
         let clustered = division.sinks..division.window_start;
-        let origins: Vec<Vec<Origin>> = vec![clustered.clone().map(|p| (0, p as u32)).collect(); heads];
+        let origins: Vec<Vec<Origin>> =
+            vec![clustered.clone().map(|p| (0, p as u32)).collect(); heads];
         check_finite_outside("k", k, division.outside_positions(), 0)?;
         check_finite_outside("v", v, 0..len, 0)?;
         let spans = cluster(&[*k], clustered.start, &origins, options, progress)?;
-        let outside: Vec<Origin> = division.outside_positions().map(|p| (0, p as u32)).collect();
+        let outside: Vec<Origin> = division
+            .outside_positions()
+            .map(|p| (0, p as u32))
+            .collect();
         Index::assemble(
             [&[*k], &[*v]],
             options,
@@ -164,7 +168,8 @@ impl Index {
                 None => (0, before.row(position) as u32),
             }
         };
-        let origins: Vec<Vec<Origin>> = vec![(first..after.window_start).map(origin).collect(); heads];
+        let origins: Vec<Vec<Origin>> =
+            vec![(first..after.window_start).map(origin).collect(); heads];
         let (old_keys, old_values) = (self.keys.view()?, self.values.view()?);
         let spans = cluster(&[old_keys, *k], first, &origins, self.options, &|_, _| {})?;
         let outside: Vec<Origin> = after.outside_positions().map(origin).collect();
@@ -310,10 +315,7 @@ impl Index {
     pub fn mean(&self, kv_head: usize, cluster: usize) -> (&[f32], f32) {
         let fine = &self.heads[kv_head].fine;
         let dim = self.head_dim();
-        (
-            &fine.means[cluster * dim..][..dim],
-            fine.spread[cluster],
-        )
+        (&fine.means[cluster * dim..][..dim], fine.spread[cluster])
     }
 
     /// Bytes that the index holds.
@@ -360,7 +362,8 @@ impl Index {
         self.heads.iter().enumerate().all(|(head, of_head)| {
             let mut rows = of_head.positions.iter().enumerate();
             rows.all(|(row, &position)| {
-                same(&self.keys, k, head, row, position) && same(&self.values, v, head, row, position)
+                same(&self.keys, k, head, row, position)
+                    && same(&self.values, v, head, row, position)
             })
         })
     }
@@ -384,7 +387,13 @@ impl Head {
     ) -> Self {
         let coarse = (options.coarse_ratio.is_some()).then(|| {
             let rows = families.iter().map(|&cluster| boundaries[cluster as usize]);
-            Level::measure(keys, head, rows.collect(), families.clone(), options.variance)
+            Level::measure(
+                keys,
+                head,
+                rows.collect(),
+                families.clone(),
+                options.variance,
+            )
         });
         Head {
             positions,
@@ -415,7 +424,10 @@ impl Old {
             rows: outside..head.positions.len(),
             positions: head.positions[outside..].to_vec(),
             sizes: sizes(&head.fine.rows),
-            children: head.coarse.as_ref().map_or(Vec::new(), |level| sizes(&level.children)),
+            children: head
+                .coarse
+                .as_ref()
+                .map_or(Vec::new(), |level| sizes(&level.children)),
         }
     }
 }
@@ -441,9 +453,9 @@ fn cluster(
         .enumerate()
         .flat_map(|(head, origins)| {
             let chunks = origins.chunks(options.span.min(origins.len().max(1)));
-            chunks.enumerate().map(move |(chunk, origins)| {
-                (head, chunk.saturating_mul(options.span), origins)
-            })
+            chunks
+                .enumerate()
+                .map(move |(chunk, origins)| (head, chunk.saturating_mul(options.span), origins))
         })
         .collect();
     let done = AtomicUsize::new(0);

@@ -67,7 +67,8 @@ impl Kernel for Nearest<'_> {
         for (to, &label) in self.labels.iter_mut().zip(&labels.0) {
             *to = label as u32;
         }
-        self.products.copy_from_slice(&best.0[..self.products.len()]);
+        self.products
+            .copy_from_slice(&best.0[..self.products.len()]);
     }
 }
 

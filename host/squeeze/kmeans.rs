@@ -199,8 +199,15 @@ fn without_gaps(mut labels: Vec<u32>, clusters: usize) -> (Vec<u32>, usize) {
 
 /// `to` = `row` over its length, in f64; zeros stay.
 pub(super) fn normalise(row: &[f32], to: &mut [f32]) {
-    let square = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-    let factor = if square > 0.0 { square.sqrt().recip() } else { 0.0 };
+    let square = row
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>();
+    let factor = if square > 0.0 {
+        square.sqrt().recip()
+    } else {
+        0.0
+    };
     for (to, &x) in to.iter_mut().zip(row) {
         *to = (f64::from(x) * factor) as f32;
     }

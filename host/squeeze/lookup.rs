@@ -108,9 +108,7 @@ impl LookUp {
             + 3 * self.estimates.len()
             + 2 * self.coarse_estimates.len()
             + 2 * self.known_share.len();
-        lanes * size_of::<Lanes>()
-            + 4 * words
-            + self.runs.capacity() * size_of::<Range<usize>>()
+        lanes * size_of::<Lanes>() + 4 * words + self.runs.capacity() * size_of::<Range<usize>>()
     }
 
     /// Scores the clusters for a block, and leaves the estimates; nothing is kept yet. `softmax_scale` is that of q·k.
@@ -166,7 +164,12 @@ impl LookUp {
             let shares = &mut self.coarse_shares[..block.group * clusters];
             add_shares(block, first, scores, shares, 0..clusters);
         }
-        largest(&self.coarse_shares, block, clusters, &mut self.coarse_estimates);
+        largest(
+            &self.coarse_shares,
+            block,
+            clusters,
+            &mut self.coarse_estimates,
+        );
     }
 
     fn score_fine(&mut self, head: &Head, rule: &LevelRule, block: &Block<'_>) {
@@ -194,7 +197,11 @@ impl LookUp {
                 let scores = &mut self.scores[at..];
                 let padded = run.len().next_multiple_of(KEY_GROUP);
                 rule.scores(&self.panel, fine, run.clone(), &mut scores[..padded]);
-                rule.sum(&scores[..run.len()], &fine.log2_counts[run.clone()], &mut sums);
+                rule.sum(
+                    &scores[..run.len()],
+                    &fine.log2_counts[run.clone()],
+                    &mut sums,
+                );
                 at += run.len();
             }
             let total = total(&sums, &known);
@@ -255,7 +262,10 @@ impl LookUp {
             }
         }
         self.kept.sort_unstable();
-        let keys = self.kept.iter().map(|&cluster| fine.count(cluster as usize) as usize);
+        let keys = self
+            .kept
+            .iter()
+            .map(|&cluster| fine.count(cluster as usize) as usize);
         let covered = (0..group).map(|head| {
             let masses = self.kept.iter().map(|&c| self.mass(fine, head, c as usize));
             (self.known_share[head] + masses.sum::<f64>()).min(1.0)
@@ -271,11 +281,19 @@ impl LookUp {
     fn keep_ranked(&mut self, mut wants: impl FnMut(&Self, usize) -> bool) {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
-        order.extend(self.runs.iter().flat_map(|run| run.start as u32..run.end as u32));
+        order.extend(
+            self.runs
+                .iter()
+                .flat_map(|run| run.start as u32..run.end as u32),
+        );
         let estimate = |cluster: u32| self.estimates[cluster as usize];
         order.sort_unstable_by(|&a, &b| estimate(b).total_cmp(&estimate(a)).then(a.cmp(&b)));
         let mut kept = std::mem::take(&mut self.kept);
-        kept.extend(order.iter().take_while(|&&cluster| wants(self, cluster as usize)));
+        kept.extend(
+            order
+                .iter()
+                .take_while(|&&cluster| wants(self, cluster as usize)),
+        );
         (self.order, self.kept) = (order, kept);
     }
 

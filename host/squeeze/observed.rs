@@ -198,8 +198,14 @@ mod tests {
     #[test]
     fn nothing_observed_is_refused() {
         let nothing = Observed::new();
-        assert_eq!(nothing.threshold_for_share(0.1), Err(Error::NothingObserved));
-        assert_eq!(nothing.threshold_for_coverage(0.9), Err(Error::NothingObserved));
+        assert_eq!(
+            nothing.threshold_for_share(0.1),
+            Err(Error::NothingObserved)
+        );
+        assert_eq!(
+            nothing.threshold_for_coverage(0.9),
+            Err(Error::NothingObserved)
+        );
         assert_eq!(
             observed().coarse_threshold_for_share(0.1),
             Err(Error::NothingObserved)

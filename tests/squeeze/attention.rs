@@ -75,7 +75,10 @@ fn an_estimated_coverage_is_near_the_true_one() {
     let estimated = kept.report.mean_coverage();
     assert!(estimated >= 0.95);
     // Single keys that stand out of their cluster are what an estimate does not see.
-    assert!((true_coverage - estimated).abs() < 0.03, "{true_coverage} {estimated}");
+    assert!(
+        (true_coverage - estimated).abs() < 0.03,
+        "{true_coverage} {estimated}"
+    );
 }
 
 #[test]
@@ -96,11 +99,7 @@ fn a_token_has_the_same_bits_alone_as_among_others() {
     };
     let inputs = |rows: std::ops::Range<usize>| {
         let own = text.fixed..text.fixed + rows.end;
-        Inputs::new(
-            queries(rows),
-            text.keys(own.clone()),
-            text.values(own),
-        )
+        Inputs::new(queries(rows), text.keys(own.clone()), text.values(own))
     };
     let together = attend(&squeeze, &inputs(0..q_len));
     for row in 0..q_len {
@@ -199,9 +198,8 @@ fn sequences_of_a_batch_share_an_index() {
     };
     let inputs = text.inputs();
     let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(twice);
-    let view = |data, heads| {
-        sample_attention::TensorView::bhsd::<f32>(data, [2, heads, 40, 64]).unwrap()
-    };
+    let view =
+        |data, heads| sample_attention::TensorView::bhsd::<f32>(data, [2, heads, 40, 64]).unwrap();
     let both = attend(
         &squeeze,
         &Inputs::new(view(&q, 4), view(&k, 2), view(&v, 2)),

@@ -147,11 +147,18 @@ fn a_rule_without_a_threshold_is_refused_until_it_has_one() {
     let Tensor::F32(q) = &text.capture.q else {
         unreachable!()
     };
-    let short = Index::build(&text.keys(0..30), &text.values(0..30), IndexOptions::default());
+    let short = Index::build(
+        &text.keys(0..30),
+        &text.values(0..30),
+        IndexOptions::default(),
+    );
     let short = short.unwrap();
     let squeeze = Squeeze::new(&short, Centroids::published(), 4, 0.125).unwrap();
     let shape = [1, 4, short.window(), 64];
     let q = TensorView::bhsd(&q[..shape.iter().product()], shape).unwrap();
     let observed: Observed = squeeze.observe(&q).unwrap();
-    assert_eq!(observed.threshold_for_share(0.1), Err(Error::NothingObserved));
+    assert_eq!(
+        observed.threshold_for_share(0.1),
+        Err(Error::NothingObserved)
+    );
 }

@@ -35,7 +35,11 @@ fn clusters_partition_the_context_and_have_the_means_of_their_keys() {
         let text = Text::small(Dtype::Bf16, 64);
         let index = text.index(IndexOptions::default().with_span(span));
         assert_partition(&index);
-        assert!((38..50).contains(&index.clusters(0)), "{}", index.clusters(0));
+        assert!(
+            (38..50).contains(&index.clusters(0)),
+            "{}",
+            index.clusters(0)
+        );
         assert!(index.coarse_clusters(0) < index.clusters(0) / 3);
         let qkv = text.qkv();
         for cluster in 0..index.clusters(1) {
@@ -138,8 +142,7 @@ fn appended_text_is_clustered_where_the_window_was() {
     ] {
         for cuts in [vec![600], vec![5, 20, 300, 301, 700], vec![150, 160]] {
             let mut at = cuts[0];
-            let mut index =
-                Index::build(&text.keys(0..at), &text.values(0..at), options).unwrap();
+            let mut index = Index::build(&text.keys(0..at), &text.values(0..at), options).unwrap();
             for next in cuts[1..].iter().copied().chain([len]) {
                 index
                     .append(&text.keys(at..next), &text.values(at..next))

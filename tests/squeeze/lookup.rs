@@ -163,7 +163,10 @@ fn two_levels_keep_what_one_does_below_the_coarse_clusters_that_matter() {
         assert!(head.scored < 0.9, "{}", head.scored);
         for (some, all) in head.kept.iter().zip(&of_all.kept) {
             kept += all.len();
-            lost += all.iter().filter(|c| some.binary_search(c).is_err()).count();
+            lost += all
+                .iter()
+                .filter(|c| some.binary_search(c).is_err())
+                .count();
         }
     }
     assert!(lost * 20 <= kept, "{lost} of {kept}");

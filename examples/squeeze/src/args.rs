@@ -181,7 +181,10 @@ fn in_unit(option: &str, x: f32) -> Result<f32, Failure> {
 fn positive(option: &str, x: f32) -> Result<f32, Failure> {
     match x > 0.0 {
         true => Ok(x),
-        false => Err(Failure::of(format_args!("{option} {x}"), "it must be above 0")),
+        false => Err(Failure::of(
+            format_args!("{option} {x}"),
+            "it must be above 0",
+        )),
     }
 }
 

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use sample_attention::squeeze::{
-    Centroids, Index, IndexOptions, Keep, Report, Squeeze, Workspace,
-};
+use sample_attention::squeeze::{Centroids, Index, IndexOptions, Keep, Report, Squeeze, Workspace};
 use sample_attention::{Inputs, Outputs, Plan, Problem, TensorViewMut};
 use sample_attention_inputs::relative_error;
 use sample_attention_prefill::failure::Failure;
@@ -95,7 +93,9 @@ fn build(request: &Request, input: &Input) -> Result<Index, Failure> {
     } else {
         IndexOptions::default()
     };
-    let coarse = options.coarse_ratio.map(|ratio| ratio.min(request.clusters));
+    let coarse = options
+        .coarse_ratio
+        .map(|ratio| ratio.min(request.clusters));
     let options = options
         .with_cluster_ratio(request.clusters)
         .with_coarse_ratio(coarse);
@@ -127,11 +127,7 @@ fn load(path: &std::path::Path, input: &Input) -> Result<Index, Failure> {
 }
 
 /// The rule with its threshold, from the fixed context's own last queries.
-fn squeeze<'a>(
-    request: &Request,
-    input: &Input,
-    index: &'a Index,
-) -> Result<Squeeze<'a>, Failure> {
+fn squeeze<'a>(request: &Request, input: &Input, index: &'a Index) -> Result<Squeeze<'a>, Failure> {
     let rule = if request.published {
         Centroids::published()
     } else {
@@ -225,8 +221,14 @@ fn compare(squeezed: &Attended, dense: &Attended, rows: usize, dim: usize) -> Ve
     let lse = lse.zip(dense.lse.chunks_exact(rows));
     o.zip(lse)
         .map(|((o, dense_o), (lse, dense_lse))| {
-            let shares = lse.iter().zip(dense_lse).map(|(kept, all)| f64::from(kept - all).exp());
-            (relative_error(o, dense_o), shares.sum::<f64>() / rows as f64)
+            let shares = lse
+                .iter()
+                .zip(dense_lse)
+                .map(|(kept, all)| f64::from(kept - all).exp());
+            (
+                relative_error(o, dense_o),
+                shares.sum::<f64>() / rows as f64,
+            )
         })
         .collect()
 }

@@ -55,7 +55,9 @@ pub fn load(request: &Request) -> Result<Input, Failure> {
     if fixed == 0 || fixed >= len {
         return Err(Failure::of(
             format_args!("--fixed {fixed}"),
-            format_args!("the text has {len} tokens, and at least one must come after the fixed context"),
+            format_args!(
+                "the text has {len} tokens, and at least one must come after the fixed context"
+            ),
         ));
     }
     Ok(Input {

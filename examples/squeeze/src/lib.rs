@@ -50,7 +50,9 @@ fn run(request: &Request) -> Result<(), Failure> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
         .build()
-        .map_err(|error| Failure::of("threads cannot be started, --threads asks for fewer", error))?;
+        .map_err(|error| {
+            Failure::of("threads cannot be started, --threads asks for fewer", error)
+        })?;
     let text = pool.install(|| -> Result<String, Failure> {
         let input = input::load(request)?;
         let outcome = compute::run(request, &input, loads)?;

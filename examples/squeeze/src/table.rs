@@ -39,7 +39,9 @@ fn heading(
         problem.dtype,
     )?;
     let clusters: usize = (0..index.kv_heads()).map(|head| index.clusters(head)).sum();
-    let coarse: usize = (0..index.kv_heads()).map(|head| index.coarse_clusters(head)).sum();
+    let coarse: usize = (0..index.kv_heads())
+        .map(|head| index.coarse_clusters(head))
+        .sum();
     writeln!(
         text,
         "index    {clusters} clusters and {coarse} coarse ones over {} keys a head, {} positions outside; {:.1} MiB; {} in {}",
@@ -71,7 +73,11 @@ fn heading(
         "look-up  {:?} over {over}, above {threshold:.2e} ({origin}){levels}, blocks of {}",
         outcome.rule.score, outcome.rule.block,
     )?;
-    writeln!(text, "backend  cpu, {} threads\n", rayon::current_num_threads())
+    writeln!(
+        text,
+        "backend  cpu, {} threads\n",
+        rayon::current_num_threads()
+    )
 }
 
 fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Result {
@@ -106,7 +112,11 @@ fn times(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
             times.dense.as_secs_f64() / times.squeezed.as_secs_f64(),
         )
     };
-    row(text, &format!("all {} queries", input.questions()), &outcome.all)?;
+    row(
+        text,
+        &format!("all {} queries", input.questions()),
+        &outcome.all,
+    )?;
     row(text, "the last one as a token", &outcome.token)?;
     let report = &outcome.report;
     writeln!(

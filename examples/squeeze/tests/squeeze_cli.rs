@@ -24,7 +24,11 @@ fn run(folder: &TempDir, arguments: &str) -> Run {
         stdout: text(output.stdout),
         stderr: text(output.stderr),
     };
-    assert!(!run.stderr.contains("panicked"), "{arguments}: {}", run.stderr);
+    assert!(
+        !run.stderr.contains("panicked"),
+        "{arguments}: {}",
+        run.stderr
+    );
     run
 }
 
@@ -60,7 +64,9 @@ fn folder() -> TempDir {
 
 /// A number of a line of the table.
 fn number(text: &str, line: &str, column: usize) -> f64 {
-    let line = text.lines().find(|other| other.trim_start().starts_with(line));
+    let line = text
+        .lines()
+        .find(|other| other.trim_start().starts_with(line));
     let words: Vec<&str> = line.unwrap().split_whitespace().collect();
     words[column].parse().unwrap()
 }
@@ -69,10 +75,18 @@ fn number(text: &str, line: &str, column: usize) -> f64 {
 fn the_carried_capture_is_looked_up_and_compared() {
     let folder = folder();
     let text = succeeds(&folder, "--fixed 1500 --coverage 0.97");
-    for word in ["SecondOrder over everything", "calibrated for a coverage of 0.97", "2596 queries"] {
+    for word in [
+        "SecondOrder over everything",
+        "calibrated for a coverage of 0.97",
+        "2596 queries",
+    ] {
         assert!(text.contains(word), "{text}");
     }
-    let (share, coverage, error) = (number(&text, "0 ", 2), number(&text, "0 ", 9), number(&text, "0 ", 10));
+    let (share, coverage, error) = (
+        number(&text, "0 ", 2),
+        number(&text, "0 ", 9),
+        number(&text, "0 ", 10),
+    );
     assert!(share > 0.0 && share < 50.0, "{text}");
     assert!(coverage > 0.9 && coverage <= 1.0001, "{text}");
     assert!(error < 0.2, "{text}");
@@ -82,7 +96,8 @@ fn the_carried_capture_is_looked_up_and_compared() {
 #[test]
 fn an_index_is_kept_and_used_again() {
     let folder = folder();
-    let arguments = "--synthetic 2000 --index kept.squeeze --block 64 --two-levels --picture drawn.png";
+    let arguments =
+        "--synthetic 2000 --index kept.squeeze --block 64 --two-levels --picture drawn.png";
     let first = succeeds(&folder, arguments);
     assert!(first.contains("built in"), "{first}");
     let expected = ["drawn.png", "kept.squeeze"].map(str::to_owned);
@@ -93,12 +108,17 @@ fn an_index_is_kept_and_used_again() {
     assert!(again.contains("read in"), "{again}");
     // The same rows of heads, whoever built the index.
     let rows = |text: &str| -> Vec<String> {
-        let rows = text.lines().skip_while(|line| !line.starts_with("query head"));
+        let rows = text
+            .lines()
+            .skip_while(|line| !line.starts_with("query head"));
         rows.take(9).map(str::to_owned).collect()
     };
     assert_eq!(rows(&first), rows(&again));
     // Another text, and another part of it.
-    for other in ["--synthetic 2100 --index kept.squeeze", "--synthetic 2000 --fixed 900 --index kept.squeeze"] {
+    for other in [
+        "--synthetic 2100 --index kept.squeeze",
+        "--synthetic 2000 --fixed 900 --index kept.squeeze",
+    ] {
         refuses(&folder, other, &["another fixed context", "kept.squeeze"]);
     }
     let path = folder.path().join("kept.squeeze");
@@ -106,7 +126,11 @@ fn an_index_is_kept_and_used_again() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    refuses(&folder, arguments, &["--index", "damaged", "build the index again"]);
+    refuses(
+        &folder,
+        arguments,
+        &["--index", "damaged", "build the index again"],
+    );
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
@@ -122,7 +146,10 @@ fn bad_input_ends_in_one_line() {
     let folder = folder();
     std::fs::write(folder.path().join("text"), "no tensors").unwrap();
     for (arguments, words) in [
-        ("--backend cuda", &["--backend", "no GPU kernels", "cpu"][..]),
+        (
+            "--backend cuda",
+            &["--backend", "no GPU kernels", "cpu"][..],
+        ),
         ("--backend emulator", &["no GPU kernels"]),
         ("--input none.safetensors", &["--input none.safetensors"]),
         ("--input text", &["--input text"]),

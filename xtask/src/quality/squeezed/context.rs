@@ -1,7 +1,9 @@
 //! One text: its fixed part read once, and what each rule makes of the input after it.
 
 use half::bf16;
-use sample_attention::squeeze::{Centroids, Index, IndexOptions, Keep, Observed, Squeeze, Workspace};
+use sample_attention::squeeze::{
+    Centroids, Index, IndexOptions, Keep, Observed, Squeeze, Workspace,
+};
 use sample_attention::{Inputs, Outputs, Plan, Problem, TensorView, TensorViewMut};
 
 use super::super::divergence::Predictions;
@@ -79,7 +81,10 @@ impl Context {
         spec: &Spec,
         indices: &mut Indices,
     ) -> Result<Read, String> {
-        let at = match indices.iter().position(|(options, _)| *options == spec.options) {
+        let at = match indices
+            .iter()
+            .position(|(options, _)| *options == spec.options)
+        {
             Some(at) => at,
             None => {
                 let built = self.layers.iter().map(|layer| layer.index(spec.options));
@@ -127,7 +132,9 @@ impl Context {
             .map(|(layer, index)| layer.observe(index, rule))
             .collect::<Result<Vec<_>, _>>()?;
         let mut all = observed[0].clone();
-        observed[1..].iter().for_each(|observed| all.merge(observed));
+        observed[1..]
+            .iter()
+            .for_each(|observed| all.merge(observed));
         observed
             .iter()
             .map(|observed| {

@@ -52,9 +52,7 @@ pub fn attend(pages: &Pages<'_>, mut o: TensorViewMut<'_>) -> (f64, f64) {
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let mut keys: Vec<usize> = ranked[..kept]
                 .iter()
-                .flat_map(|&(_, page)| {
-                    starts[page]..(starts[page] + pages.page).min(paged.end)
-                })
+                .flat_map(|&(_, page)| starts[page]..(starts[page] + pages.page).min(paged.end))
                 .collect();
             keys.extend((0..paged.start).chain(paged.end..fixed));
             queries
@@ -81,7 +79,10 @@ pub fn attend(pages: &Pages<'_>, mut o: TensorViewMut<'_>) -> (f64, f64) {
 }
 
 fn floats(data: &[bf16], start: usize, len: usize) -> Vec<f32> {
-    data[start..start + len].iter().map(|x| x.to_f32()).collect()
+    data[start..start + len]
+        .iter()
+        .map(|x| x.to_f32())
+        .collect()
 }
 
 fn bounds(pages: &Pages<'_>, head: usize, fixed: usize, starts: &[usize], end: usize) -> Bounds {
@@ -137,7 +138,10 @@ fn row_of(
     let keys = || keys.iter().copied().chain(fixed..=fixed + row);
     let scores: Vec<f32> = keys()
         .map(|key| {
-            let products = row_at(0, key).iter().zip(query).map(|(k, q)| k.to_f32() * q);
+            let products = row_at(0, key)
+                .iter()
+                .zip(query)
+                .map(|(k, q)| k.to_f32() * q);
             products.sum::<f32>() * pages.problem.softmax_scale
         })
         .collect();

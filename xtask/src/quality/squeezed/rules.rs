@@ -15,9 +15,15 @@ pub struct Spec {
 /// How keys are chosen.
 #[derive(Clone, Copy)]
 pub enum Method {
-    Squeeze { rule: Centroids, target: Target },
+    Squeeze {
+        rule: Centroids,
+        target: Target,
+    },
     /// Pages of so many positions by the bound over their keys' minima and maxima, as in Quest: the best share of the keys.
-    Pages { page: usize, share: f32 },
+    Pages {
+        page: usize,
+        share: f32,
+    },
 }
 
 /// Where the threshold comes from.
@@ -65,14 +71,26 @@ pub fn all() -> Vec<Spec> {
     }
     for coverage in [0.96, 0.98, 0.99] {
         let target = Target::Coverage(coverage);
-        specs.push(spec(format!("second order, T for {coverage}"), second, target));
+        specs.push(spec(
+            format!("second order, T for {coverage}"),
+            second,
+            target,
+        ));
         specs.push(Spec {
             scope: Scope::Layer,
-            ..spec(format!("second order, T by layer for {coverage}"), second, target)
+            ..spec(
+                format!("second order, T by layer for {coverage}"),
+                second,
+                target,
+            )
         });
         specs.push(Spec {
             coarse: Some(0.1),
-            ..spec(format!("second order, two levels, T for {coverage}"), second, target)
+            ..spec(
+                format!("second order, two levels, T for {coverage}"),
+                second,
+                target,
+            )
         });
     }
     let target = Target::Coverage(0.98);
@@ -113,7 +131,11 @@ pub fn all() -> Vec<Spec> {
     for share in [0.05, 0.1] {
         specs.push(Spec {
             method: Method::Pages { page: 16, share },
-            ..spec(format!("pages of 16 by their bounds (Quest), {share} kept"), second, Target::Given)
+            ..spec(
+                format!("pages of 16 by their bounds (Quest), {share} kept"),
+                second,
+                Target::Given,
+            )
         });
     }
     for block in [64, 128] {

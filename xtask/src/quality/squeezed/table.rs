@@ -72,7 +72,10 @@ impl Row {
             if self.asked == 0 {
                 "–".to_owned()
             } else {
-                format!("{} of {} ({} dense)", self.right, self.asked, self.dense_right)
+                format!(
+                    "{} of {} ({} dense)",
+                    self.right, self.asked, self.dense_right
+                )
             }
         )
     }
