@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use sample_attention_device::abi::{self, HeadKind, HeadPolicy, Sequences};
+
 use crate::problem::Problem;
 
 /// Tokens of a query block or key block; blocks are counted from key position 0.
@@ -125,62 +127,6 @@ impl Geometry {
     }
 }
 
-/// Positions p of a range with (p + 1) mod stride = 0, each moved back by `offset` but for the last of each block: a block's last row
-/// is sampled in any case, so that a prompt which is cut at a block's end samples the same rows there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Multiples {
-    stride: usize,
-    /// Below `stride`; 0 where the stride does not divide a block.
-    offset: usize,
-    /// How many lie below the range's first position.
-    before: usize,
-    len: usize,
-}
-
-impl Multiples {
-    fn new(stride: usize, offset: usize, positions: Range<usize>) -> Self {
-        let offset = if BLOCK.is_multiple_of(stride) {
-            offset % stride
-        } else {
-            0
-        };
-        let mut multiples = Multiples {
-            stride,
-            offset,
-            before: 0,
-            len: usize::MAX,
-        };
-        multiples.before = multiples.below(positions.start);
-        multiples.len = multiples.below(positions.end);
-        multiples
-    }
-
-    fn position(&self, rank: usize) -> usize {
-        let multiple = (self.before + rank + 1) * self.stride;
-        match self.offset {
-            0 => multiple - 1,
-            _ if multiple.is_multiple_of(BLOCK) => multiple - 1,
-            offset => multiple - 1 - offset,
-        }
-    }
-
-    /// How many of them lie below `position`.
-    fn below(&self, position: usize) -> usize {
-        let of_all = if self.offset == 0 {
-            position / self.stride
-        } else {
-            let of_block = BLOCK / self.stride;
-            let moved = (position % BLOCK + self.offset) / self.stride;
-            position / BLOCK * of_block + moved.min(of_block - 1)
-        };
-        of_all.saturating_sub(self.before).min(self.len)
-    }
-
-    fn holds(&self, position: usize) -> bool {
-        self.below(position + 1) > self.below(position)
-    }
-}
-
 /// The offset of the sampled rows of a query head: heads are staggered, so that what a row would have looked up that one head does
 /// not sample, another does. Consecutive heads are about 0.6 strides apart, by a step that shares no factor with the stride: as many
 /// heads as the stride is long sample all rows between them.
@@ -212,14 +158,12 @@ impl Tail {
     pub(crate) const NONE: Tail = Tail { rows: 0, stride: 1 };
 }
 
-/// The rows that sampling reads: those of [`Multiples`], where the tail has its own stride, and the last row.
+/// The rows of a call that sampling reads, as the kernels have them too.
 /// Rows are addressed by their rank among the sampled rows of a range of positions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SampledRows {
     geometry: Geometry,
-    body: Multiples,
-    tail: Multiples,
-    len: usize,
+    rows: abi::SampledRows,
 }
 
 impl SampledRows {
@@ -230,38 +174,35 @@ impl SampledRows {
         tail: Tail,
         positions: Range<usize>,
     ) -> Self {
-        let first = positions
-            .start
-            .max(geometry.k_len.saturating_sub(geometry.q_len));
-        let end = positions.end.max(first);
-        let tail_start = geometry.k_len.saturating_sub(tail.rows).clamp(first, end);
-        let body = Multiples::new(stride, offset, first..tail_start);
-        let tail = Multiples::new(tail.stride, offset, tail_start..end);
-        let holds_last_row = end == geometry.k_len && end > first;
-        let is_multiple = |last: usize| body.holds(last) || tail.holds(last);
-        let last_is_extra = holds_last_row && !is_multiple(geometry.k_len - 1);
+        let Geometry { q_len, k_len, .. } = geometry;
+        let stride = stride_within(stride, k_len);
+        let policy = HeadPolicy {
+            kind: HeadKind::Rows,
+            coverage: 1.0,
+            window_blocks: 1,
+            row_stride: stride,
+            tail: tail.rows.min(k_len) as u32,
+            tail_stride: stride_within(tail.stride, k_len),
+            row_offset: (offset % BLOCK) as u32,
+            offset_step: 0,
+            stride_doubles_from: u32::MAX,
+        };
+        // Lengths are below 2^31.
+        let sequence = Sequences::uniform(1, q_len as u32, k_len as u32, true).get(0);
+        let [from, to] = [positions.start, positions.end].map(|position| position as u32);
         SampledRows {
             geometry,
-            body,
-            tail,
-            len: body.len + tail.len + usize::from(last_is_extra),
+            rows: policy.sampled_rows(&sequence, from, to),
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.rows.len() as usize
     }
 
     /// Key position of the sampled row of this rank.
     pub(crate) fn position(&self, rank: usize) -> usize {
-        let in_tail = rank.saturating_sub(self.body.len);
-        if rank < self.body.len {
-            self.body.position(rank)
-        } else if in_tail < self.tail.len {
-            self.tail.position(in_tail)
-        } else {
-            self.geometry.k_len - 1
-        }
+        self.rows.position(rank as u32) as usize
     }
 
     /// Row of this rank.
@@ -271,11 +212,14 @@ impl SampledRows {
 
     /// Ranks of the sampled rows at positions below `position`.
     pub(crate) fn rank_at(&self, position: usize) -> usize {
-        if position >= self.geometry.k_len {
-            return self.len;
-        }
-        self.body.below(position) + self.tail.below(position)
+        self.rows.rank_at(position as u32) as usize
     }
+}
+
+/// A stride as kernels have it, for problems with `k_len` keys. One beyond all positions samples the last row alone, whatever it is;
+/// one beyond a block divides none.
+pub(crate) fn stride_within(stride: usize, k_len: usize) -> u32 {
+    stride.min((k_len + 1).max(BLOCK + 1)) as u32
 }
 
 #[cfg(test)]

@@ -2,27 +2,15 @@
 
 use std::time::Instant;
 
-use crate::cpu::InstructionSet;
+use crate::cpu::{InstructionSet, Plan};
 use crate::error::{Error, Result};
-use crate::geometry::{BLOCK, row_offset};
+use crate::geometry::BLOCK;
 use crate::head_policy::HeadPolicy;
-use crate::plan::Plan;
-use crate::policy::{Budget, Policy};
+use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::report::{HeadPath, HeadReport, Report, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
-
-/// The policy for a problem of one head that samples the rows which `policy` samples in query head `q_head`.
-fn at_head(policy: HeadPolicy, q_head: usize) -> HeadPolicy {
-    match policy {
-        HeadPolicy::Selected(policy) if policy.budget == Budget::Rows && policy.row_stride > 0 => {
-            let offset = row_offset(policy.row_stride, policy.row_offset, q_head);
-            HeadPolicy::Selected(policy.with_row_offset(offset))
-        }
-        _ => policy,
-    }
-}
 
 /// A plan whose query heads have a policy each, on the CPU: heads that are not sampled cost nothing in sampling.
 ///
@@ -84,17 +72,23 @@ impl Part {
         })
     }
 
+    /// `selected` is told the head's selection, `None` where there is none because the head is dense.
     fn run(
         &self,
         inputs: &Inputs<'_>,
         outputs: Outputs<'_>,
         workspace: &mut [u8],
+        selected: impl FnOnce(Option<&Selection>) -> Result<()>,
     ) -> Result<Report> {
         let Some(selection) = &self.local else {
-            return self.plan.run(inputs, outputs, workspace);
+            let mut stages = self.plan.stages(inputs, workspace)?;
+            let report = stages.run(outputs)?;
+            selected(stages.selection().as_ref())?;
+            return Ok(report);
         };
         let started = Instant::now();
         self.plan.attend(inputs, selection, outputs, workspace)?;
+        selected(Some(selection))?;
         let mut times = StageTimes::default();
         times.add(Stage::SparseFlash, started.elapsed());
         let mask = selection.head(0, 0);
@@ -110,6 +104,28 @@ impl Part {
             key_ranges: 0,
         })
     }
+}
+
+/// Puts one head's selection into that of all.
+fn keep(
+    all: &mut Selection,
+    (batch, q_head): (usize, usize),
+    of_head: Option<&Selection>,
+) -> Result<()> {
+    let Some(of_head) = of_head else {
+        return all.set_dense(batch, q_head, true);
+    };
+    let mask = of_head.head(0, 0);
+    for query_block in mask.query_blocks() {
+        let blocks: Vec<usize> = mask.blocks(query_block).collect();
+        all.set_blocks(batch, q_head, query_block, &blocks)?;
+    }
+    let own_sinks = all.sinks() as u32..of_head.sinks() as u32;
+    let mut keys: Vec<u32> = own_sinks.chain(mask.stripes().iter().copied()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    all.set_stripes(batch, q_head, &keys)?;
+    all.set_dense(batch, q_head, mask.is_dense())
 }
 
 /// Window and sinks of one head.
@@ -142,7 +158,7 @@ impl HeadPlan {
         let mut parts: Vec<Part> = Vec::new();
         let mut part_of_head = Vec::with_capacity(policies.len());
         for (q_head, &policy) in policies.iter().enumerate() {
-            let policy = at_head(policy, q_head);
+            let policy = policy.at_head(q_head);
             let known = parts.iter().position(|part| part.policy == policy);
             let part = match known {
                 Some(part) => part,
@@ -210,6 +226,43 @@ impl HeadPlan {
         outputs: Outputs<'_>,
         workspace: &mut [u8],
     ) -> Result<Report> {
+        self.run_told(inputs, outputs, workspace, |_, _| Ok(()))
+    }
+
+    /// As [`HeadPlan::run`], with what every head kept: heads that ran dense are dense in it.
+    ///
+    /// A [`Selection`] has the same sinks for all heads. Where these differ, it has those that all heads keep, and the others as stripes
+    /// of their heads, which is the same mask.
+    ///
+    /// # Errors
+    /// As [`HeadPlan::run`], and [`Error::SelectionTooLarge`].
+    pub fn run_selecting(
+        &self,
+        inputs: &Inputs<'_>,
+        outputs: Outputs<'_>,
+        workspace: &mut [u8],
+    ) -> Result<(Report, Selection)> {
+        let mut selection = Selection::new(&self.problem)?;
+        let sinks = self.policies.iter().filter_map(|policy| match policy {
+            HeadPolicy::Dense => None,
+            HeadPolicy::Local { sinks, .. } => Some(*sinks),
+            HeadPolicy::Selected(policy) => Some(policy.sinks),
+        });
+        selection.set_sinks(sinks.min().unwrap_or(0));
+        let report = self.run_told(inputs, outputs, workspace, |head, of_head| {
+            keep(&mut selection, head, of_head)
+        })?;
+        Ok((report, selection))
+    }
+
+    /// `selected` is told each head's selection, with the sequence and the query head.
+    fn run_told(
+        &self,
+        inputs: &Inputs<'_>,
+        outputs: Outputs<'_>,
+        workspace: &mut [u8],
+        mut selected: impl FnMut((usize, usize), Option<&Selection>) -> Result<()>,
+    ) -> Result<Report> {
         let problem = &self.problem;
         inputs.check(problem)?;
         outputs.check(problem)?;
@@ -237,7 +290,9 @@ impl HeadPlan {
                 lse: lse.as_deref_mut().map(|lse| &mut lse[rows]),
             };
             let part = &self.parts[self.part_of_head[q_head]];
-            let of_head = part.run(&of_head, outputs, workspace)?;
+            let of_head = part.run(&of_head, outputs, workspace, |found| {
+                selected((batch, q_head), found)
+            })?;
             for stage in Stage::ALL {
                 report.times.add(stage, of_head.times.get(stage));
             }

@@ -31,7 +31,8 @@
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
 
-mod break_even;
+#[cfg(feature = "profile")]
+pub mod calibrate;
 pub mod cpu;
 pub mod cuda;
 mod dtype;
@@ -45,6 +46,8 @@ pub mod pipeline;
 mod plan;
 mod policy;
 mod problem;
+#[cfg(feature = "profile")]
+pub mod profile;
 mod progress;
 #[cfg(feature = "ptx")]
 pub mod ptx;
@@ -55,19 +58,22 @@ pub mod squeeze;
 mod stage;
 mod tensor;
 pub mod top_k;
+mod varlen;
+#[cfg(feature = "profile")]
+mod whole_file;
 
-pub use cpu::Stages;
+pub use cpu::{MAX_THREADS, Plan, Stages, VarlenPlan, merge};
 pub use error::{CudaError, DriverCode, Error, Result};
 pub use geometry::{BLOCK, SEGMENT_BLOCKS};
 pub use head_policies::HeadPlan;
 pub use head_policy::HeadPolicy;
-pub use plan::{MAX_THREADS, Plan};
 pub use policy::{BREAK_EVEN_TOKENS, Budget, Fallback, Policy, Window};
 pub use problem::{Dtype, MAX_HEAD_DIM, MAX_SCALE, Problem};
 pub use progress::Progress;
 pub use report::{Coverage, HeadPath, HeadReport, Report, RowCoverage, Stage, StageTimes};
 pub use selection::{HeadSelection, Selection};
 pub use tensor::{Element, Inputs, OutputElement, Outputs, TensorView, TensorViewMut};
+pub use varlen::{BlockTable, Indices, SeqLens, VarlenBounds, VarlenInputs};
 
 /// The README's library example compiles and runs.
 #[cfg(doctest)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
@@ -210,6 +211,15 @@ impl<'a> TensorView<'a> {
         Self::new(data, swap_middle(shape), swap_middle(strides))
     }
 
+    /// A contiguous packed tensor in memory order [tokens, heads, head_dim], which is also the order of `shape`: the tokens of all
+    /// sequences of a ragged batch, as one of shape [1, heads, tokens, head_dim].
+    ///
+    /// # Errors
+    /// As [`TensorView::new`].
+    pub fn thd<T: Element>(data: &'a [T], [tokens, heads, head_dim]: [usize; 3]) -> Result<Self> {
+        Self::bshd(data, [1, tokens, heads, head_dim])
+    }
+
     /// Shape as [batch, heads, length, head_dim].
     pub fn shape(&self) -> [usize; 4] {
         self.layout.shape
@@ -245,6 +255,28 @@ impl<'a> TensorView<'a> {
     /// One head of one sequence.
     pub(crate) fn of_head(&self, batch: usize, head: usize) -> TensorView<'a> {
         let (start, layout) = self.layout.of_head(batch, head);
+        let data = match self.data {
+            Slice::F32(data) => Slice::F32(&data[start..]),
+            Slice::F16(data) => Slice::F16(&data[start..]),
+            Slice::Bf16(data) => Slice::Bf16(&data[start..]),
+        };
+        TensorView { data, layout }
+    }
+
+    /// Some heads of all sequences; the buffer holds at least one element of them.
+    pub(crate) fn with_heads(&self, heads: Range<usize>) -> TensorView<'a> {
+        self.within(1, heads)
+    }
+
+    /// Some tokens of all heads, at least one; the buffer holds at least one element of them.
+    pub(crate) fn with_tokens(&self, tokens: Range<usize>) -> TensorView<'a> {
+        self.within(2, tokens)
+    }
+
+    fn within(&self, dimension: usize, some: Range<usize>) -> TensorView<'a> {
+        let start = some.start * self.layout.strides[dimension];
+        let mut layout = self.layout;
+        layout.shape[dimension] = some.len();
         let data = match self.data {
             Slice::F32(data) => Slice::F32(&data[start..]),
             Slice::F16(data) => Slice::F16(&data[start..]),
@@ -347,6 +379,17 @@ impl<'a> TensorViewMut<'a> {
     pub fn bshd<T: OutputElement>(data: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
         let strides = Layout::dense(shape)?;
         Self::new(data, swap_middle(shape), swap_middle(strides))
+    }
+
+    /// A contiguous packed tensor in memory order [tokens, heads, head_dim], as [`TensorView::thd`].
+    ///
+    /// # Errors
+    /// As [`TensorViewMut::new`].
+    pub fn thd<T: OutputElement>(
+        data: &'a mut [T],
+        [tokens, heads, head_dim]: [usize; 3],
+    ) -> Result<Self> {
+        Self::bshd(data, [1, tokens, heads, head_dim])
     }
 
     /// Shape as [batch, heads, length, head_dim].

@@ -2,10 +2,10 @@
 
 use half::bf16;
 use sample_attention::emulator::{Emulator, Packed};
-use sample_attention::pipeline::{Bounds, GpuPlan, Target};
+use sample_attention::pipeline::{GpuPlan, Target};
 use sample_attention::{
     Budget, Dtype, Error, Fallback, HeadPolicy, Inputs, Outputs, Policy, Problem, TensorView,
-    TensorViewMut, Window,
+    TensorViewMut, VarlenBounds, Window,
 };
 use testkit::random::Random;
 
@@ -105,19 +105,12 @@ impl Batch {
         self.q.len() / Q_HEADS / DIM
     }
 
-    fn bounds(&self) -> Bounds {
-        Bounds {
-            sequences: LENGTHS.len(),
-            q_heads: Q_HEADS,
-            kv_heads: 1,
-            head_dim: DIM,
-            total_q: self.total_q(),
-            max_q: 200,
-            max_k: 389,
-            dtype: Dtype::Bf16,
-            softmax_scale: 0.3,
-            causal: true,
-        }
+    fn bounds(&self) -> VarlenBounds {
+        VarlenBounds::causal(LENGTHS.len(), 389, DIM, Dtype::Bf16)
+            .with_heads(Q_HEADS, 1)
+            .with_max_seqlen_q(200)
+            .with_total_q(self.total_q())
+            .with_softmax_scale(0.3)
     }
 
     /// What each sequence is alone, in the batch's place.

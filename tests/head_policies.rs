@@ -176,3 +176,44 @@ fn what_is_wrong_with_head_policies_is_told() {
     assert!(matches!(refused, Err(Error::WorkspaceTooSmall { .. })));
     assert!(o.iter().all(|&x| x == 0.5), "nothing was written");
 }
+
+#[test]
+fn what_every_head_kept_is_what_its_own_plan_keeps() {
+    let problem = problem(4);
+    let qkv = inputs(problem);
+    let other_sinks = Policy::default()
+        .with_fallback(Fallback::Never)
+        .with_sinks(40);
+    let policies = [
+        LOCAL,
+        HeadPolicy::Dense,
+        selected(Budget::Residual),
+        HeadPolicy::Selected(other_sinks),
+    ];
+    let plan = HeadPlan::new(problem, &policies).unwrap();
+    let mut workspace = vec![0; plan.workspace_bytes()];
+    let mut kept = None;
+    let (o, lse, report) = outcome(&problem, &qkv, |inputs, outputs| {
+        let (report, selection) = plan.run_selecting(inputs, outputs, &mut workspace).unwrap();
+        kept = Some(selection);
+        report
+    });
+    let kept = kept.unwrap();
+    assert_eq!(kept.sinks(), 7);
+    for (head, found) in report.heads.iter().enumerate() {
+        let mask = kept.head(head / 4, head % 4);
+        assert_eq!(mask.is_dense(), head % 4 == 1);
+        assert_eq!(mask.density(), found.density, "head {head}");
+    }
+    // The same mask, attended to by itself, gives the same sums but for their order, and nothing but rounding between them.
+    let dense = Plan::dense(problem).unwrap();
+    let mut workspace = vec![0; dense.workspace_bytes()];
+    let (again, lse_again, _) = outcome(&problem, &qkv, |inputs, outputs| {
+        dense
+            .attend(inputs, &kept, outputs, &mut workspace)
+            .unwrap();
+        report.clone()
+    });
+    let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+    assert!(close(&o, &again) && close(&lse, &lse_again));
+}

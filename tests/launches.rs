@@ -188,7 +188,7 @@ fn first_bytes(launch: &Launch) -> String {
 fn row_strides_and_where_they_double_are_the_librarys() {
     let chunk = problem().with_q_len(4096).with_k_len(20_000);
     let doubling = Policy::of(sample_attention::Budget::Blocks).with_stride_doubles_from(8192);
-    let wide = Policy::of(sample_attention::Budget::Blocks).with_row_stride(20);
+    let wide = Policy::of(sample_attention::Budget::Blocks).with_row_stride(128);
     let mut example = Running::new();
     let mut bytes_before = u64::MAX;
     for (asked, policy) in [
@@ -196,11 +196,11 @@ fn row_strides_and_where_they_double_are_the_librarys() {
             json!({ "budget": "blocks" }),
             Policy::of(sample_attention::Budget::Blocks),
         ),
-        (json!({ "budget": "blocks", "row_stride": 20 }), wide),
         (
             json!({ "budget": "blocks", "stride_doubles_from": 8192 }),
             doubling,
         ),
+        (json!({ "budget": "blocks", "row_stride": 128 }), wide),
     ] {
         let work = json!({ "policy": asked });
         let answer = example.ask(&format!(

@@ -1,4 +1,5 @@
-//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode` and `pipeline`, and `index`, `lookup` and `squeeze` of Squeezed Attention.
+//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode`, `heads` and `pipeline`, and `index`, `lookup` and `squeeze` of
+//! Squeezed Attention.
 //!
 //! ```text
 //! cargo bench --bench cpu                  everything
@@ -9,6 +10,7 @@
 
 mod decode;
 mod dense;
+mod heads;
 mod pipeline;
 mod squeeze;
 mod stages;
@@ -45,6 +47,7 @@ fn settings() -> Criterion {
 criterion_group! {
     name = cpu;
     config = settings();
-    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, pipeline::pipeline, squeeze::index, squeeze::lookup, squeeze::squeeze
+    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, heads::selection, pipeline::pipeline,
+        squeeze::index, squeeze::lookup, squeeze::squeeze
 }
 criterion_main!(cpu);

@@ -14,7 +14,7 @@
 //!
 //! `reduction_keys_*_d128` and `sampling_sm90_*` ask for more than the 48 KB that a launch has without opting in.
 
-/// Rows that a block of threads holds in registers, 4 warps of [`WARP_ROWS`].
+/// Rows that a CTA holds in registers, 4 warps of [`WARP_ROWS`].
 pub const PANEL: u32 = 128;
 
 /// Rows of a warp. 32, not 16: each fragment of a tile then feeds two products, or reading shared memory would be as slow as

@@ -185,7 +185,13 @@ fn logits_of_every_magnitude_and_sign_agree_with_the_definition() {
 /// A slow way up: each tile's maximum is above all before, by less than the slack, more, and much more.
 #[test]
 fn maxima_that_grow_from_negative_to_positive_agree_with_the_definition() {
-    for kernel in [KERNELS[0], KERNELS[1], Kernel::Hopper { slack_log2: 0.0 }] {
+    for kernel in [
+        KERNELS[0],
+        KERNELS[1],
+        Kernel::Hopper {
+            rescale_threshold_log2: 0.0,
+        },
+    ] {
         for (index, step) in [0.01, 1.0, 3.0, 200.0, 1.0e5, 1.0e12]
             .into_iter()
             .enumerate()

@@ -403,7 +403,9 @@ of_every_kernel! {
 
 #[test]
 fn rescaling_always_or_rarely_is_the_same_attention() {
-    let always = Kernel::Hopper { slack_log2: 0.0 };
+    let always = Kernel::Hopper {
+        rescale_threshold_log2: 0.0,
+    };
     for head_dim in [64, 128] {
         check(
             &mixed_masks(always.causal(300, 500).head_dim(head_dim)),

@@ -65,10 +65,10 @@ fn plan_of(fields: &Fields<'_>) -> Result<GpuPlan, String> {
         }
     };
     let plan = plan.map_err(|error| error.to_string())?;
-    match fields.word_or("rescale", "rarely")? {
-        "rarely" => Ok(plan.with_rescale(Rescale::Rarely)),
+    match fields.word_or("rescale", "threshold")? {
+        "threshold" => Ok(plan.with_rescale(Rescale::Threshold)),
         "always" => Ok(plan.with_rescale(Rescale::Always)),
-        other => Err(format!("there is no rescale {other}: rarely or always")),
+        other => Err(format!("there is no rescale {other}: threshold or always")),
     }
 }
 

@@ -1,23 +1,21 @@
 //! The true coverage of every row: its dense normaliser, compared with that of the keys it kept.
 
+use super::call::Call;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, KEY_GROUP, Stats};
 use super::workers::for_each_task;
 use crate::geometry::{BLOCK, Geometry};
-use crate::problem::Problem;
 use crate::report::Coverage;
-use crate::tensor::Inputs;
 
 /// Coverage of all heads, given the log-sum-exp [batch, q_heads, q_len] of what was kept.
 pub(super) fn true_coverage(
-    problem: &Problem,
-    inputs: &Inputs<'_>,
+    call: Call<'_>,
     lse: &[f32],
     scratches: &mut [Scratch<'_>],
 ) -> Vec<Coverage> {
-    let geometry = Geometry::new(problem);
+    let (problem, geometry) = (&call.problem, call.geometry());
     let q_len = problem.q_len;
     let mut shares = vec![0f64; lse.len()];
     let tasks = shares
@@ -32,13 +30,12 @@ pub(super) fn true_coverage(
         scratches,
         tasks,
         |scratch, (head, first_row, shares, kept_lse)| {
-            let (batch, head) = (head / problem.q_heads, head % problem.q_heads);
             scratch.instruction_set.run(DenseLse {
                 geometry,
                 head_dim: problem.head_dim,
                 scale_log2: problem.scale_log2(),
-                q: HeadRows::new(&inputs.q, batch, head),
-                k: HeadRows::new(&inputs.k, batch, head / problem.group_size()),
+                q: call.queries(head),
+                k: call.keys(head),
                 first_row,
                 kept_lse,
                 shares,

@@ -6,10 +6,16 @@
 
 mod accumulator;
 mod arena;
+mod batch;
+mod break_even;
+mod call;
 mod carved;
 mod coverage;
 mod few_queries;
+mod merge;
 mod per_row;
+mod plan;
+mod planned;
 mod query_block;
 mod reduction;
 mod rows;
@@ -20,39 +26,44 @@ mod sparse_flash;
 mod stages;
 mod tile;
 mod top_k;
+mod totals;
 mod units;
+mod varlen;
 mod workers;
 mod workspace;
 
 pub use crate::stage::{SampledRow, UnitMass};
+pub use merge::merge;
+pub use plan::Plan;
+pub use planned::MAX_THREADS;
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
 pub(crate) use simd::{Kernel, Lanes, PANEL, Simd};
 pub use stages::Stages;
 pub(crate) use tile::{KEY_GROUP, Rows, scores};
 #[cfg(test)]
-pub(crate) use units::Unit;
-pub(crate) use units::Units;
+pub(crate) use units::{Unit, Units};
+pub use varlen::VarlenPlan;
 pub(crate) use workers::for_each_task;
-pub(crate) use workspace::bytes as workspace_bytes;
 
 use crate::error::Result;
-use crate::plan::Plan;
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
+use call::Call;
+use planned::Planned;
 use scratch::Scratch;
 use sparse_flash::Mask;
 
 /// Attention over the caller's own selection.
 pub(crate) fn attend(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     selection: &Selection,
     outputs: Outputs<'_>,
     workspace: &mut [u8],
 ) -> Result<()> {
-    inputs.check(plan.problem())?;
+    inputs.check(&plan.problem)?;
     let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
     let memory = (&mut workspace.scratches[..], &mut *workspace.partials);
@@ -61,24 +72,23 @@ pub(crate) fn attend(
 
 /// See [`Plan::true_coverage`].
 pub(crate) fn true_coverage(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     lse: &[f32],
     workspace: &mut [u8],
 ) -> Result<Vec<Coverage>> {
-    let problem = plan.problem();
+    let problem = &plan.problem;
     inputs.check(problem)?;
     problem.check_lse(lse.len())?;
     let mut scratches = scratches(plan, workspace)?;
     Ok(coverage::true_coverage(
-        problem,
-        inputs,
+        Call::of_inputs(problem, inputs),
         lse,
         &mut scratches,
     ))
 }
 
 /// The scratches alone, for work that selects nothing.
-fn scratches<'a>(plan: &Plan, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
+fn scratches<'a>(plan: &Planned, bytes: &'a mut [u8]) -> Result<Vec<Scratch<'a>>> {
     Ok(carved::workspace(plan, bytes, None)?.scratches)
 }

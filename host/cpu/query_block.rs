@@ -23,7 +23,7 @@ pub(super) struct QueryBlock<'a> {
     pub(super) v: HeadRows<'a>,
     /// `None` is dense.
     pub(super) mask: Option<HeadSelection<'a>>,
-    pub(super) output: &'a OutputRows<'a>,
+    pub(super) output: OutputRows<'a>,
 }
 
 /// A query block with its queries and what its walk works in.

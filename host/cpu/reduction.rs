@@ -10,17 +10,16 @@
 
 use std::ops::Range;
 
+use super::call::Call;
 use super::rows::HeadRows;
 use super::sampling::{BlockStats, PanelRows};
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, Stats};
 use super::units::{Unit, Units};
-use super::workers::{for_each_task, take};
+use super::workers::take;
 use crate::geometry::{BLOCK, SampledRows};
 use crate::policy::Budget;
-use crate::problem::Problem;
-use crate::tensor::TensorView;
 
 /// Fixed-point mass of one fully attended row.
 pub const MASS_ONE: u64 = 1 << 32;
@@ -50,16 +49,14 @@ pub(super) struct MassBuffers<'a> {
     pub(super) covered: &'a mut [u64],
 }
 
-/// Reduces the units of one wave; `ended` is called after each task.
-pub(super) fn reduction(
-    problem: &Problem,
-    units: &Units,
-    wave: impl Iterator<Item = Unit> + Send,
-    (k, sampled): (&TensorView<'_>, Sampled<'_>),
-    buffers: MassBuffers<'_>,
-    scratches: &mut [Scratch<'_>],
-    ended: impl Fn() + Sync,
-) {
+/// The tasks of some units of a call.
+pub(super) fn tasks<'a>(
+    call: Call<'a>,
+    units: &'a Units,
+    wave: impl Iterator<Item = Unit> + Send + 'a,
+    sampled: Sampled<'a>,
+    buffers: MassBuffers<'a>,
+) -> impl Iterator<Item = Task<'a>> + Send + 'a {
     let per_task = units.candidates_per_reduction();
     let outside_per_task = units.outside_candidates() / units.reductions();
     let MassBuffers {
@@ -67,7 +64,7 @@ pub(super) fn reduction(
         mut outside,
         mut covered,
     } = buffers;
-    let tasks = wave.enumerate().flat_map(|(slot, unit)| {
+    wave.enumerate().flat_map(move |(slot, unit)| {
         let mut mass = take(&mut mass, units.candidates());
         let mut outside = take(&mut outside, units.outside_candidates());
         let covered = take(&mut covered, units.reductions());
@@ -79,46 +76,47 @@ pub(super) fn reduction(
                 unit,
                 slot,
                 task,
+                k: call.keys(unit.head),
+                sampled,
                 mass: take(&mut mass, per_task),
                 outside: take(&mut outside, outside_per_task),
                 covered,
             })
-    });
-    for_each_task(scratches, tasks, |scratch, task| {
-        match units.budget {
-            Budget::Blocks => scratch.instruction_set.run(ReduceBlocks { task, sampled }),
-            Budget::Rows => {}
-            Budget::Residual | Budget::Paper => {
-                let batch = task.unit.head / problem.q_heads;
-                let kv_head = task.unit.head % problem.q_heads / problem.group_size();
-                scratch.instruction_set.run(ReduceKeys {
-                    task,
-                    sampled,
-                    k: HeadRows::new(k, batch, kv_head),
-                    scratch,
-                });
-            }
-        }
-        ended();
-    });
+    })
 }
 
-struct Task<'a> {
+/// The masses of one query block, or of one key block where single keys are ranked.
+pub(super) struct Task<'a> {
     units: &'a Units,
     unit: Unit,
     /// The unit's place in the wave.
     slot: usize,
     /// Query block within the unit, or key block where single keys are ranked.
     task: usize,
+    k: HeadRows<'a>,
+    sampled: Sampled<'a>,
     mass: &'a mut [u64],
     outside: &'a mut [u64],
     covered: &'a mut u64,
 }
 
+impl Task<'_> {
+    pub(super) fn run(self, scratch: &mut Scratch<'_>) {
+        let instruction_set = scratch.instruction_set;
+        match self.units.budget {
+            Budget::Blocks => instruction_set.run(ReduceBlocks { task: self }),
+            Budget::Rows => {}
+            Budget::Residual | Budget::Paper => instruction_set.run(ReduceKeys {
+                task: self,
+                scratch,
+            }),
+        }
+    }
+}
+
 /// The mass that one query block's rows give each key block.
 struct ReduceBlocks<'a> {
     task: Task<'a>,
-    sampled: Sampled<'a>,
 }
 
 impl Kernel for ReduceBlocks<'_> {
@@ -131,6 +129,7 @@ impl Kernel for ReduceBlocks<'_> {
             unit,
             slot,
             task,
+            sampled,
             mass,
             covered,
             ..
@@ -157,14 +156,14 @@ impl Kernel for ReduceBlocks<'_> {
         // 128 rows take four panels, and one more where the first of them begins within a panel.
         let mut normalisers = [Normaliser::NONE; BLOCK / PANEL + 1];
         for (normaliser, (panel, _)) in normalisers.iter_mut().zip(panels.clone()) {
-            *normaliser = Normaliser::new(simd, &self.sampled.row_stats[panel]);
+            *normaliser = Normaliser::new(simd, &sampled.row_stats[panel]);
         }
         let panels = || panels.clone().zip(&normalisers);
         let first_window_block = (query_block + 1).saturating_sub(units.window_blocks);
         for (block, mass) in mass.iter_mut().enumerate().take(query_block + 1) {
             let sum: f64 = panels()
                 .map(|((panel, lanes), normaliser)| {
-                    let stats = &self.sampled.blocks[panel * blocks + block];
+                    let stats = &sampled.blocks[panel * blocks + block];
                     normaliser.sum_of_shares(simd, stats, lanes)
                 })
                 .sum();
@@ -177,7 +176,7 @@ impl Kernel for ReduceBlocks<'_> {
         }
         let in_sinks: f64 = panels()
             .map(|((panel, lanes), normaliser)| {
-                normaliser.sum_of_shares(simd, &self.sampled.sinks[panel], lanes)
+                normaliser.sum_of_shares(simd, &sampled.sinks[panel], lanes)
             })
             .sum();
         *covered += fixed_point(in_sinks, ranks.len());
@@ -266,8 +265,6 @@ impl Normaliser {
 /// The mass that all rows of a unit give each key of one key block.
 struct ReduceKeys<'a, 's> {
     task: Task<'a>,
-    sampled: Sampled<'a>,
-    k: HeadRows<'a>,
     scratch: &'a mut Scratch<'s>,
 }
 
@@ -281,6 +278,8 @@ impl Kernel for ReduceKeys<'_, '_> {
             unit,
             slot,
             task: block,
+            k,
+            sampled,
             mass,
             outside,
             covered,
@@ -289,7 +288,7 @@ impl Kernel for ReduceKeys<'_, '_> {
         let head_dim = units.head_dim;
         let rows: SampledRows = units.rows(unit);
         let tokens = geometry.keys_of_block(block);
-        let k = self.k.tile(tokens.clone(), self.scratch.keys, head_dim);
+        let k = k.tile(tokens.clone(), self.scratch.keys, head_dim);
         let (all, beyond) = self.scratch.output[..2 * BLOCK].split_at_mut(BLOCK);
         all.fill(Lanes::ZERO);
         beyond.fill(Lanes::ZERO);
@@ -299,11 +298,11 @@ impl Kernel for ReduceKeys<'_, '_> {
             if panel.len == 0 || panel.most_visible() <= tokens.start {
                 continue;
             }
-            let queries = &self.sampled.queries[at * head_dim..(at + 1) * head_dim];
+            let queries = &sampled.queries[at * head_dim..(at + 1) * head_dim];
             let span = (tokens.start, tokens.len());
             let scores = &mut *self.scratch.scores;
             let keys = panel.masked_scores(simd, queries, k, span, scores);
-            let normaliser = Normaliser::new(simd, &self.sampled.row_stats[at]);
+            let normaliser = Normaliser::new(simd, &sampled.row_stats[at]);
             let outside_window = Lanes(std::array::from_fn(|lane| {
                 let reaches = block + units.window_blocks > panel.query_block(lane);
                 if reaches {

@@ -8,34 +8,38 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use super::simd::{Lanes, PANEL};
 use super::tile::{KEY_GROUP, Rows};
 use crate::problem::MAX_HEAD_DIM;
-use crate::tensor::{Layout, Slice, SliceMut, TensorView, TensorViewMut};
+use crate::tensor::{Layout, Slice, SliceMut, TensorViewMut};
+use crate::varlen::{KvView, RowIndex};
 
 /// The rows of one head of an input.
 #[derive(Clone, Copy)]
 pub(super) struct HeadRows<'a> {
-    view: TensorView<'a>,
-    batch: usize,
-    head: usize,
+    data: Slice<'a>,
+    index: RowIndex<'a>,
 }
 
 impl<'a> HeadRows<'a> {
-    pub(super) fn new(view: &TensorView<'a>, batch: usize, head: usize) -> Self {
+    pub(super) fn new(view: KvView<'a>, batch: usize, head: usize) -> Self {
         HeadRows {
-            view: *view,
-            batch,
-            head,
+            data: view.data(),
+            index: view.rows(batch, head),
         }
     }
 
-    fn offset(&self, token: usize) -> usize {
-        self.view.layout().row(self.batch, self.head, token)
+    pub(super) fn data(&self) -> Slice<'a> {
+        self.data
+    }
+
+    pub(super) fn index(&self) -> RowIndex<'a> {
+        self.index
     }
 
     /// One row as f32.
     #[inline]
     pub(super) fn read(&self, token: usize, row: &mut [f32]) {
-        let range = self.offset(token)..self.offset(token) + row.len();
-        match self.view.data() {
+        let start = self.index.row(token);
+        let range = start..start + row.len();
+        match self.data {
             Slice::F32(data) => row.copy_from_slice(&data[range]),
             Slice::F16(data) => data[range].convert_to_f32_slice(row),
             Slice::Bf16(data) => {
@@ -58,12 +62,13 @@ impl<'a> HeadRows<'a> {
     where
         'a: 't,
     {
-        if let Slice::F32(data) = self.view.data()
+        if let Slice::F32(data) = self.data
             && tokens.len().is_multiple_of(KEY_GROUP)
+            && self.index.is_strided(tokens.start, tokens.len())
         {
             return Rows {
-                data: &data[self.offset(tokens.start)..],
-                stride: self.view.layout().strides[2],
+                data: &data[self.index.row(tokens.start)..],
+                stride: self.index.stride,
             };
         }
         self.gather(tokens, tile, head_dim)
@@ -112,17 +117,24 @@ impl<'a> HeadRows<'a> {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Pointer {
     F32(*mut f32),
     F16(*mut f16),
     Bf16(*mut bf16),
 }
 
-/// The rows of an output, to be written from several threads, each row by one of them.
+/// The rows of an output, or of a part of it, to be written from several threads, each row by one of them.
+#[derive(Clone, Copy)]
 pub(super) struct OutputRows<'a> {
     pointer: Pointer,
     layout: Layout,
+    /// Element of the output at which the part begins.
+    start: usize,
     lse: *mut f32,
+    /// Elements of the log-sum-exp from a head to the next, and at which the part begins.
+    lse_stride: usize,
+    lse_start: usize,
     owner: PhantomData<&'a mut f32>,
 }
 
@@ -146,15 +158,38 @@ impl<'a> OutputRows<'a> {
                 SliceMut::F16(data) => Pointer::F16(data.as_mut_ptr().cast()),
                 SliceMut::Bf16(data) => Pointer::Bf16(data.as_mut_ptr().cast()),
             },
+            start: 0,
             lse: lse.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr),
+            lse_stride: len,
+            lse_start: 0,
             owner: PhantomData,
+        }
+    }
+
+    /// Shape of the part as [batch, heads, length, head_dim].
+    pub(super) fn shape(&self) -> [usize; 4] {
+        self.layout.shape
+    }
+
+    /// Some heads and tokens of an output of one sequence, or of sequences that are packed.
+    pub(super) fn part(&self, heads: Range<usize>, tokens: Range<usize>) -> Self {
+        let [batches, all_heads, len, head_dim] = self.layout.shape;
+        assert!(batches == 1 && heads.end <= all_heads && tokens.end <= len);
+        OutputRows {
+            layout: Layout {
+                shape: [1, heads.len(), tokens.len(), head_dim],
+                ..self.layout
+            },
+            start: self.start + self.layout.row(0, heads.start, tokens.start),
+            lse_start: self.lse_start + heads.start * self.lse_stride + tokens.start,
+            ..*self
         }
     }
 
     /// Writes one row of O and its log-sum-exp.
     ///
     /// # Safety
-    /// No other thread may write the same (batch, head, token) at the same time.
+    /// No other thread may write the same (batch, head, token) at the same time, through this part or another.
     pub(super) unsafe fn write(
         &self,
         (batch, head, token): (usize, usize, usize),
@@ -163,7 +198,7 @@ impl<'a> OutputRows<'a> {
     ) {
         let [batches, heads, len, head_dim] = self.layout.shape;
         assert!(batch < batches && head < heads && token < len && row.len() == head_dim);
-        let offset = self.layout.row(batch, head, token);
+        let offset = self.start + self.layout.row(batch, head, token);
         // SAFETY: the layout keeps every index of the view inside its buffer and apart from all others, the buffer is
         // borrowed for 'a, and the caller gives this row to this thread alone.
         unsafe {
@@ -181,7 +216,8 @@ impl<'a> OutputRows<'a> {
                 }
             }
             if !self.lse.is_null() {
-                *self.lse.add((batch * heads + head) * len + token) = lse;
+                let row = self.lse_start + (batch * heads + head) * self.lse_stride + token;
+                *self.lse.add(row) = lse;
             }
         }
     }

@@ -14,16 +14,15 @@
 //! Scores never leave the tile.
 
 use super::accumulator::RunningStats;
+use super::call::Call;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
 use super::tile::{self, KEY_GROUP, Stats};
 use super::units::{Unit, Units};
-use super::workers::{for_each_task, take};
+use super::workers::take;
 use crate::geometry::{BLOCK, Geometry, SampledRows};
 use crate::policy::Budget;
-use crate::problem::Problem;
-use crate::tensor::TensorView;
 
 /// Statistics of a panel's rows over one key block.
 pub(crate) type BlockStats = Stats;
@@ -52,23 +51,20 @@ pub(super) fn tasks_per_unit(units: &Units) -> usize {
     units.panels.div_ceil(PANELS_PER_TASK)
 }
 
-/// Samples the units of one wave; `ended` is called after each task.
-pub(super) fn sampling(
-    problem: &Problem,
-    units: &Units,
-    wave: impl Iterator<Item = Unit> + Send,
-    (q, k): (&TensorView<'_>, &TensorView<'_>),
-    buffers: SamplingBuffers<'_>,
-    scratches: &mut [Scratch<'_>],
-    ended: impl Fn() + Sync,
-) {
+/// The tasks of some units of a call.
+pub(super) fn tasks<'a>(
+    call: Call<'a>,
+    units: &'a Units,
+    wave: impl Iterator<Item = Unit> + Send + 'a,
+    buffers: SamplingBuffers<'a>,
+) -> impl Iterator<Item = PanelGroup<'a>> + Send + 'a {
     let SamplingBuffers {
         mut queries,
         mut row_stats,
         mut blocks,
         mut sinks,
     } = buffers;
-    let tasks = wave.flat_map(|unit| {
+    wave.flat_map(move |unit| {
         let mut queries = take(&mut queries, units.query_lanes());
         let mut row_stats = take(&mut row_stats, units.panels);
         let mut blocks = take(&mut blocks, units.block_stats());
@@ -81,13 +77,9 @@ pub(super) fn sampling(
                     units,
                     rows: units.rows(unit),
                     first_panel,
-                    q: HeadRows::new(q, unit.head / problem.q_heads, unit.head % problem.q_heads),
-                    k: HeadRows::new(
-                        k,
-                        unit.head / problem.q_heads,
-                        unit.head % problem.q_heads / problem.group_size(),
-                    ),
-                    scale_log2: problem.scale_log2(),
+                    q: call.queries(unit.head),
+                    k: call.keys(unit.head),
+                    scale_log2: call.problem.scale_log2(),
                     queries: take(&mut queries, panels * units.head_dim),
                     row_stats: take(&mut row_stats, panels),
                     blocks: take(
@@ -100,14 +92,11 @@ pub(super) fn sampling(
             .collect();
         // Later rows see more keys.
         of_unit.into_iter().rev()
-    });
-    for_each_task(scratches, tasks, |scratch, group| {
-        scratch.instruction_set.run(Sample { group, scratch });
-        ended();
-    });
+    })
 }
 
-struct PanelGroup<'a> {
+/// Few panels of sampled rows of one unit: a task.
+pub(super) struct PanelGroup<'a> {
     units: &'a Units,
     rows: SampledRows,
     first_panel: usize,
@@ -118,6 +107,16 @@ struct PanelGroup<'a> {
     row_stats: &'a mut [Stats],
     blocks: &'a mut [BlockStats],
     sinks: &'a mut [BlockStats],
+}
+
+impl PanelGroup<'_> {
+    pub(super) fn run(self, scratch: &mut Scratch<'_>) {
+        let instruction_set = scratch.instruction_set;
+        instruction_set.run(Sample {
+            group: self,
+            scratch,
+        });
+    }
 }
 
 struct Sample<'a, 's> {

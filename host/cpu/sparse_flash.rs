@@ -18,16 +18,16 @@
 //! threads or the chunk of the prompt that it is computed in. Dense attention of few queries goes another way (`few_queries`), whose
 //! sums are rounded otherwise.
 
+use std::ops::Range;
+
 use super::accumulator::{Accumulator, Sums};
+use super::call::Call;
 use super::query_block::{QueryBlock, Walk};
-use super::rows::{HeadRows, OutputRows};
+use super::rows::OutputRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, PANEL, Simd};
-use super::workers::for_each_task;
 use crate::geometry::Geometry;
-use crate::problem::Problem;
 use crate::selection::SelectionRef;
-use crate::tensor::Inputs;
 
 /// What the heads attend to.
 #[derive(Clone, Copy)]
@@ -36,56 +36,70 @@ pub(crate) enum Mask<'a> {
     Selection(SelectionRef<'a>),
 }
 
-/// Attention of all heads; `ended` is called after each query block.
-pub(super) fn sparse_flash(
-    problem: &Problem,
-    inputs: &Inputs<'_>,
-    mask: Mask<'_>,
-    output: &OutputRows<'_>,
-    scratches: &mut [Scratch<'_>],
-    ended: impl Fn() + Sync,
-) {
-    let geometry = Geometry::new(problem);
-    let heads = (0..problem.batch).flat_map(|b| (0..problem.q_heads).map(move |h| (b, h)));
+/// The tasks of a call: query blocks of all heads.
+pub(super) fn tasks<'a>(
+    call: Call<'a>,
+    mask: Mask<'a>,
+    output: OutputRows<'a>,
+) -> impl Iterator<Item = QueryBlock<'a>> + Send + 'a {
+    let Call { problem, .. } = call;
+    let geometry = call.geometry();
     // Within a head the later query blocks see more keys, so they come first.
-    let tasks = heads.flat_map(|head| geometry.query_blocks().rev().map(move |qb| (head, qb)));
-    for_each_task(scratches, tasks, |scratch, ((batch, head), query_block)| {
-        let kv_head = head / problem.group_size();
-        let block = QueryBlock {
+    (0..problem.heads()).flat_map(move |head| {
+        let (batch, q_head) = call.place(head);
+        geometry.query_blocks().rev().map(move |index| QueryBlock {
             geometry,
             head_dim: problem.head_dim,
             scale_log2: problem.scale_log2(),
             batch,
-            head,
-            index: query_block,
-            q: HeadRows::new(&inputs.q, batch, head),
-            k: HeadRows::new(&inputs.k, batch, kv_head),
-            v: HeadRows::new(&inputs.v, batch, kv_head),
+            head: q_head,
+            index,
+            q: call.queries(head),
+            k: call.keys(head),
+            v: call.values(head),
             mask: match mask {
                 Mask::Dense => None,
-                Mask::Selection(selection) => Some(selection.head(batch * problem.q_heads + head))
-                    .filter(|mask| !mask.is_dense()),
+                Mask::Selection(selection) => {
+                    Some(selection.head(head)).filter(|mask| !mask.is_dense())
+                }
             },
             output,
-        };
-        scratch.instruction_set.run(Attend { block, scratch });
-        ended();
-    });
-    write_unseeing_rows(problem, geometry, output, scratches[0].row);
+        })
+    })
 }
 
-/// Rows that stand before the first key: O = 0, lse = -∞.
-fn write_unseeing_rows(
-    problem: &Problem,
+/// Attends with the queries of one block.
+pub(super) fn attend(block: QueryBlock<'_>, scratch: &mut Scratch<'_>) {
+    scratch.instruction_set.run(Attend { block, scratch });
+}
+
+/// Writes O = 0, lse = -∞ for the rows of a call that stand before the first key.
+///
+/// # Safety
+/// No other thread writes to the output at the same time.
+pub(super) unsafe fn write_fully_masked_rows(
     geometry: Geometry,
-    output: &OutputRows<'_>,
+    output: OutputRows<'_>,
     zeros: &mut [f32],
 ) {
+    let masked = (0..geometry.q_len)
+        .take_while(|&row| geometry.visible_keys(row) == 0)
+        .count();
+    // SAFETY: the caller's.
+    unsafe { write_zeros(output, 0..masked, zeros) };
+}
+
+/// Writes O = 0, lse = -∞ for some rows of all heads.
+///
+/// # Safety
+/// No other thread writes to these rows at the same time.
+pub(super) unsafe fn write_zeros(output: OutputRows<'_>, rows: Range<usize>, zeros: &mut [f32]) {
+    let [batches, heads, ..] = output.shape();
     zeros.fill(0.0);
-    for batch in 0..problem.batch {
-        for head in 0..problem.q_heads {
-            for row in (0..problem.q_len).take_while(|&row| geometry.visible_keys(row) == 0) {
-                // SAFETY: no query block holds this row, and the workers have ended.
+    for batch in 0..batches {
+        for head in 0..heads {
+            for row in rows.clone() {
+                // SAFETY: the caller's.
                 unsafe { output.write((batch, head, row), zeros, f32::NEG_INFINITY) };
             }
         }

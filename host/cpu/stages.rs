@@ -3,29 +3,31 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::few_queries::{Cut, few_queries};
+use super::call::Call;
+use super::few_queries::{Cut, FewQueries, few_queries};
 use super::per_row;
-use super::reduction::{MASS_ONE, MassBuffers, Sampled, reduction};
+use super::planned::Planned;
+use super::reduction;
 use super::rows::OutputRows;
-use super::sampling::{SamplingBuffers, sampling, tasks_per_unit};
+use super::sampling::{self, tasks_per_unit};
 use super::scratch::Scratch;
-use super::sparse_flash::{Mask, sparse_flash};
+use super::sparse_flash::{self, Mask};
 use super::tile;
-use super::top_k::{Masses, choose_dense_heads, select};
+use super::top_k::{self, choose_dense_heads};
+use super::totals::HeadTotals;
 use super::units::Units;
-use super::workspace::{HeadTotals, Selecting, Workspace};
+use super::workers::for_each_task;
+use super::workspace::{Selecting, Workspace};
 use crate::error::{Error, Result};
-use crate::geometry::Geometry;
-use crate::plan::Plan;
 use crate::policy::{Budget, Fallback};
 use crate::progress::Progress;
-use crate::report::{KeptKeys, Report, RowCoverage, SelectedHead, Stage, StageTimes};
+use crate::report::{Report, Stage, StageTimes};
 use crate::selection::Selection;
 use crate::stage::{SampledRow, UnitMass};
 use crate::tensor::{Inputs, Outputs};
 
 /// One run of a plan over given inputs, to be driven stage by stage: for benchmarks of single stages, and for looking at
-/// what each of them found. [`Plan::run`] drives it from end to end.
+/// what each of them found. [`Plan::run`](crate::Plan::run) drives it from end to end.
 ///
 /// The selection goes *wave* by wave, as many heads or segments at a time as the workspace holds; each wave runs
 /// [`sampling`](Stages::sampling), [`reduction`](Stages::reduction) and [`top_k`](Stages::top_k), in this order. With [`Budget::Rows`]
@@ -40,7 +42,7 @@ use crate::tensor::{Inputs, Outputs};
 /// # let inputs = Inputs::new(view, view, view);
 /// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
-/// let mut workspace = vec![0; plan.workspace_bytes()];
+/// let mut workspace = vec![0; plan.workspace_bytes];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
 /// for wave in 0..stages.waves() {
 ///     stages.sampling(wave)?;
@@ -51,7 +53,7 @@ use crate::tensor::{Inputs, Outputs};
 /// # Ok::<(), Error>(())
 /// ```
 pub struct Stages<'a> {
-    plan: &'a Plan,
+    plan: &'a Planned,
     inputs: Inputs<'a>,
     workspace: Workspace<'a>,
     progress: &'a dyn Progress,
@@ -77,17 +79,16 @@ impl std::fmt::Debug for Stages<'_> {
 
 impl<'a> Stages<'a> {
     pub(crate) fn new(
-        plan: &'a Plan,
+        plan: &'a Planned,
         inputs: &Inputs<'a>,
         workspace: &'a mut [u8],
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let problem = plan.problem();
+        let problem = &plan.problem;
         inputs.check(problem)?;
         let mut workspace = super::carved::workspace(plan, workspace, plan.units())?;
         if let (Some(units), Some(selecting)) = (plan.units(), &mut workspace.selecting) {
-            selecting.selection.reset(units.window_blocks);
-            selecting.totals.fill(HeadTotals::EMPTY);
+            selecting.reset(units);
         }
         Ok(Stages {
             plan,
@@ -139,20 +140,16 @@ impl<'a> Stages<'a> {
             units.count() * tasks_per_unit(units),
         );
         let started = Instant::now();
-        sampling(
-            self.plan.problem(),
+        let tasks = sampling::tasks(
+            Call::of_inputs(&self.plan.problem, &self.inputs),
             units,
             units.of_wave(wave),
-            (&self.inputs.q, &self.inputs.k),
-            SamplingBuffers {
-                queries: selecting.queries,
-                row_stats: selecting.row_stats,
-                blocks: selecting.blocks,
-                sinks: selecting.sinks,
-            },
-            &mut self.workspace.scratches,
-            || count.advance(),
+            selecting.wave.sampling(),
         );
+        for_each_task(&mut self.workspace.scratches, tasks, |scratch, task| {
+            task.run(scratch);
+            count.advance();
+        });
         self.times.add(Stage::Sampling, started.elapsed());
         Ok(())
     }
@@ -169,19 +166,21 @@ impl<'a> Stages<'a> {
         );
         let mut again = Vec::new();
         let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
-        let times = per_row::select(
-            self.plan.problem(),
-            (units, self.plan.coverage()),
-            wave,
-            (&self.inputs.q, &self.inputs.k),
-            per_row::Selected {
-                row_stats: selecting.row_stats,
-                selection: &mut selecting.selection,
-                totals,
-            },
-            (&mut self.workspace.scratches, &mut selecting.tasks),
-            || count.advance(),
-        );
+        let call = Call::of_inputs(&self.plan.problem, &self.inputs);
+        let shared = per_row::Shared::new(call, units, self.plan.coverage(), totals);
+        let row_stats = &mut *selecting.wave.row_stats;
+        let tasks = per_row::tasks(&shared, wave, row_stats, &mut selecting.selection);
+        let scratches = &mut self.workspace.scratches;
+        let mut workers: Vec<_> = scratches
+            .iter_mut()
+            .zip(&mut self.workspace.task_buffers)
+            .collect();
+        let clock = per_row::Clock::start();
+        for_each_task(&mut workers, tasks, |(scratch, buffers), task| {
+            task.run((scratch, buffers), &clock);
+            count.advance();
+        });
+        let times = clock.stop();
         self.times.add(Stage::Sampling, times.statistics);
         self.times.add(Stage::TopK, times.demand);
         Ok(())
@@ -212,27 +211,13 @@ impl<'a> Stages<'a> {
             units.count() * units.reductions(),
         );
         let started = Instant::now();
-        reduction(
-            self.plan.problem(),
-            units,
-            units.of_wave(wave),
-            (
-                &self.inputs.k,
-                Sampled {
-                    queries: selecting.queries,
-                    row_stats: selecting.row_stats,
-                    blocks: selecting.blocks,
-                    sinks: selecting.sinks,
-                },
-            ),
-            MassBuffers {
-                mass: selecting.mass,
-                outside: selecting.outside,
-                covered: selecting.covered,
-            },
-            &mut self.workspace.scratches,
-            || count.advance(),
-        );
+        let (sampled, buffers) = selecting.wave.reduction();
+        let call = Call::of_inputs(&self.plan.problem, &self.inputs);
+        let tasks = reduction::tasks(call, units, units.of_wave(wave), sampled, buffers);
+        for_each_task(&mut self.workspace.scratches, tasks, |scratch, task| {
+            task.run(scratch);
+            count.advance();
+        });
         self.times.add(Stage::Reduction, started.elapsed());
         Ok(())
     }
@@ -251,29 +236,15 @@ impl<'a> Stages<'a> {
         }
         let count = Count::new(self.progress, Stage::TopK, wave * units.wave, units.count());
         let started = Instant::now();
-        let masses = Masses {
-            units,
-            coverage: self.plan.coverage(),
-            mass: selecting.mass,
-            outside: selecting.outside,
-            covered: selecting.covered,
-            sampled: Sampled {
-                queries: selecting.queries,
-                row_stats: selecting.row_stats,
-                blocks: selecting.blocks,
-                sinks: selecting.sinks,
-            },
-        };
         let mut again = Vec::new();
         let totals = once(&mut self.counted[wave], selecting.totals, &mut again);
-        select(
-            &masses,
-            wave,
-            &mut selecting.selection,
-            totals,
-            &mut self.workspace.scratches,
-            || count.advance(),
-        );
+        let masses = selecting.wave.masses(units, self.plan.coverage());
+        let shared = top_k::Shared::new(masses, totals);
+        let tasks = top_k::tasks(&shared, wave, &mut selecting.selection);
+        for_each_task(&mut self.workspace.scratches, tasks, |scratch, task| {
+            task.run(scratch);
+            count.advance();
+        });
         self.selected[wave] = true;
         let all = self.selected.iter().all(|&selected| selected);
         if all && self.plan.fallback() == Some(Fallback::Auto) {
@@ -315,7 +286,7 @@ impl<'a> Stages<'a> {
     /// # Errors
     /// Outputs that do not fit the problem; nothing has been computed then.
     pub fn run(&mut self, outputs: Outputs<'_>) -> Result<Report> {
-        outputs.check(self.plan.problem())?;
+        outputs.check(&self.plan.problem)?;
         for wave in 0..self.waves() {
             self.sampling(wave)?;
             self.reduction(wave)?;
@@ -340,8 +311,8 @@ impl<'a> Stages<'a> {
         let (Some(units), Some(selecting)) = (self.plan.units(), &self.workspace.selecting) else {
             return Ok(Vec::new());
         };
-        let q_heads = self.plan.problem().q_heads;
-        let panels = selecting.row_stats.chunks(units.panels.max(1));
+        let q_heads = self.plan.problem.q_heads;
+        let panels = selecting.wave.row_stats.chunks(units.panels.max(1));
         let rows = units.of_wave(wave).zip(panels).flat_map(|(unit, panels)| {
             let rows = units.rows(unit);
             let of_panels = || panels.iter().flat_map(tile::lse).collect::<Vec<_>>();
@@ -371,20 +342,8 @@ impl<'a> Stages<'a> {
         if units.budget == Budget::Rows {
             return Ok(Vec::new());
         }
-        let q_heads = self.plan.problem().q_heads;
-        let masses = Masses {
-            units,
-            coverage: self.plan.coverage(),
-            mass: selecting.mass,
-            outside: selecting.outside,
-            covered: selecting.covered,
-            sampled: Sampled {
-                queries: selecting.queries,
-                row_stats: selecting.row_stats,
-                blocks: selecting.blocks,
-                sinks: selecting.sinks,
-            },
-        };
+        let q_heads = self.plan.problem.q_heads;
+        let masses = selecting.wave.masses(units, self.plan.coverage());
         let of_wave = units.of_wave(wave).enumerate();
         Ok(of_wave
             .map(|(slot, unit)| {
@@ -400,7 +359,7 @@ impl<'a> Stages<'a> {
                         Budget::Blocks => units.geometry.blocks(),
                         Budget::Rows | Budget::Residual | Budget::Paper => units.candidates(),
                     },
-                    mass: &selecting.mass[masses.range(slot)],
+                    mass: &selecting.wave.mass[masses.range(slot)],
                 }
             })
             .collect())
@@ -409,26 +368,12 @@ impl<'a> Stages<'a> {
     /// What was selected so far, and how long each stage has taken.
     pub fn report(&self) -> Report {
         let report = Report::new(
-            self.plan.problem(),
+            &self.plan.problem,
             self.plan.head_path(),
             self.times,
-            |head| {
-                let selecting = self.workspace.selecting.as_ref()?;
-                let totals = selecting.totals[head];
-                Some(SelectedHead {
-                    kept: KeptKeys::Mask(selecting.selection.as_ref().head(head)),
-                    sampled_coverage: (totals.rows > 0)
-                        .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
-                    non_finite_rows: Some(totals.non_finite as usize),
-                    least_covered_row: totals.least.is_finite().then_some(RowCoverage {
-                        row: totals.least_row as usize,
-                        coverage: totals.least,
-                    }),
-                    last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
-                })
-            },
+            |head| Some(self.workspace.selecting.as_ref()?.found(head)),
         );
-        let problem = self.plan.problem();
+        let problem = &self.plan.problem;
         Report {
             key_ranges: match self.workspace.selecting {
                 None if Cut::suits(problem) => Cut::new(problem).ranges(),
@@ -455,35 +400,39 @@ fn once<'t>(
 
 /// Attention over a mask, with progress.
 pub(crate) fn attend(
-    plan: &Plan,
+    plan: &Planned,
     inputs: &Inputs<'_>,
     mask: Mask<'_>,
     outputs: Outputs<'_>,
     (scratches, partials): (&mut [Scratch<'_>], &mut [f32]),
     progress: &dyn Progress,
 ) -> Result<()> {
-    let problem = plan.problem();
+    let problem = &plan.problem;
     outputs.check(problem)?;
     let Outputs { mut o, lse } = outputs;
     let output = OutputRows::new(&mut o, lse);
+    let call = Call::of_inputs(problem, inputs);
     if matches!(mask, Mask::Dense) && Cut::suits(problem) {
-        let tasks = Cut::new(problem).tasks();
-        let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
-        few_queries(problem, inputs, &output, (scratches, partials), || {
-            count.advance();
-        });
+        let count = Count::new(progress, Stage::SparseFlash, 0, Cut::new(problem).tasks());
+        let calls = [FewQueries::new(call, output)];
+        few_queries(&calls, (scratches, partials), || count.advance());
         return Ok(());
     }
-    let tasks = problem.batch * problem.q_heads * Geometry::new(problem).query_blocks().len();
+    let geometry = call.geometry();
+    let tasks = problem.heads() * geometry.query_blocks().len();
     let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
-    sparse_flash(problem, inputs, mask, &output, scratches, || {
-        count.advance()
+    let tasks = sparse_flash::tasks(call, mask, output);
+    for_each_task(scratches, tasks, |scratch, block| {
+        sparse_flash::attend(block, scratch);
+        count.advance();
     });
+    // SAFETY: the workers have ended.
+    unsafe { sparse_flash::write_fully_masked_rows(geometry, output, scratches[0].row) };
     Ok(())
 }
 
 fn selecting<'p, 's, 'a>(
-    plan: &'p Plan,
+    plan: &'p Planned,
     selecting: &'s mut Option<Selecting<'a>>,
     wave: usize,
 ) -> Result<(&'p Units, &'s mut Selecting<'a>)> {

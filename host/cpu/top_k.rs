@@ -8,12 +8,11 @@ use super::reduction::{MASS_ONE, Normaliser, Sampled};
 use super::scratch::Scratch;
 use super::simd::{Kernel, PANEL, Simd};
 use super::tile::{self, Stats};
+use super::totals::HeadTotals;
 use super::units::{Unit, Units};
-use super::workers::for_each_task;
-use super::workspace::HeadTotals;
 use crate::geometry::{BLOCK, Geometry};
 use crate::policy::Budget;
-use crate::selection::{BlockRows, HeadSelection, SelectionMut};
+use crate::selection::{BlockRows, HeadSelection, SelectionMut, StripeList};
 use crate::top_k;
 
 /// What reduction found for the units of a wave.
@@ -65,67 +64,107 @@ impl<'a> Masses<'a> {
     }
 }
 
-/// Selects for the units of one wave; `ended` is called after each.
-pub(super) fn select(
-    masses: &Masses<'_>,
-    wave: usize,
-    selection: &mut SelectionMut<'_>,
-    totals: &mut [HeadTotals],
-    scratches: &mut [Scratch<'_>],
-    ended: impl Fn() + Sync,
-) {
-    let units = masses.units;
-    let totals = Mutex::new(totals);
-    let ended = |slot: usize, unit: Unit, selected: u64| {
-        let (rows, covered, _) = masses.need(slot);
-        if let Ok(mut totals) = totals.lock() {
-            let totals = &mut totals[unit.head];
-            // Sums of integers: the same whoever comes first. Shares are rounded, so that their sum may exceed a row's whole mass.
-            totals.rows += rows as u64;
-            totals.kept += (covered + selected).min(rows as u64 * MASS_ONE);
-            totals.non_finite += (units.rows(unit).len() - rows) as u64;
+/// What the tasks of a wave share.
+pub(super) struct Shared<'a> {
+    masses: Masses<'a>,
+    totals: Mutex<&'a mut [HeadTotals]>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(masses: Masses<'a>, totals: &'a mut [HeadTotals]) -> Self {
+        Shared {
+            masses,
+            totals: Mutex::new(totals),
         }
-        ended();
+    }
+}
+
+/// The selection of one unit.
+pub(super) struct Task<'a> {
+    masses: &'a Masses<'a>,
+    totals: &'a Mutex<&'a mut [HeadTotals]>,
+    slot: usize,
+    unit: Unit,
+    lists: Lists<'a>,
+}
+
+enum Lists<'a> {
+    Blocks(BlockRows<'a>),
+    Stripes(StripeList<'a>),
+}
+
+/// The tasks of one wave of a call.
+pub(super) fn tasks<'a>(
+    shared: &'a Shared<'a>,
+    wave: usize,
+    selection: &'a mut SelectionMut<'_>,
+) -> Box<dyn Iterator<Item = Task<'a>> + Send + 'a> {
+    let units = shared.masses.units;
+    let task = |(slot, (unit, lists))| Task {
+        masses: &shared.masses,
+        totals: &shared.totals,
+        slot,
+        unit,
+        lists,
     };
     let first = wave * units.wave;
+    let of_wave = units.of_wave(wave);
     match units.budget {
-        Budget::Rows => {}
+        Budget::Rows => Box::new(std::iter::empty()),
         Budget::Blocks => {
             let segments = (0..units.per_head).map(|segment| units.query_blocks(segment));
             let rows = selection.block_rows(segments).skip(first);
-            let blocks = units.geometry.blocks();
-            let tasks = units.of_wave(wave).zip(rows).enumerate();
-            for_each_task(scratches, tasks, |scratch, (slot, (unit, mut rows))| {
-                let (mass, _) = masses.of(slot);
-                let (.., need) = masses.need(slot);
-                let selected = top_k::select(mass, need, |candidate| {
-                    rows.keep(candidate / blocks, candidate % blocks);
-                });
-                let covered_rows = scratch.instruction_set.run(RowCoverages {
-                    masses,
-                    slot,
-                    unit,
-                    kept: &rows,
-                });
-                if let Ok(mut totals) = totals.lock() {
-                    totals[unit.head].add_rows(&covered_rows);
-                }
-                ended(slot, unit, selected);
-            });
+            Box::new(of_wave.zip(rows.map(Lists::Blocks)).enumerate().map(task))
         }
         Budget::Residual | Budget::Paper => {
             let lists = selection.stripe_lists(first..first + units.wave);
-            let tasks = units.of_wave(wave).zip(lists).enumerate();
-            for_each_task(scratches, tasks, |_, (slot, (unit, mut stripes))| {
-                let (mass, outside) = masses.of(slot);
-                let (.., need) = masses.need(slot);
+            Box::new(of_wave.zip(lists.map(Lists::Stripes)).enumerate().map(task))
+        }
+    }
+}
+
+impl Task<'_> {
+    pub(super) fn run(self, scratch: &mut Scratch<'_>) {
+        let Task {
+            masses,
+            totals,
+            slot,
+            unit,
+            lists,
+        } = self;
+        let (rows, covered, need) = masses.need(slot);
+        let (mass, outside) = masses.of(slot);
+        let mut covered_rows = HeadTotals::EMPTY;
+        let selected = match lists {
+            Lists::Blocks(mut lists) => {
+                let blocks = masses.units.geometry.blocks();
+                let selected = top_k::select(mass, need, |candidate| {
+                    lists.keep(candidate / blocks, candidate % blocks);
+                });
+                covered_rows = scratch.instruction_set.run(RowCoverages {
+                    masses,
+                    slot,
+                    unit,
+                    kept: &lists,
+                });
+                selected
+            }
+            Lists::Stripes(mut stripes) => {
                 let mut selected = 0;
                 top_k::select(mass, need, |key| {
                     stripes.push(key);
                     selected += outside[key];
                 });
-                ended(slot, unit, selected);
-            });
+                selected
+            }
+        };
+        if let Ok(mut totals) = totals.lock() {
+            let totals = &mut totals[unit.head];
+            totals.add_rows(&covered_rows);
+            // Sums of integers: the same whoever comes first. Shares are rounded, so that their sum may exceed a row's whole mass.
+            totals.rows += rows as u64;
+            totals.kept += (covered + selected).min(rows as u64 * MASS_ONE);
+            totals.non_finite += (masses.units.rows(unit).len() - rows) as u64;
         }
     }
 }

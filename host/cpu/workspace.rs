@@ -3,13 +3,17 @@
 use super::arena::{ALIGNMENT, Arena, Footprint};
 use super::few_queries::Cut;
 use super::per_row::TaskBuffers;
-use super::sampling::BlockStats;
+use super::reduction::{MASS_ONE, MassBuffers, Sampled};
+use super::sampling::{BlockStats, SamplingBuffers};
 use super::scratch::Scratch;
 use super::simd::{InstructionSet, Lanes};
 use super::tile::Stats;
+use super::top_k::Masses;
+use super::totals::HeadTotals;
 use super::units::Units;
 use crate::policy::Budget;
 use crate::problem::Problem;
+use crate::report::{KeptKeys, RowCoverage, SelectedHead};
 use crate::selection::{SelectionMut, SelectionShape, StripeSpan};
 
 /// Everything that a run works in.
@@ -18,67 +22,70 @@ pub(super) struct Workspace<'a> {
     /// Results of ranges of keys, for few queries.
     pub(super) partials: &'a mut [f32],
     pub(super) selecting: Option<Selecting<'a>>,
+    /// One a worker where the budget is of rows, else none.
+    pub(super) task_buffers: Vec<TaskBuffers<'a>>,
 }
 
 /// What a plan that selects keeps besides: the selection, and the intermediate results of one wave.
 pub(super) struct Selecting<'a> {
     pub(super) selection: SelectionMut<'a>,
     pub(super) totals: &'a mut [HeadTotals],
-    pub(super) queries: &'a mut [Lanes],
+    pub(super) wave: WaveBuffers<'a>,
+}
+
+/// What sampling and reduction leave of the units of one wave.
+pub(super) struct WaveBuffers<'a> {
+    queries: &'a mut [Lanes],
     pub(super) row_stats: &'a mut [Stats],
-    pub(super) blocks: &'a mut [BlockStats],
-    pub(super) sinks: &'a mut [BlockStats],
+    blocks: &'a mut [BlockStats],
+    sinks: &'a mut [BlockStats],
     pub(super) mass: &'a mut [u64],
-    pub(super) outside: &'a mut [u64],
-    pub(super) covered: &'a mut [u64],
-    /// One a worker for the budget of rows, else none.
-    pub(super) tasks: Vec<TaskBuffers<'a>>,
+    outside: &'a mut [u64],
+    covered: &'a mut [u64],
 }
 
-/// What selection found of one head, over all its units.
-#[derive(Clone, Copy, Debug, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C)]
-pub(super) struct HeadTotals {
-    /// Sampled rows whose softmax is finite, each of mass [`MASS_ONE`](super::MASS_ONE).
-    pub(super) rows: u64,
-    /// Mass that the mask keeps of them.
-    pub(super) kept: u64,
-    /// Sampled rows whose softmax is not finite.
-    pub(super) non_finite: u64,
-    /// Row and coverage of the sampled row of which the mask keeps the least; infinite where that is not known.
-    pub(super) least_row: u64,
-    pub(super) least: f64,
-    /// Coverage of the last row; NaN where that is not known.
-    pub(super) last: f64,
-}
-
-impl HeadTotals {
-    pub(super) const EMPTY: HeadTotals = HeadTotals {
-        rows: 0,
-        kept: 0,
-        non_finite: 0,
-        least_row: 0,
-        least: f64::INFINITY,
-        last: f64::NAN,
-    };
-
-    /// Counts a row's coverage; the order of the rows does not matter.
-    pub(super) fn add_row(&mut self, row: usize, coverage: f64, is_last: bool) {
-        if (coverage, row as u64) < (self.least, self.least_row) {
-            (self.least, self.least_row) = (coverage, row as u64);
-        }
-        if is_last {
-            self.last = coverage;
+impl WaveBuffers<'_> {
+    pub(super) fn sampling(&mut self) -> SamplingBuffers<'_> {
+        SamplingBuffers {
+            queries: self.queries,
+            row_stats: self.row_stats,
+            blocks: self.blocks,
+            sinks: self.sinks,
         }
     }
-}
 
-impl HeadTotals {
-    /// Counts the rows of other totals.
-    pub(super) fn add_rows(&mut self, other: &HeadTotals) {
-        self.add_row(other.least_row as usize, other.least, false);
-        if !other.last.is_nan() {
-            self.last = other.last;
+    fn sampled(&self) -> Sampled<'_> {
+        Sampled {
+            queries: self.queries,
+            row_stats: self.row_stats,
+            blocks: self.blocks,
+            sinks: self.sinks,
+        }
+    }
+
+    pub(super) fn reduction(&mut self) -> (Sampled<'_>, MassBuffers<'_>) {
+        let sampled = Sampled {
+            queries: self.queries,
+            row_stats: self.row_stats,
+            blocks: self.blocks,
+            sinks: self.sinks,
+        };
+        let masses = MassBuffers {
+            mass: self.mass,
+            outside: self.outside,
+            covered: self.covered,
+        };
+        (sampled, masses)
+    }
+
+    pub(super) fn masses<'m>(&'m self, units: &'m Units, coverage: f32) -> Masses<'m> {
+        Masses {
+            units,
+            coverage,
+            mass: self.mass,
+            outside: self.outside,
+            covered: self.covered,
+            sampled: self.sampled(),
         }
     }
 }
@@ -96,13 +103,6 @@ fn stripe_capacity(units: &Units) -> usize {
     }
 }
 
-fn task_buffers(units: &Units, threads: usize) -> usize {
-    match units.budget {
-        Budget::Rows => threads,
-        Budget::Blocks | Budget::Residual | Budget::Paper => 0,
-    }
-}
-
 impl<'a> Workspace<'a> {
     /// `None` where there are fewer than [`bytes`] bytes.
     pub(super) fn carve(
@@ -116,25 +116,49 @@ impl<'a> Workspace<'a> {
             .map(|_| Scratch::carve(&mut arena, problem, instruction_set))
             .collect::<Option<_>>()?;
         let partials = arena.take(Cut::new(problem).partials_len())?;
+        let mut task_buffers = Vec::new();
         let selecting = match units {
-            Some(units) => Some(Selecting::carve(&mut arena, problem, units, threads)?),
+            Some(units) => {
+                task_buffers = carve_task_buffers(&mut arena, units, threads)?;
+                Some(Selecting::carve(&mut arena, problem, units)?)
+            }
             None => None,
         };
         Some(Workspace {
             scratches,
             partials,
             selecting,
+            task_buffers,
         })
     }
 }
 
+/// One a worker where the budget is of rows, else none.
+pub(super) fn carve_task_buffers<'a>(
+    arena: &mut Arena<'a>,
+    units: &Units,
+    threads: usize,
+) -> Option<Vec<TaskBuffers<'a>>> {
+    let count = match units.budget {
+        Budget::Rows => threads,
+        Budget::Blocks | Budget::Residual | Budget::Paper => 0,
+    };
+    (0..count)
+        .map(|_| TaskBuffers::carve(arena, units))
+        .collect()
+}
+
+/// Counts what [`carve_task_buffers`] takes.
+pub(super) fn measure_task_buffers(footprint: &mut Footprint, units: &Units, threads: usize) {
+    if units.budget == Budget::Rows {
+        let mut task = Footprint::new();
+        TaskBuffers::measure(&mut task, units);
+        footprint.repeat(&task, threads);
+    }
+}
+
 impl<'a> Selecting<'a> {
-    fn carve(
-        arena: &mut Arena<'a>,
-        problem: &Problem,
-        units: &Units,
-        threads: usize,
-    ) -> Option<Self> {
+    pub(super) fn carve(arena: &mut Arena<'a>, problem: &Problem, units: &Units) -> Option<Self> {
         let shape = SelectionShape::new(problem);
         let wave_bytes = arena.take(wave_bytes(units))?;
         let wave = &mut Arena::new(wave_bytes);
@@ -148,17 +172,49 @@ impl<'a> Selecting<'a> {
                 dense: arena.take(units.heads)?,
             },
             totals: arena.take(units.heads)?,
-            queries: wave.take(units.wave * units.query_lanes())?,
-            row_stats: wave.take(units.wave * units.panels)?,
-            blocks: wave.take(units.wave * units.block_stats())?,
-            sinks: wave.take(units.wave * units.sink_stats())?,
-            mass: wave.take(units.wave * units.candidates())?,
-            outside: wave.take(units.wave * units.outside_candidates())?,
-            covered: wave.take(units.wave * units.reductions())?,
-            tasks: (0..task_buffers(units, threads))
-                .map(|_| TaskBuffers::carve(arena, units))
-                .collect::<Option<_>>()?,
+            wave: WaveBuffers {
+                queries: wave.take(units.wave * units.query_lanes())?,
+                row_stats: wave.take(units.wave * units.panels)?,
+                blocks: wave.take(units.wave * units.block_stats())?,
+                sinks: wave.take(units.wave * units.sink_stats())?,
+                mass: wave.take(units.wave * units.candidates())?,
+                outside: wave.take(units.wave * units.outside_candidates())?,
+                covered: wave.take(units.wave * units.reductions())?,
+            },
         })
+    }
+
+    /// Counts what [`Selecting::carve`] takes.
+    pub(super) fn measure(footprint: &mut Footprint, problem: &Problem, units: &Units) {
+        let shape = SelectionShape::new(problem);
+        footprint.take::<u8>(wave_bytes(units), 1);
+        footprint.take::<u64>(shape.words(), 1);
+        footprint.take::<u32>(stripe_capacity(units), units.heads);
+        footprint.take::<StripeSpan>(units.heads, 1);
+        footprint.take::<u8>(units.heads, 1);
+        footprint.take::<HeadTotals>(units.heads, 1);
+    }
+
+    /// What was found of a head, for reports.
+    pub(super) fn found(&self, head: usize) -> SelectedHead<'_> {
+        let totals = self.totals[head];
+        SelectedHead {
+            kept: KeptKeys::Mask(self.selection.as_ref().head(head)),
+            sampled_coverage: (totals.rows > 0)
+                .then(|| totals.kept as f64 / (totals.rows as f64 * MASS_ONE as f64)),
+            non_finite_rows: Some(totals.non_finite as usize),
+            least_covered_row: totals.least.is_finite().then_some(RowCoverage {
+                row: totals.least_row as usize,
+                coverage: totals.least,
+            }),
+            last_row_coverage: Some(totals.last).filter(|coverage| !coverage.is_nan()),
+        }
+    }
+
+    /// Back to windows and sinks, of which nothing is known.
+    pub(super) fn reset(&mut self, units: &Units) {
+        self.selection.reset(units.window_blocks);
+        self.totals.fill(HeadTotals::EMPTY);
     }
 }
 
@@ -170,18 +226,8 @@ pub(crate) fn bytes(problem: &Problem, units: Option<&Units>, threads: usize) ->
     footprint.repeat(&scratch, threads);
     footprint.take::<f32>(Cut::new(problem).partials_len(), 1);
     if let Some(units) = units {
-        let shape = SelectionShape::new(problem);
-        footprint.take::<u8>(wave_bytes(units), 1);
-        footprint.take::<u64>(shape.words(), 1);
-        footprint.take::<u32>(stripe_capacity(units), units.heads);
-        footprint.take::<StripeSpan>(units.heads, 1);
-        footprint.take::<u8>(units.heads, 1);
-        footprint.take::<HeadTotals>(units.heads, 1);
-        if units.budget == Budget::Rows {
-            let mut task = Footprint::new();
-            TaskBuffers::measure(&mut task, units);
-            footprint.repeat(&task, threads);
-        }
+        measure_task_buffers(&mut footprint, units, threads);
+        Selecting::measure(&mut footprint, problem, units);
     }
     footprint.bytes()
 }

@@ -319,8 +319,8 @@ impl Packed<'_> {
                 if page as usize >= pages {
                     return Err(Error::PageNumber {
                         sequence,
-                        token: entry * page_tokens,
-                        page,
+                        slot: entry,
+                        page: page.into(),
                         pages,
                     });
                 }

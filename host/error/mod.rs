@@ -329,19 +329,83 @@ pub enum Error {
         "the plan is for equal lengths: use GpuPlan::arguments, or plan with GpuPlan::for_bounds"
     )]
     LengthsUnexpected,
-    /// A page number in use that names no page.
+    /// An entry of the block table that is in use and names no page.
     #[error(
-        "token {token} of sequence {sequence} lies in page {page}, but there are {pages} pages"
+        "entry {slot} of the block table of sequence {sequence} is {page}, but there are {pages} pages"
     )]
     PageNumber {
         /// The sequence.
         sequence: usize,
-        /// The first token of the page.
-        token: usize,
-        /// The number.
-        page: u32,
+        /// The entry, counted from the sequence's first.
+        slot: usize,
+        /// The page number.
+        page: i64,
         /// Pages.
         pages: usize,
+    },
+    /// Fewer entries of the block table than a sequence has pages.
+    #[error(
+        "sequence {sequence} lies in {needed} pages, but its row of the block table has {given} entries"
+    )]
+    BlockTableShort {
+        /// The sequence.
+        sequence: usize,
+        /// Pages that its keys take.
+        needed: usize,
+        /// Entries of its row.
+        given: usize,
+    },
+    /// Not as many lengths as the batch has sequences.
+    #[error(
+        "{name} has {given} entries, but the plan needs {expected}: one for each sequence, and one more where they are cumulative"
+    )]
+    SeqlensCount {
+        /// Which lengths.
+        name: &'static str,
+        /// Entries needed.
+        expected: usize,
+        /// Entries given.
+        given: usize,
+    },
+    /// Lengths that are negative, or cumulative ones that fall.
+    #[error(
+        "{name} goes from {from} to {to} at sequence {sequence}: lengths must not be negative, and cumulative ones must not fall"
+    )]
+    SeqlensFall {
+        /// Which lengths.
+        name: &'static str,
+        /// The sequence.
+        sequence: usize,
+        /// Where it begins.
+        from: i64,
+        /// Where it ends.
+        to: i64,
+    },
+    /// A sequence that is longer than the plan's bound.
+    #[error(
+        "sequence {sequence} has {len} tokens by {name}, but the plan was made for {bound} = {max}: plan with larger bounds"
+    )]
+    SeqlensLong {
+        /// Which lengths.
+        name: &'static str,
+        /// The sequence.
+        sequence: usize,
+        /// Its tokens.
+        len: usize,
+        /// Which bound.
+        bound: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// Sequences that reach beyond the tensor, or beyond the plan's `total_q`.
+    #[error("{name} ends at token {end}, but the tensor and the plan's bounds have {tokens}")]
+    SeqlensEnd {
+        /// Which lengths.
+        name: &'static str,
+        /// Where the last sequence ends.
+        end: usize,
+        /// Tokens that there are.
+        tokens: usize,
     },
     /// Lengths that are not cumulative, or beyond the bounds of the plan or the tensors.
     #[error(

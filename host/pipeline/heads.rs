@@ -6,7 +6,7 @@ use sample_attention_device::sampling::heads::{ENTRIES, WriteHeadsParams};
 
 use super::limits::GPU_BREAK_EVEN_TOKENS;
 use crate::error::{Error, Result};
-use crate::geometry::{BLOCK, row_offset};
+use crate::geometry::{BLOCK, row_offset, stride_within};
 use crate::head_policy;
 use crate::policy::{Budget, Fallback, Policy};
 
@@ -208,9 +208,7 @@ const DENSE: HeadPolicy = WriteHeadsParams::UNUSED.policy;
 
 /// A policy as kernels have it, for problems with `k_len` keys.
 fn of_policy(policy: &Policy, k_len: usize) -> HeadPolicy {
-    // A stride beyond all positions samples the last row alone, whatever it is; one beyond a block divides none.
-    let longest = (k_len + 1).max(BLOCK + 1);
-    let stride = |stride: usize| stride.min(longest) as u32;
+    let row_stride = stride_within(policy.row_stride, k_len);
     let is_rows = policy.budget == Budget::Rows;
     HeadPolicy {
         kind: match policy.budget {
@@ -221,15 +219,15 @@ fn of_policy(policy: &Policy, k_len: usize) -> HeadPolicy {
         },
         coverage: policy.coverage,
         window_blocks: ((policy.window_tokens(k_len) - 1).div_ceil(BLOCK) + 1) as u32,
-        row_stride: stride(policy.row_stride),
+        row_stride,
         tail: if is_rows {
             policy.tail.min(k_len) as u32
         } else {
             0
         },
-        tail_stride: stride(policy.tail_stride),
-        row_offset: (policy.row_offset % policy.row_stride.min(longest)) as u32,
-        offset_step: row_offset(policy.row_stride.min(longest), 0, 1) as u32,
+        tail_stride: stride_within(policy.tail_stride, k_len),
+        row_offset: (policy.row_offset % row_stride as usize) as u32,
+        offset_step: row_offset(row_stride as usize, 0, 1) as u32,
         // No position is beyond the largest u32.
         stride_doubles_from: u32::try_from(policy.stride_doubles_from).unwrap_or(u32::MAX),
     }

@@ -1,90 +1,100 @@
-//! The kernels by name, and calls of them: a kernel with its parameters.
+//! The kernels by name, and calls of them: a kernel with the bytes of its parameters.
 
+use std::any::TypeId;
 use std::ffi::c_void;
+use std::fmt;
+use std::mem::MaybeUninit;
 
 use sample_attention_device::decode::{self, DecodeParams};
 use sample_attention_device::gpu::Kernel;
 #[cfg(feature = "emulator")]
 use sample_attention_device::gpu::emu::{Fault, Gpu, Launch};
-use sample_attention_device::reduction::blocks::ReductionBlocksParams;
 use sample_attention_device::reduction::keys::{self as reduction_keys, ReductionKeysParams};
-use sample_attention_device::sampling::heads::WriteHeadsParams;
 use sample_attention_device::sampling::{self, SamplingParams};
-use sample_attention_device::sparse_flash::hopper::schedule::ScheduleParams;
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
-use sample_attention_device::top_k::blocks::TopKBlocksParams;
-use sample_attention_device::top_k::dense::ChooseDenseParams;
-use sample_attention_device::top_k::keys::TopKKeysParams;
-use sample_attention_device::top_k::rows::SelectRowsParams;
 
 use crate::error::{Error, Result};
 use crate::problem::{Dtype, Problem};
 
-macro_rules! calls {
-    ($($(#[$meta:meta])* $variant:ident($params:ty),)*) => {
-        /// A kernel and the `#[repr(C)]` struct that is its only parameter.
-        #[derive(Clone, Copy, Debug)]
-        #[allow(clippy::large_enum_variant, reason = "a run has a handful of launches")]
-        pub enum Call {
-            $($(#[$meta])* $variant(Kernel<$params>, $params),)*
-        }
-
-        impl Call {
-            /// The name of the kernel's PTX entry.
-            pub fn name(&self) -> &'static str {
-                match self {
-                    $(Call::$variant(kernel, _) => kernel.name(),)*
-                }
-            }
-
-            /// Address and bytes of the parameter, as a driver takes it. Valid as long as the call stays where it is.
-            pub fn params(&self) -> (*const c_void, usize) {
-                match self {
-                    $(Call::$variant(_, params) => {
-                        (std::ptr::from_ref(params).cast(), size_of::<$params>())
-                    })*
-                }
-            }
-
-            /// Runs the kernel on an emulated device.
-            #[cfg(feature = "emulator")]
-            pub(crate) fn emulate(&self, gpu: &mut Gpu, launch: &Launch) -> Result<(), Fault> {
-                match self {
-                    $(Call::$variant(kernel, params) => gpu.launch(*kernel, launch, params),)*
-                }
-            }
-        }
-    };
+/// A kernel and the bytes of its only parameter.
+#[derive(Clone, Copy)]
+pub struct Call {
+    name: &'static str,
+    params: ParamBytes,
+    #[cfg(feature = "emulator")]
+    kernel: Kernel<ParamBytes>,
 }
 
-calls! {
-    /// The table of the heads' policies.
-    WriteHeads(WriteHeadsParams),
-    /// Softmax normalisers of the sampled rows, on any GPU.
-    Sampling(SamplingParams),
-    /// The same on Hopper.
-    SamplingHopper(sampling::hopper::HopperParams),
-    /// Sampled mass of pairs of blocks.
-    ReductionBlocks(ReductionBlocksParams),
-    /// Sampled mass of keys.
-    ReductionKeys(ReductionKeysParams),
-    /// Selection of key blocks by single rows, and the lists of heads that are not sampled.
-    SelectRows(SelectRowsParams),
-    /// Selection of pairs of blocks.
-    TopKBlocks(TopKBlocksParams),
-    /// Selection of keys.
-    TopKKeys(TopKKeysParams),
-    /// Which heads run dense.
-    ChooseDense(ChooseDenseParams),
-    /// Attention, on any GPU.
-    SparseFlash(SparseFlashParams),
-    /// The order of the attention's tasks on Hopper.
-    SparseFlashSchedule(ScheduleParams),
-    /// Attention on Hopper.
-    SparseFlashHopper(HopperParams),
-    /// Attention of few queries over splits of the keys, or the merge of the splits.
-    Decode(DecodeParams),
+impl Call {
+    /// `kernel` with `params`.
+    pub(super) fn new<P: Copy + 'static>(kernel: Kernel<P>, params: P) -> Self {
+        Self {
+            name: kernel.name(),
+            params: ParamBytes::new(params),
+            // SAFETY: it is launched with these bytes alone, which begin with a `P`, aligned.
+            #[cfg(feature = "emulator")]
+            kernel: unsafe { kernel.of_bytes() },
+        }
+    }
+
+    /// The name of the kernel's PTX entry.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Address and bytes of the parameter, as a driver takes it. Valid as long as the call stays where it is.
+    pub fn params(&self) -> (*const c_void, usize) {
+        (self.params.bytes.as_ptr().cast(), self.params.len)
+    }
+
+    /// The parameter, if it is a `P`.
+    pub(super) fn params_of<P: Copy + 'static>(&self) -> Option<&P> {
+        // SAFETY: `ParamBytes::new` wrote a `P`, at an alignment that it has checked.
+        (self.params.of == TypeId::of::<P>())
+            .then(|| unsafe { &*self.params.bytes.as_ptr().cast() })
+    }
+
+    /// Runs the kernel on an emulated device.
+    #[cfg(feature = "emulator")]
+    pub(crate) fn emulate(&self, gpu: &mut Gpu, launch: &Launch) -> Result<(), Fault> {
+        gpu.launch(self.kernel, launch, &self.params)
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({} bytes)", self.name, self.params.len)
+    }
+}
+
+/// The most bytes that a kernel's parameters may take.
+const MAX_PARAM_BYTES: usize = 4096;
+
+/// The bytes of a `#[repr(C)]` struct that is a kernel's parameter. Aligned as tensor maps are.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct ParamBytes {
+    /// Uninitialised where the struct has padding, and after it.
+    bytes: [MaybeUninit<u8>; MAX_PARAM_BYTES],
+    len: usize,
+    of: TypeId,
+}
+
+impl ParamBytes {
+    fn new<P: Copy + 'static>(params: P) -> Self {
+        const {
+            assert!(size_of::<P>() <= MAX_PARAM_BYTES && align_of::<P>() <= align_of::<Self>());
+        }
+        let mut this = Self {
+            bytes: [MaybeUninit::uninit(); MAX_PARAM_BYTES],
+            len: size_of::<P>(),
+            of: TypeId::of::<P>(),
+        };
+        // SAFETY: large enough, and aligned, by the assertion.
+        unsafe { this.bytes.as_mut_ptr().cast::<P>().write(params) };
+        this
+    }
 }
 
 /// The kernels of one element type and head_dim, where they depend on these.

@@ -8,7 +8,7 @@ use sample_attention_device::reduction::statistics::Statistics;
 use sample_attention_device::reduction::{blocks as to_blocks, keys as to_keys};
 use sample_attention_device::sampling::{self, SamplingParams, heads};
 use sample_attention_device::sparse_flash::hopper::schedule::{
-    self, Groups, Schedule, ScheduleParams,
+    self, Groups, ScheduleParams, TileScheduler,
 };
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
@@ -112,7 +112,7 @@ impl GpuPlan {
             issue(Launch {
                 stage: Stage::Sampling,
                 shape: heads::launch_shape(),
-                call: Call::WriteHeads(heads::WRITE_HEADS, params),
+                call: Call::new(heads::WRITE_HEADS, params),
             })?;
         }
         let run = Run {
@@ -159,7 +159,7 @@ impl GpuPlan {
             None => issue(Launch {
                 stage: Stage::SparseFlash,
                 shape: portable::launch_shape(&attention),
-                call: Call::SparseFlash(self.kernels().sparse_flash, attention),
+                call: Call::new(self.kernels().sparse_flash, attention),
             }),
         }
     }
@@ -224,15 +224,15 @@ impl GpuPlan {
         }
     }
 
-    fn schedule(&self, attention: &SparseFlashParams, workspace: Global<u8>) -> Schedule {
-        Schedule {
+    fn schedule(&self, attention: &SparseFlashParams, workspace: Global<u8>) -> TileScheduler {
+        TileScheduler {
             taken: self.workspace().taken.at(workspace),
             order: self.workspace().order.at(workspace),
             groups: Groups::new(attention),
         }
     }
 
-    fn schedule_launch(attention: SparseFlashParams, schedule: Schedule) -> Launch {
+    fn schedule_launch(attention: SparseFlashParams, schedule: TileScheduler) -> Launch {
         let params = ScheduleParams {
             attention,
             schedule,
@@ -240,7 +240,7 @@ impl GpuPlan {
         Launch {
             stage: Stage::SparseFlash,
             shape: schedule::launch_shape(&attention, &schedule),
-            call: Call::SparseFlashSchedule(schedule::SCHEDULE, params),
+            call: Call::new(schedule::SCHEDULE, params),
         }
     }
 
@@ -248,7 +248,7 @@ impl GpuPlan {
         &self,
         machine: &Hopper,
         attention: SparseFlashParams,
-        schedule: Schedule,
+        schedule: TileScheduler,
     ) -> Launch {
         let Hopper {
             multiprocessors,
@@ -262,12 +262,12 @@ impl GpuPlan {
             v_map,
             attention,
             schedule,
-            slack_log2: self.rescale().slack_log2(),
+            rescale_threshold_log2: self.rescale().rescale_threshold_log2(),
         };
         Launch {
             stage: Stage::SparseFlash,
             shape: hopper::launch_shape(&attention, multiprocessors),
-            call: Call::SparseFlashHopper(self.kernels().hopper_sparse_flash, params),
+            call: Call::new(self.kernels().hopper_sparse_flash, params),
         }
     }
 
@@ -294,13 +294,13 @@ impl GpuPlan {
         issue(Launch {
             stage: Stage::SparseFlash,
             shape: decode::launch_shape(&params),
-            call: Call::Decode(kernel, params),
+            call: Call::new(kernel, params),
         })?;
         if splits.count > 1 {
             issue(Launch {
                 stage: Stage::SparseFlash,
                 shape: decode::combine_shape(&params),
-                call: Call::Decode(kernels.decode_combine, params),
+                call: Call::new(kernels.decode_combine, params),
             })?;
         }
         Ok(())
@@ -357,7 +357,7 @@ impl Run<'_> {
             issue(Launch {
                 stage: Stage::TopK,
                 shape: rows::launch_shape(&slice),
-                call: Call::SelectRows(rows::SELECT_ROWS, params),
+                call: Call::new(rows::SELECT_ROWS, params),
             })?;
         }
         if self.selecting.heads.any(|kind| kind == HeadKind::Blocks) {
@@ -371,7 +371,7 @@ impl Run<'_> {
             issue(Launch {
                 stage: Stage::Reduction,
                 shape: to_blocks::launch_shape(&slice),
-                call: Call::ReductionBlocks(to_blocks::REDUCTION_BLOCKS, reduction),
+                call: Call::new(to_blocks::REDUCTION_BLOCKS, reduction),
             })?;
             let top_k = blocks::TopKBlocksParams {
                 slice,
@@ -381,7 +381,7 @@ impl Run<'_> {
             issue(Launch {
                 stage: Stage::TopK,
                 shape: blocks::launch_shape(&slice),
-                call: Call::TopKBlocks(blocks::TOP_K_BLOCKS, top_k),
+                call: Call::new(blocks::TOP_K_BLOCKS, top_k),
             })?;
         }
         Ok(())
@@ -441,12 +441,12 @@ impl Run<'_> {
             Launch {
                 stage: Stage::Reduction,
                 shape: to_keys::launch_shape(&units, self.plan.sizes().head_dim),
-                call: Call::ReductionKeys(self.plan.kernels().reduction_keys, reduction),
+                call: Call::new(self.plan.kernels().reduction_keys, reduction),
             },
             Launch {
                 stage: Stage::TopK,
                 shape: keys::launch_shape(&units),
-                call: Call::TopKKeys(keys::TOP_K_KEYS, top_k),
+                call: Call::new(keys::TOP_K_KEYS, top_k),
             },
         ]
     }
@@ -475,7 +475,7 @@ impl Run<'_> {
             Some(hopper) => Launch {
                 stage: Stage::Sampling,
                 shape: sampling::hopper::launch_shape(&slice, head_dim),
-                call: Call::SamplingHopper(
+                call: Call::new(
                     self.plan.kernels().hopper_sampling,
                     sampling::hopper::HopperParams {
                         k_map: hopper.k_map,
@@ -486,7 +486,7 @@ impl Run<'_> {
             None => Launch {
                 stage: Stage::Sampling,
                 shape: sampling::launch_shape(&slice, head_dim),
-                call: Call::Sampling(self.plan.kernels().sampling, params),
+                call: Call::new(self.plan.kernels().sampling, params),
             },
         }
     }
@@ -523,7 +523,7 @@ impl Run<'_> {
         Launch {
             stage: Stage::TopK,
             shape: dense::launch_shape(&sequences, params.q_heads),
-            call: Call::ChooseDense(dense::CHOOSE_DENSE, params),
+            call: Call::new(dense::CHOOSE_DENSE, params),
         }
     }
 }

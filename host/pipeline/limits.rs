@@ -2,9 +2,9 @@
 
 use sample_attention_device::params::ProblemSizes;
 
-use crate::break_even::BreakEven;
 use crate::error::{Error, Result};
 use crate::geometry::BLOCK;
+use crate::policy::Policy;
 use crate::problem::Problem;
 
 /// Keys of a sequence, at most: the attention kernels have a bit of shared memory for each key block, 16 KiB of them here, which is
@@ -15,16 +15,15 @@ pub const MAX_KEYS: usize = 1 << 24;
 /// heads, would be more than 2^31.
 pub const MAX_HEADS: usize = 65_535;
 
-/// Keys below which a GPU attends to everything, unless [`Fallback::Never`] says otherwise: the least length that was measured at which
+/// Keys below which a GPU attends to everything, unless [`Fallback::Never`](crate::Fallback::Never) says otherwise: the least length that was measured at which
 /// an input that can be made sparse is faster so (H200, 32 query heads: 1.3 times). [`BREAK_EVEN_TOKENS`](crate::BREAK_EVEN_TOKENS) is the
 /// CPU's.
 pub const GPU_BREAK_EVEN_TOKENS: usize = 4096;
 
-/// When the plan runs dense outright.
-pub(super) const BREAK_EVEN: BreakEven = BreakEven {
-    tokens: GPU_BREAK_EVEN_TOKENS,
-    counts_queries: false,
-};
+/// Whether selecting may pay.
+pub(super) fn selects(problem: &Problem, _: &Policy) -> bool {
+    problem.k_len >= GPU_BREAK_EVEN_TOKENS
+}
 
 /// The sizes of a valid problem, if the kernels take them.
 pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {

@@ -45,7 +45,7 @@ pub use kernels::Call;
 pub use limits::{GPU_BREAK_EVEN_TOKENS, MAX_HEADS, MAX_KEYS};
 pub use lists::Lists;
 pub use operands::{DeviceMemory, DeviceTensor, Operands, PackedOperands, PageTable};
-pub use plan::{Arguments, Bounds, GpuPlan, Lengths, Rescale};
+pub use plan::{Arguments, GpuPlan, Lengths, Rescale};
 pub use readback::{Outcome, Watch};
 pub use sample_attention_device::gpu::{Global, TensorMap, TensorMapLayout};
 pub use sample_attention_device::launch::LaunchShape;

@@ -8,7 +8,7 @@ use sample_attention_device::params::{ProblemSizes, TensorArg};
 use super::few_queries;
 use super::heads::Heads;
 use super::kernels::Kernels;
-use super::limits::{BREAK_EVEN, sizes};
+use super::limits::{selects, sizes};
 use super::selecting::{Limits, Selecting};
 use super::slices::Shape;
 use super::workspace::Workspace;
@@ -19,6 +19,7 @@ use crate::plan::{Path, path};
 use crate::policy::{Fallback, Policy};
 use crate::problem::{Dtype, Problem};
 use crate::selection::SelectionShape;
+use crate::varlen::VarlenBounds;
 
 /// How attention will be computed by the GPU kernels, as launches. It needs no GPU and starts no thread.
 ///
@@ -58,15 +59,15 @@ pub enum Rescale {
     /// When a maximum has grown by more than 8 in the log2 domain: some 2 % faster. Weights then reach 2^8, and where one key has nearly
     /// all the weight, that weight is rounded to 16 bits like any other instead of being exactly 1. The largest error of O is then up to
     /// 2.2 times a 16-bit reference's.
-    Rarely,
+    Threshold,
 }
 
 impl Rescale {
     /// By how much, in the log2 domain, a maximum may grow before what was added up is rescaled.
-    pub(super) fn slack_log2(self) -> f32 {
+    pub(super) fn rescale_threshold_log2(self) -> f32 {
         match self {
             Rescale::Always => 0.0,
-            Rescale::Rarely => 8.0,
+            Rescale::Threshold => 8.0,
         }
     }
 }
@@ -129,48 +130,6 @@ impl Lengths {
     };
 }
 
-/// Upper bounds of a batch of sequences whose lengths are device data: a plan for them needs no word of the host's before it runs, and a
-/// captured graph of it replays with other lengths.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Bounds {
-    /// Sequences.
-    pub sequences: usize,
-    /// Query heads; a multiple of `kv_heads`.
-    pub q_heads: usize,
-    /// Key/value heads.
-    pub kv_heads: usize,
-    /// Elements of a token of one head.
-    pub head_dim: usize,
-    /// Queries of all sequences.
-    pub total_q: usize,
-    /// Queries of the longest sequence.
-    pub max_q: usize,
-    /// Keys of the longest sequence.
-    pub max_k: usize,
-    /// Element type of queries, keys and values.
-    pub dtype: Dtype,
-    /// What scores are multiplied by before the softmax.
-    pub softmax_scale: f32,
-    /// Whether a query sees the keys up to its own position.
-    pub causal: bool,
-}
-
-impl Bounds {
-    /// The longest sequences that there could be, all of them.
-    fn problem(&self) -> Problem {
-        Problem {
-            batch: self.sequences,
-            q_heads: self.q_heads,
-            kv_heads: self.kv_heads,
-            q_len: self.max_q,
-            k_len: self.max_k,
-            softmax_scale: self.softmax_scale,
-            causal: self.causal,
-            ..Problem::causal(self.max_k, self.head_dim, self.dtype)
-        }
-    }
-}
-
 impl GpuPlan {
     /// A plan that selects what to attend to by `policy`.
     ///
@@ -178,7 +137,7 @@ impl GpuPlan {
     /// Any field of the problem or the policy out of range, [`Error::SparseNeedsCausal`], and [`Error::KernelDtype`],
     /// [`Error::KernelHeadDim`], [`Error::KernelHeads`] and [`Error::TooLong`] where the kernels do not go as far as the CPU backend.
     pub fn new(problem: Problem, policy: Policy) -> Result<Self> {
-        let path = path(&problem, &policy, BREAK_EVEN)?;
+        let path = path(&problem, &policy, selects)?;
         if path != Path::Select {
             return GpuPlan::with_work(problem, (path, policy.fallback), |_| Work::Dense);
         }
@@ -239,12 +198,12 @@ impl GpuPlan {
     }
 
     /// A plan for a packed batch of sequences whose lengths are device data, within these bounds: with a policy, or dense without one.
-    /// Windows that are a ratio are that of `max_k`.
+    /// Windows that are a ratio are that of `max_seqlen_k`.
     ///
     /// # Errors
     /// As [`GpuPlan::new`].
-    pub fn for_bounds(bounds: Bounds, policy: Option<Policy>) -> Result<Self> {
-        let problem = bounds.problem();
+    pub fn for_bounds(bounds: VarlenBounds, policy: Option<Policy>) -> Result<Self> {
+        let problem = bounds.padded();
         problem.validate()?;
         let total_q = bounds.total_q;
         if total_q > problem.batch * problem.q_len || u32::try_from(total_q).is_err() {

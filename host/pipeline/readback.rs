@@ -7,12 +7,15 @@ use bytemuck::Pod;
 use sample_attention_device::abi::{HeadKind, TileSlice};
 use sample_attention_device::params::{BLOCK, SEGMENT_BLOCKS};
 use sample_attention_device::reduction::MASS_ONE;
-use sample_attention_device::reduction::keys::WholeHeads;
+use sample_attention_device::reduction::blocks::ReductionBlocksParams;
+use sample_attention_device::reduction::keys::{ReductionKeysParams, WholeHeads};
+use sample_attention_device::sampling::SamplingParams;
+use sample_attention_device::sampling::hopper::HopperParams as HopperSampling;
 use sample_attention_device::tile::scale;
-use sample_attention_device::top_k;
+use sample_attention_device::top_k::{self, rows::SelectRowsParams};
 
 use super::selecting::Selecting;
-use super::{Call, GpuPlan, Launch, Lists, Region};
+use super::{GpuPlan, Launch, Lists, Region};
 use crate::error::{Error, Result};
 use crate::report::{KeptKeys, Report, SelectedHead, Stage, StageTimes};
 use crate::selection::Selection;
@@ -193,24 +196,20 @@ impl GpuPlan {
         let Some(selecting) = self.selection().filter(|_| !self.is_ragged()) else {
             return Ok(());
         };
-        match &launch.call {
-            Call::Sampling(_, params) if !params.row_lse.is_null() => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)
-            }
-            Call::SamplingHopper(_, params) if !params.sampling.row_lse.is_null() => {
-                self.tell_sampled(selecting, &params.sampling.slice, &mut read, watch)
-            }
-            Call::SelectRows(_, params) => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)
-            }
-            Call::ReductionBlocks(_, params) => {
-                self.tell_sampled(selecting, &params.slice, &mut read, watch)?;
-                self.tell_segments(selecting, &params.slice, &mut read, watch)
-            }
-            Call::ReductionKeys(_, params) => {
-                self.tell_units(selecting, &params.units, &mut read, watch)
-            }
-            _ => Ok(()),
+        let call = &launch.call;
+        let sampling = call.params_of::<SamplingParams>();
+        let sampling = sampling.or(call.params_of::<HopperSampling>().map(|p| &p.sampling));
+        if let Some(params) = sampling.filter(|params| !params.row_lse.is_null()) {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<SelectRowsParams>() {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<ReductionBlocksParams>() {
+            self.tell_sampled(selecting, &params.slice, &mut read, watch)?;
+            self.tell_segments(selecting, &params.slice, &mut read, watch)
+        } else if let Some(params) = call.params_of::<ReductionKeysParams>() {
+            self.tell_units(selecting, &params.units, &mut read, watch)
+        } else {
+            Ok(())
         }
     }
 
@@ -308,14 +307,14 @@ impl GpuPlan {
                             first_block * BLOCK,
                             end_block * BLOCK,
                         );
-                        let goal = top_k::goal(policy.coverage, rows.len());
+                        let target_mass = top_k::target_mass(policy.coverage, rows.len());
                         watch.reduced(UnitMass {
                             batch: batch as usize,
                             q_head: q_head as usize,
                             first_query_block: first_block as usize,
                             rows: rows.len() as usize,
                             covered: of_covered,
-                            need: goal.saturating_sub(of_covered),
+                            need: target_mass.saturating_sub(of_covered),
                             candidates_per_row: key_blocks,
                             mass: &of_unit,
                         });
@@ -346,7 +345,7 @@ impl GpuPlan {
             let policy = selecting.heads.policy(q_head);
             let rows = policy.sampled_rows(&sequence, 0, sequence.k_len).len();
             let covered = covered.iter().sum();
-            let goal = top_k::goal(policy.coverage, rows);
+            let target_mass = top_k::target_mass(policy.coverage, rows);
             watch.reduced(UnitMass {
                 batch: sequence.index as usize,
                 q_head: q_head as usize,
@@ -354,8 +353,8 @@ impl GpuPlan {
                 rows: rows as usize,
                 covered,
                 need: match policy.kind {
-                    HeadKind::Paper => goal,
-                    _ => goal.saturating_sub(covered),
+                    HeadKind::Paper => target_mass,
+                    _ => target_mass.saturating_sub(covered),
                 },
                 candidates_per_row: candidates,
                 mass,

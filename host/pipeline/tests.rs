@@ -1,12 +1,26 @@
 use super::*;
 use sample_attention_device::abi::{HeadEntry, KvTensor};
+use sample_attention_device::decode::DecodeParams;
+use sample_attention_device::sampling::SamplingParams;
+use sample_attention_device::sampling::heads::WriteHeadsParams;
+use sample_attention_device::sparse_flash::SparseFlashParams;
+use sample_attention_device::sparse_flash::hopper::HopperParams;
+use sample_attention_device::top_k::keys::TopKKeysParams;
+use sample_attention_device::top_k::rows::SelectRowsParams;
 
 use crate::error::Error;
 use crate::head_policy::HeadPolicy;
 use crate::policy::{Budget, Fallback, Policy, Window};
 use crate::problem::{Dtype, Problem};
+use crate::varlen::VarlenBounds;
 
 const WORKSPACE: u64 = 1 << 40;
+
+/// The parameter of a launch whose kernel takes a `P`.
+fn params_of<P: Copy + 'static>(launch: &Launch) -> &P {
+    let params = launch.call.params_of();
+    params.unwrap_or_else(|| panic!("{launch:?} has other parameters"))
+}
 
 fn arguments() -> Arguments {
     let tensor = TensorArg {
@@ -122,11 +136,12 @@ fn regions_are_aligned_disjoint_and_fill_the_workspace() {
 
 /// Query tiles of the slices that are sampled, in order.
 fn sampled_slices(launches: &[Launch]) -> Vec<(u32, u32)> {
-    let slices = launches.iter().filter_map(|launch| match &launch.call {
-        Call::Sampling(_, params) => Some((params.slice.first_tile, params.slice.tiles)),
-        _ => None,
-    });
-    slices.collect()
+    let sampled = launches
+        .iter()
+        .filter_map(|launch| launch.call.params_of::<SamplingParams>());
+    sampled
+        .map(|params| (params.slice.first_tile, params.slice.tiles))
+        .collect()
 }
 
 #[test]
@@ -215,14 +230,9 @@ fn attention_follows_the_slices_of_a_million_tokens() {
     assert_eq!(launches.len() as u32, 3 * plan.waves());
     let mut next = 0;
     for slice in launches.chunks(3) {
-        let (
-            Call::Sampling(_, sampling),
-            Call::SelectRows(_, select),
-            Call::SparseFlash(_, attend),
-        ) = (&slice[0].call, &slice[1].call, &slice[2].call)
-        else {
-            panic!("{slice:?}")
-        };
+        let sampling = params_of::<SamplingParams>(&slice[0]);
+        let select = params_of::<SelectRowsParams>(&slice[1]);
+        let attend = params_of::<SparseFlashParams>(&slice[2]);
         let tiles = (next, sampling.slice.tiles);
         assert_eq!((sampling.slice.first_tile, sampling.slice.tiles), tiles);
         for mask in [&select.output.mask, &attend.mask] {
@@ -248,20 +258,18 @@ fn heads_that_are_not_sampled_take_no_part_of_sampling() {
     heads[20] = rows;
     let plan = GpuPlan::per_head(long_problem(), &heads).unwrap();
     let launches = launches(&plan);
-    let Call::WriteHeads(_, table) = &launches[0].call else {
-        panic!("{launches:?}")
-    };
+    let table = params_of::<WriteHeadsParams>(&launches[0]);
     assert_eq!(table.count, 32);
     assert_eq!((table.entries[3].slot, table.entries[20].slot), (0, 1));
     assert_eq!(table.entries[7].slot, HeadEntry::NO_SLOT);
-    let sampled = launches.iter().filter_map(|launch| match &launch.call {
-        Call::Sampling(_, params) => Some((params.slice.slots, launch.shape.grid[0])),
-        _ => None,
+    let sampled = launches.iter().filter_map(|launch| {
+        let params = launch.call.params_of::<SamplingParams>()?;
+        Some((params.slice.slots, launch.shape.grid[0]))
     });
     let of_all = GpuPlan::per_head(long_problem(), &[rows; 32]).unwrap();
     let all: u32 = self::launches(&of_all)
         .iter()
-        .filter(|launch| matches!(launch.call, Call::Sampling(..)))
+        .filter(|launch| launch.call.params_of::<SamplingParams>().is_some())
         .map(|launch| launch.shape.grid[0])
         .sum();
     let mut ctas = 0;
@@ -333,10 +341,8 @@ fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
         let [launch] = &launches[..] else {
             panic!("{launches:?}")
         };
-        let Call::SparseFlash(kernel, params) = &launch.call else {
-            panic!("{launch:?}")
-        };
-        assert_eq!(kernel.name(), "sparse_flash_f16_d64");
+        let params = params_of::<SparseFlashParams>(launch);
+        assert_eq!(launch.call.name(), "sparse_flash_f16_d64");
         assert!(params.mask.is_dense());
 
         let target = Target::Sm90a;
@@ -344,9 +350,7 @@ fn a_dense_plan_is_one_launch_and_on_hopper_its_schedule_before() {
         let names: Vec<&str> = launches.iter().map(|launch| launch.call.name()).collect();
         let expected = ["sparse_flash_schedule", "sparse_flash_sm90_f16_d64"];
         assert_eq!(names, expected);
-        let Call::SparseFlashHopper(_, params) = &launches[1].call else {
-            panic!("{launches:?}")
-        };
+        let params = params_of::<HopperParams>(&launches[1]);
         assert_eq!(params.schedule.taken.address(), WORKSPACE);
         assert!(params.schedule.order.is_null());
     }
@@ -397,7 +401,7 @@ fn few_queries_split_the_keys_alike_on_all_targets_in_4_mib() {
                 .iter()
                 .all(|launch| launch.stage == Stage::SparseFlash)
         );
-        let Call::Decode(_, params) = &launches[0].call else {
+        let Some(params) = launches[0].call.params_of::<DecodeParams>() else {
             continue;
         };
         // No buffer but for splits, and all that they need.
@@ -424,18 +428,9 @@ fn few_queries_split_the_keys_alike_on_all_targets_in_4_mib() {
 /// A sequence of a packed batch has the bits of any other batch: where its keys are split would depend on the bounds.
 #[test]
 fn bounds_of_a_batch_split_no_keys() {
-    let bounds = Bounds {
-        sequences: 8,
-        q_heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        total_q: 8,
-        max_q: 1,
-        max_k: 1 << 17,
-        dtype: Dtype::F16,
-        softmax_scale: 0.1,
-        causal: true,
-    };
+    let bounds = VarlenBounds::causal(8, 1 << 17, 128, Dtype::F16)
+        .with_heads(32, 8)
+        .with_max_seqlen_q(1);
     let plan = GpuPlan::for_bounds(bounds, None).unwrap();
     assert_eq!(plan.workspace_bytes(), 4);
     let names: Vec<_> = launches(&plan).iter().map(|l| l.call.name()).collect();
@@ -446,9 +441,7 @@ fn bounds_of_a_batch_split_no_keys() {
 fn the_parameter_is_the_struct_that_the_call_holds() {
     let plan = GpuPlan::dense(long_problem()).unwrap();
     let launch = launches(&plan)[0];
-    let Call::SparseFlash(_, params) = &launch.call else {
-        panic!("{launch:?}")
-    };
+    let params = params_of::<SparseFlashParams>(&launch);
     let address = std::ptr::from_ref(params).cast();
     assert_eq!(launch.call.params(), (address, size_of_val(params)));
 }
@@ -460,18 +453,14 @@ fn budgets_of_keys_hand_the_stripes_from_kernel_to_kernel() {
     assert!(stripes > WORKSPACE);
     let mut written = 0;
     for launch in launches(&plan) {
-        match &launch.call {
-            Call::TopKKeys(_, params) => {
-                assert_eq!(params.output.mask.key_indices.address(), stripes);
-                assert!(!params.masses.outside.is_null());
-                written += params.units.units();
-            }
-            Call::SparseFlash(_, params) => {
-                assert_eq!(params.mask.key_indices.address(), stripes);
-                assert_eq!(params.mask.key_capacity, 1 << 17);
-                assert!(params.mask.dense.is_null());
-            }
-            _ => {}
+        if let Some(params) = launch.call.params_of::<TopKKeysParams>() {
+            assert_eq!(params.output.mask.key_indices.address(), stripes);
+            assert!(!params.masses.outside.is_null());
+            written += params.units.units();
+        } else if let Some(params) = launch.call.params_of::<SparseFlashParams>() {
+            assert_eq!(params.mask.key_indices.address(), stripes);
+            assert_eq!(params.mask.key_capacity, 1 << 17);
+            assert!(params.mask.dense.is_null());
         }
     }
     assert_eq!(written, 32);

@@ -28,6 +28,11 @@ impl<'a> HeadSelection<'a> {
         self.row(query_block)[key_block / 64] >> (key_block % 64) & 1 == 1
     }
 
+    /// Query blocks that have a list.
+    pub(crate) fn query_blocks(&self) -> std::ops::Range<usize> {
+        0..self.geometry.query_blocks().end
+    }
+
     /// The key blocks of a query block, ascending.
     ///
     /// # Panics

@@ -9,7 +9,9 @@ use crate::problem::Problem;
 
 use bits::set_bit;
 pub use head::HeadSelection;
-pub(crate) use storage::{BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeSpan};
+pub(crate) use storage::{
+    BlockRows, SelectionMut, SelectionRef, SelectionShape, StripeList, StripeSpan,
+};
 
 /// The mask of every head, in the one form that all policies share:
 /// query `i` attends to key `j` iff `j` is visible to it and `j`'s block is listed for `i`'s block,

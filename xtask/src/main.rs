@@ -1,5 +1,6 @@
 //! Chores of the repository, as `cargo xtask COMMAND`.
 
+mod calibrate;
 mod fuzz;
 mod imports;
 mod ptx;
@@ -25,6 +26,8 @@ enum Command {
     Ptx(ptx::Command),
     /// Compare random problems with the oracle, for as long as you like.
     Fuzz(fuzz::Options),
+    /// Find a policy for each head of a language model, on a text.
+    Calibrate(Box<calibrate::Options>),
     /// Measure how close a language model stays to dense with every layer's attention replaced.
     Quality(Box<quality::Options>),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Imports => imports::run(),
         Command::Ptx(command) => ptx::run(command),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Calibrate(options) => calibrate::run(&options),
         Command::Quality(options) => quality::run(*options),
     }
 }

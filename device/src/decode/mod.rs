@@ -1,10 +1,10 @@
 //! Attention of few queries over many keys: generation, speculative checks, a question after a cached document.
 //!
 //! Such a launch is bound by the reading of keys and values. Rows of all query heads that read the same key/value head are packed
-//! into one tile, so that keys are read once, and keys are split over blocks of threads, so that all multiprocessors read.
+//! into one tile, so that keys are read once, and keys are split over CTAs, so that all multiprocessors read.
 //!
 //! ```text
-//! decode:   a block of threads = (split of the keys, row tile of a key/value head, sequence)
+//! decode:   a CTA = (split of the keys, row tile of a key/value head, sequence)
 //!     Q <- the tile's rows: row r is query r / group, query head r mod group of the key/value head
 //!     ring of stages <- tiles of 64 keys and their values
 //!     for each tile of the split:

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dense:  keys 0 .. 64, 64 .. 128, …
-//! lists:  the halves of the own block and of the listed blocks; then 64 candidates at a time, sinks before single keys
+//! lists:  the halves of the diagonal block and of the listed blocks; then 64 candidates at a time, sinks before single keys
 //! ```
 //!
 //! A candidate that a listed block or another candidate names too leaves its row of the tile empty.
@@ -21,7 +21,7 @@ const HALVES: u32 = BLOCK / TILE_KEYS;
 pub(super) struct Walk {
     /// All tiles in order, and nothing below counts.
     is_dense: bool,
-    /// 1 where the own block comes first.
+    /// 1 where the diagonal block comes first.
     own: u32,
     own_block: u32,
     /// The list of key blocks, and how many of its entries are walked.

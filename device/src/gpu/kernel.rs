@@ -52,4 +52,17 @@ impl<P> Kernel<P> {
     pub(crate) const fn body(&self) -> fn(&P) {
         self.body
     }
+
+    /// The same kernel, of a parameter whose bytes begin with a `P`.
+    ///
+    /// # Safety
+    /// Every `B` that it is launched with begins with the bytes of a `P`, and is aligned as a `P` is.
+    #[cfg(feature = "emulator")]
+    pub unsafe fn of_bytes<B>(self) -> Kernel<B> {
+        Kernel {
+            name: self.name,
+            // SAFETY: references to sized types are passed alike, and the caller promises what they lead to.
+            body: unsafe { std::mem::transmute::<fn(&P), fn(&B)>(self.body) },
+        }
+    }
 }

@@ -50,6 +50,20 @@ impl MatrixDescriptor {
     pub const fn bits(self) -> u64 {
         self.0
     }
+
+    /// The half that holds the address, to which k-steps add: they never carry, as shared memory ends below 2^18 bytes.
+    #[cfg(target_arch = "nvptx64")]
+    #[inline(always)]
+    const fn low(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The half that is the same for all tiles of a shape.
+    #[cfg(target_arch = "nvptx64")]
+    #[inline(always)]
+    const fn high(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 /// How a product walks an operand in shared memory.
@@ -131,6 +145,50 @@ pub fn wgmma_wait_group<const PENDING: u32, A: Accumulators>(accumulators: &mut 
     accumulators.wait::<PENDING>();
 }
 
+/// The `asm!` of [`keep_operand`].
+#[cfg(target_arch = "nvptx64")]
+macro_rules! keep_asm {
+    ($a:ident, $after:ident, [$($x:ident $y:ident $z:ident $w:ident $r:literal),*]) => {
+        core::arch::asm!(
+            concat!("{{ .reg .pred p; .reg .b32 at;\nsetp.neu.f32 p, {after}, 0fBF800000;\n@p bra KEPT;\nmov.b32 at, 0;\n",
+                $("st.shared.v4.b32 [at], {{{", stringify!($x), "}, {", stringify!($y), "}, {", stringify!($z), "}, {",
+                    stringify!($w), "}}};\n",)*
+                "trap;\nKEPT: }}"),
+            after = in(reg32) $after,
+            $($x = in(reg32) $a[$r][0], $y = in(reg32) $a[$r][1], $z = in(reg32) $a[$r][2], $w = in(reg32) $a[$r][3],)*
+            options(nostack))
+    };
+}
+/// Keeps the registers of an A operand whose product is in flight from everything that `after` is computed from. Call it before the wait
+/// for the product, with a number above −1, or NaN, that depends on all that should run beside it.
+///
+/// The assembler knows when a product reads its registers, but not that what comes before the wait was meant to hide it. It may give
+/// those registers to the results, and has to wait before it writes the first of them. Here they are used once more: on a path that is never
+/// taken, which it cannot know, and which is a block of its own, that no wait moves above.
+///
+/// # PTX
+/// `setp.neu.f32`, `bra` around `st.shared.v4.b32` and `trap`.
+#[inline(always)]
+#[cfg_attr(
+    not(target_arch = "nvptx64"),
+    expect(unused_variables, reason = "the emulator allocates no registers")
+)]
+#[cfg_attr(
+    target_arch = "nvptx64",
+    allow(
+        named_asm_labels,
+        reason = "PTX labels are local to their braces, and PTX has no numeric ones"
+    )
+)]
+pub fn keep_operand(a: &[[u32; 4]; 8], after: f32) {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the stores are never reached.
+    unsafe {
+        keep_asm!(a, after, [x0 y0 z0 w0 0, x1 y1 z1 w1 1, x2 y2 z2 w2 2, x3 y3 z3 w3 3,
+            x4 y4 z4 w4 4, x5 y5 z5 w5 5, x6 y6 z6 w6 6, x7 y7 z7 w7 7]);
+    }
+}
+
 /// The braced list of accumulator operands, `{ {0}, {1}, … }`.
 #[cfg(target_arch = "nvptx64")]
 macro_rules! registers {
@@ -144,7 +202,7 @@ macro_rules! registers {
 macro_rules! steps_ss {
     ($instruction:expr, $registers:tt, $(($a:literal, $b:literal)),*) => {
         concat!($(
-            "add.s64 da, {a}, {", $a, "}; add.s64 db, {b}, {", $b, "};\n",
+            "add.u32 la, {a}, {", $a, "}; mov.b64 da, {{la, {ah}}}; add.u32 lb, {b}, {", $b, "}; mov.b64 db, {{lb, {bh}}};\n",
             $instruction, " ", registers! $registers, ", da, db, 1, 1, 1, {ta}, {tb};\n",
         )*)
     };
@@ -155,7 +213,7 @@ macro_rules! steps_ss {
 macro_rules! steps_rs {
     ($instruction:expr, $registers:tt, $(($x:literal, $y:literal, $z:literal, $w:literal, $b:literal)),*) => {
         concat!($(
-            "add.s64 db, {b}, {", $b, "};\n",
+            "add.u32 lb, {b}, {", $b, "}; mov.b64 db, {{lb, {bh}}};\n",
             $instruction, " ", registers! $registers, ", {{{", $x, "}, {", $y, "}, {", $z, "}, {", $w,
             "}}}, db, 1, 1, 1, {tb};\n",
         )*)
@@ -180,11 +238,11 @@ macro_rules! asm_ss {
         // statement's operands here and in the wait.
         unsafe {
             core::arch::asm!(
-                concat!("{{ .reg .b64 da, db;\nwgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*),
-                    ", {a}, {b}, ", $scale, ", 1, 1, {ta}, {tb};\n",
+                concat!("{{ .reg .b64 da, db; .reg .b32 la, lb;\nmov.b64 da, {{{a}, {ah}}}; mov.b64 db, {{{b}, {bh}}};\n",
+                    "wgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*), ", da, db, ", $scale, ", 1, 1, {ta}, {tb};\n",
                     steps_ss!($instruction, ($($i)*), $($step),*), "wgmma.commit_group.sync.aligned; }}"),
                 $($direction(reg32) $d[$i],)*
-                a = in(reg64) $a.bits(), b = in(reg64) $b.bits(), ta = const $wa::MN_MAJOR, tb = const $wb::MN_MAJOR,
+                a = in(reg32) $a.low(), ah = in(reg32) $a.high(), b = in(reg32) $b.low(), bh = in(reg32) $b.high(), ta = const $wa::MN_MAJOR, tb = const $wb::MN_MAJOR,
                 $($oa = const $wa::OFFSETS[$k], $ob = const $wb::OFFSETS[$k],)*
                 options(nostack));
         }
@@ -213,12 +271,12 @@ macro_rules! asm_rs {
         // SAFETY: as in `asm_ss`; A's registers do not change before the wait, by the contract.
         unsafe {
             core::arch::asm!(
-                concat!("{{ .reg .b64 db;\nwgmma.fence.sync.aligned;\n", $instruction, " ", registers!($($i)*),
-                    ", {{{x0}, {y0}, {z0}, {w0}}}, {b}, ", $scale, ", 1, 1, {tb};\n",
+                concat!("{{ .reg .b64 db; .reg .b32 lb;\nmov.b64 db, {{{b}, {bh}}};\nwgmma.fence.sync.aligned;\n",
+                    $instruction, " ", registers!($($i)*), ", {{{x0}, {y0}, {z0}, {w0}}}, db, ", $scale, ", 1, 1, {tb};\n",
                     steps_rs!($instruction, ($($i)*), $($step),*), "wgmma.commit_group.sync.aligned; }}"),
                 $($direction(reg32) $d[$i],)*
                 $($x = in(reg32) $a[$r][0], $y = in(reg32) $a[$r][1], $z = in(reg32) $a[$r][2], $w = in(reg32) $a[$r][3],)*
-                b = in(reg64) $b.bits(), tb = const $wb::MN_MAJOR,
+                b = in(reg32) $b.low(), bh = in(reg32) $b.high(), tb = const $wb::MN_MAJOR,
                 $($ob = const $wb::OFFSETS[$k],)*
                 options(nostack));
         }

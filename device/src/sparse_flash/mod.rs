@@ -1,12 +1,12 @@
 //! Block-sparse FlashAttention: O and its log-sum-exp over a selection, and dense as the selection of everything.
 //!
 //! What a row attends to is the [sparse mask](crate::abi::mask)'s to say. Keys that only a single-key list or the sinks name are
-//! *loose*; a key that several name counts once.
+//! *gathered*; a key that several name counts once.
 //!
 //! ```text
 //! a work tile = one query tile of one query head
 //!
-//! for each tile of keys: own block, listed blocks, loose keys packed a tile at a time
+//! for each tile of keys: diagonal block, listed blocks, gathered keys packed a tile at a time
 //!     S = Q·Kᵀ, mask;  P = online softmax of S;  O = O·rescale + P·V
 //! O / sum, lse = max + ln sum
 //! ```
@@ -18,7 +18,7 @@
 //! Scores of masked keys become −∞ whatever they were, and rows of a tile that hold no key of the sequence are zero: TMA fills
 //! them with zeros where the tensor ends, and where the next sequence or the unused part of a page follows, the tile is gathered
 //! key by key. That leaves 0·V of keys that a row of the tile does not see: with NaN or infinity in V it would reach that row. It
-//! can only happen in the own key block of a causal sequence, whose tiles rows see in part. There the kernels look through V, set
+//! can only happen in the diagonal key block of a causal sequence, whose tiles rows see in part. There the kernels look through V, set
 //! such elements to zero, and if there was one, add its products separately to the rows that do see it, from global memory.
 //!
 //! # Non-finite input
@@ -45,12 +45,12 @@
 //! query tile's result depends only on its own sequence and lists, so it has the same bits in every run, whatever else is in the
 //! batch, and wherever keys lie.
 
+mod gathered;
 pub mod hopper;
-mod loose;
 pub mod portable;
-mod record;
 mod walk;
-mod warp;
+mod warp_context;
+mod warp_lane;
 pub(crate) mod work;
 
 use crate::abi::{KvTensor, LseTensor, Sequences, SparseMask};

@@ -1,9 +1,9 @@
-//! The tiles of keys that a query tile attends to, in order: own block, listed blocks, loose keys.
+//! The tiles of keys that a query tile attends to, in order: diagonal block, listed blocks, gathered keys.
 
 use super::SparseFlashParams;
-use super::loose::{LooseKeys, mark_listed};
-use super::record::{Listed, Record};
-use super::warp::WarpMemory;
+use super::gathered::{GatheredKeys, mark_listed};
+use super::warp_context::{Listed, WarpContext};
+use super::warp_lane::WarpMemory;
 use super::work::{WorkTile, end_key};
 use crate::gpu::{self, Global};
 use crate::params::BLOCK;
@@ -12,7 +12,7 @@ use crate::tile::{WARP, scale};
 /// A tile of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KeyTile {
-    /// The first key; the tile's keys follow it. [`KeyTile::LOOSE`]: they are those at the front of the
+    /// The first key; the tile's keys follow it. [`KeyTile::GATHERED`]: they are those at the front of the
     /// warp's queue.
     pub start: u32,
     /// How many keys; 0 after the last tile.
@@ -20,8 +20,8 @@ pub(super) struct KeyTile {
 }
 
 impl KeyTile {
-    /// The `start` of a loose tile.
-    const LOOSE: u32 = u32::MAX;
+    /// The `start` of a gathered tile.
+    const GATHERED: u32 = u32::MAX;
 
     /// The contiguous tile at `start`, which is before `k_len`.
     #[inline(always)]
@@ -32,19 +32,19 @@ impl KeyTile {
         }
     }
 
-    /// Whether the keys are loose.
+    /// Whether the keys are gathered.
     #[inline(always)]
-    pub const fn is_loose(self) -> bool {
-        self.start == Self::LOOSE
+    pub const fn is_gathered(self) -> bool {
+        self.start == Self::GATHERED
     }
 }
 
-/// The way through a query tile's tiles of keys. The same in every thread, but for the loose keys' lanes.
-/// What does not change is in the warp's [`Record`].
+/// The way through a query tile's tiles of keys. The same in every thread, but for the gathered keys' lanes.
+/// What does not change is in the warp's [`WarpContext`].
 pub(super) struct KeyWalk<const TILE_KEYS: u32> {
-    /// Where the keys of loose tiles come from. As long as `queued` is [`IN_LIST`], its `next` is the list's next entry and `ahead`
+    /// Where the keys of gathered tiles come from. As long as `queued` is [`IN_LIST`], its `next` is the list's next entry and `ahead`
     /// the key block of that (`u32::MAX` after the last), loaded a tile ahead: what lies behind the list takes no further registers.
-    cursor: LooseKeys<TILE_KEYS>,
+    cursor: GatheredKeys<TILE_KEYS>,
 }
 
 /// More keys than any queue holds.
@@ -58,29 +58,29 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
         memory: WarpMemory,
         work: impl FnOnce() -> WorkTile,
     ) -> (Self, KeyTile) {
-        let record = memory.record;
+        let context = memory.context;
         if gpu::laneid() == 0 {
             let work = work();
-            record.write_work(&work, scale::magnitude(p.scale_log2));
-            record.write_k(work.tokens(&p.k));
-            record.write_v(work.tokens(&p.v));
-            record.write_listed(&Listed::new(p, &work));
+            context.write_work(&work, scale::magnitude(p.scale_log2));
+            context.write_k(work.tokens(&p.k));
+            context.write_v(work.tokens(&p.v));
+            context.write_listed(&Listed::new(p, &work));
         }
         gpu::bar_warp_sync(WARP);
-        if record.candidates() != 0 {
-            mark_listed(memory, record.end_block());
+        if context.candidates() != 0 {
+            mark_listed(memory, context.end_block());
         }
         let mut walk = Self {
-            cursor: LooseKeys {
+            cursor: GatheredKeys {
                 next: 0,
                 ahead: u32::MAX,
                 queued: IN_LIST,
             },
         };
-        walk.look_ahead(record);
-        let query_block = record.query_block();
+        walk.look_ahead(context);
+        let query_block = context.query_block();
         let first = if p.sequences.is_causal() && query_block != WorkTile::MASKED {
-            KeyTile::contiguous::<TILE_KEYS>(query_block * BLOCK, record.k_len())
+            KeyTile::contiguous::<TILE_KEYS>(query_block * BLOCK, context.k_len())
         } else {
             walk.next_block(p, memory)
         };
@@ -88,10 +88,10 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     }
 
     #[inline(always)]
-    fn look_ahead(&mut self, record: Record) {
-        let list = record.list();
+    fn look_ahead(&mut self, context: WarpContext) {
+        let list = context.list();
         let entry = self.cursor.next;
-        self.cursor.ahead = if entry >= record.entries() {
+        self.cursor.ahead = if entry >= context.entries() {
             u32::MAX
         } else if list.is_null() {
             entry
@@ -106,7 +106,7 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     pub fn next(&mut self, p: &SparseFlashParams, memory: WarpMemory, tile: KeyTile) -> KeyTile {
         let other_half = tile.start.wrapping_add(TILE_KEYS);
         if TILE_KEYS < BLOCK && tile.start.is_multiple_of(BLOCK) {
-            let k_len = memory.record.k_len();
+            let k_len = memory.context.k_len();
             if other_half < k_len {
                 return KeyTile::contiguous::<TILE_KEYS>(other_half, k_len);
             }
@@ -117,31 +117,31 @@ impl<const TILE_KEYS: u32> KeyWalk<TILE_KEYS> {
     /// The tile that `next` gave, from its `start` alone: its other half needs no register meanwhile.
     #[inline(always)]
     pub fn again(&self, memory: WarpMemory, start: u32) -> KeyTile {
-        if start == KeyTile::LOOSE {
+        if start == KeyTile::GATHERED {
             KeyTile {
                 start,
                 keys: self.cursor.queued.min(TILE_KEYS),
             }
         } else {
-            KeyTile::contiguous::<TILE_KEYS>(start, memory.record.k_len())
+            KeyTile::contiguous::<TILE_KEYS>(start, memory.context.k_len())
         }
     }
 
-    /// The first tile of the next block, or the next loose tile.
+    /// The first tile of the next block, or the next gathered tile.
     #[inline(always)]
     fn next_block(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> KeyTile {
-        let record = memory.record;
+        let context = memory.context;
         if self.cursor.queued == IN_LIST {
             // The list is ascending: the first block that is out of range ends it.
-            if self.cursor.ahead < record.end_block() {
+            if self.cursor.ahead < context.end_block() {
                 let start = self.cursor.ahead * BLOCK;
-                self.look_ahead(record);
-                return KeyTile::contiguous::<TILE_KEYS>(start, record.k_len());
+                self.look_ahead(context);
+                return KeyTile::contiguous::<TILE_KEYS>(start, context.k_len());
             }
-            self.cursor = LooseKeys::new(p, memory);
+            self.cursor = GatheredKeys::new(p, memory);
         }
         KeyTile {
-            start: KeyTile::LOOSE,
+            start: KeyTile::GATHERED,
             keys: self.cursor.pack(p, memory),
         }
     }

@@ -94,7 +94,7 @@ impl WorkTile {
         }
     }
 
-    /// Key blocks from this one on are not walked: the own block of a causal sequence, which comes first, or the end.
+    /// Key blocks from this one on are not walked: the diagonal block of a causal sequence, which comes first, or the end.
     #[inline(always)]
     pub const fn end_block(&self, p: &SparseFlashParams) -> u32 {
         if self.query_block == Self::MASKED {
@@ -191,7 +191,7 @@ impl Tokens {
     }
 }
 
-/// Keys from this one on are not loose: the own block's, and what no row sees.
+/// Keys from this one on are not gathered: the diagonal block's, and what no row sees.
 #[inline(always)]
 pub(super) const fn end_key(end_block: u32, k_len: u32) -> u32 {
     let end = end_block * BLOCK;

@@ -22,8 +22,10 @@ pub struct LazySoftmax {
     reference: [f32; 2],
     /// This lane's share of the sum of the weights.
     sum: [f32; 2],
-    /// Whether a reference of the warp has the far form of [`exponent`]. It changes with the references alone, so that tiles which
-    /// raise none take no vote for it before their first exponential: 6 % of dense attention.
+    /// What is added to scaled scores, in the form of [`exponent`] that the reference has. It changes with the reference alone.
+    offset: [f32; 2],
+    /// Whether a reference of the warp has the far form. Tiles that raise no reference and have none in the far form take one vote and one
+    /// branch.
     far: bool,
 }
 
@@ -35,6 +37,7 @@ impl LazySoftmax {
     pub const EMPTY: Self = Self {
         reference: [f32::NEG_INFINITY; 2],
         sum: [0.0; 2],
+        offset: [0.0; 2],
         far: true,
     };
 
@@ -54,33 +57,21 @@ impl LazySoftmax {
             grows |= (maximum - self.reference[row]) * scale_log2 > slack_log2;
         }
         let mut rescale = None;
-        if gpu::vote_sync_any(WARP, grows) {
-            let mut factors = [1.0; 2];
-            for row in 0..2 {
-                let change = exponent::change(self.reference[row], maximum[row], scale_log2, top);
-                factors[row] = gpu::ex2_approx_ftz_f32(change);
-                self.reference[row] = maximum[row];
-                self.sum[row] *= factors[row];
+        if gpu::vote_sync_any(WARP, grows || self.far) {
+            if gpu::vote_sync_any(WARP, grows) {
+                rescale = Some(self.raise(maximum, scale_log2, top));
             }
-            rescale = Some(factors);
-            let far = self
-                .reference
-                .map(|reference| exponent::near_offset(reference, scale_log2, top))
-                .map(exponent::is_far);
-            self.far = gpu::vote_sync_any(WARP, far[0] || far[1]);
-        }
-        let mut offset = self
-            .reference
-            .map(|reference| exponent::near_offset(reference, scale_log2, top));
-        if self.far {
-            for row in 0..2 {
-                let shift = exponent::shift(self.reference[row], offset[row]);
-                for i in 0..32 {
-                    scores[i / 2 * 4 + 2 * row + i % 2] -= shift;
+            if self.far {
+                for row in 0..2 {
+                    let near_offset = exponent::near_offset(self.reference[row], scale_log2, top);
+                    let shift = exponent::shift(self.reference[row], near_offset);
+                    for i in 0..32 {
+                        scores[i / 2 * 4 + 2 * row + i % 2] -= shift;
+                    }
                 }
-                offset[row] = exponent::offset(offset[row], top);
             }
         }
+        let offset = self.offset;
         // Two sums a row: half as long a chain of additions. Of the tile alone: thousands of small weights, added one by one to a large
         // sum, would lose bits.
         let mut sums = [[0.0; 2]; 2];
@@ -94,6 +85,24 @@ impl LazySoftmax {
             *sum += even + odd;
         }
         rescale
+    }
+
+    /// Takes the rows' maxima for their references; what multiplies earlier weighted sums. The whole warp calls it.
+    #[inline(always)]
+    fn raise(&mut self, maximum: [f32; 2], scale_log2: f32, top: f32) -> Rescale {
+        let mut factors = [1.0; 2];
+        let mut far = false;
+        for row in 0..2 {
+            let change = exponent::change(self.reference[row], maximum[row], scale_log2, top);
+            factors[row] = gpu::ex2_approx_ftz_f32(change);
+            self.reference[row] = maximum[row];
+            self.sum[row] *= factors[row];
+            let near_offset = exponent::near_offset(maximum[row], scale_log2, top);
+            far |= exponent::is_far(near_offset);
+            self.offset[row] = exponent::offset(near_offset, top);
+        }
+        self.far = gpu::vote_sync_any(WARP, far);
+        factors
     }
 
     /// The maximum of a row and its reference, in its four lanes. A NaN is no maximum.
@@ -116,6 +125,12 @@ impl LazySoftmax {
         let reference = self.reference[row];
         let exponent = exponent::exponent(score, reference, scale_log2, T::TOP_WEIGHT_LOG2);
         gpu::ex2_approx_ftz_f32(exponent)
+    }
+
+    /// A number that no weight so far is missing from: not below 0, or NaN.
+    #[inline(always)]
+    pub fn after_all(&self) -> f32 {
+        self.sum[0] + self.sum[1]
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of exponentials. See

@@ -120,7 +120,7 @@ const fn launch_shape_of_units(units: u32) -> LaunchShape {
 /// ⌈coverage · rows · 2^32⌉, exactly: the mass of that share of the rows.
 ///
 /// In integers, because a GPU without fast `f64` would wait for the product, which is exact there too.
-pub const fn goal(coverage: f32, rows: u32) -> u64 {
+pub const fn target_mass(coverage: f32, rows: u32) -> u64 {
     share_of(coverage, rows as u64, 32)
 }
 
@@ -164,11 +164,11 @@ fn threshold(
         task += THREADS;
     }
     let covered = sum_in_block(of_thread, shared.sums());
-    let goal = goal(policy.coverage, rows);
+    let target_mass = target_mass(policy.coverage, rows);
     let need = match policy.kind {
         // The paper's rule does not count what the window covers.
-        HeadKind::Paper => goal,
-        _ => goal.saturating_sub(covered),
+        HeadKind::Paper => target_mass,
+        _ => target_mass.saturating_sub(covered),
     };
     (radix::threshold(shared, mass, candidates, need), covered)
 }
@@ -271,7 +271,7 @@ fn write_range(
 
 #[cfg(test)]
 mod tests {
-    use super::goal;
+    use super::target_mass;
 
     #[test]
     fn the_goal_is_the_exact_product_rounded_up() {
@@ -294,7 +294,11 @@ mod tests {
                 // Exact: 24 + 21 bits, and a power of two.
                 let expected =
                     (f64::from(coverage) * f64::from(rows) * 2f64.powi(32)).ceil() as u64;
-                assert_eq!(goal(coverage, rows), expected, "{coverage:e} of {rows}");
+                assert_eq!(
+                    target_mass(coverage, rows),
+                    expected,
+                    "{coverage:e} of {rows}"
+                );
             }
         }
     }

@@ -37,12 +37,14 @@ pub enum Kernel {
     Portable,
     Hopper {
         /// By how much a maximum grows before the output is rescaled.
-        slack_log2: f32,
+        rescale_threshold_log2: f32,
     },
 }
 
 impl Kernel {
-    pub const HOPPER: Self = Self::Hopper { slack_log2: 8.0 };
+    pub const HOPPER: Self = Self::Hopper {
+        rescale_threshold_log2: 8.0,
+    };
 
     /// A causal problem for this kernel.
     pub fn causal(self, q_len: usize, k_len: usize) -> Case {

@@ -5,7 +5,7 @@ use sample_attention_device::gpu::{Global, emu};
 use sample_attention_device::launch::LaunchShape;
 use sample_attention_device::params::TensorArg;
 use sample_attention_device::sparse_flash::hopper::schedule::{
-    self, Groups, Schedule, ScheduleParams,
+    self, Groups, ScheduleParams, TileScheduler,
 };
 use sample_attention_device::sparse_flash::hopper::{self, HopperParams};
 use sample_attention_device::sparse_flash::{SparseFlashParams, portable};
@@ -140,9 +140,9 @@ pub fn attend(
 ) -> Result<(), emu::Fault> {
     match kernel {
         Kernel::Portable => launch_portable(device, dtype, &params, mode),
-        Kernel::Hopper { slack_log2 } => {
-            launch_hopper(device, dtype, params, extents, slack_log2, mode)
-        }
+        Kernel::Hopper {
+            rescale_threshold_log2,
+        } => launch_hopper(device, dtype, params, extents, rescale_threshold_log2, mode),
     }
 }
 
@@ -170,11 +170,11 @@ fn launch_hopper(
     dtype: Dtype,
     attention: SparseFlashParams,
     [of_q, of_kv]: [[u32; 3]; 2],
-    slack_log2: f32,
+    rescale_threshold_log2: f32,
     mode: emu::Mode,
 ) -> Result<(), emu::Fault> {
     let work_tiles = schedule::work_tiles(&attention) as usize;
-    let schedule = Schedule {
+    let schedule = TileScheduler {
         taken: device.alloc::<u32>("taken", 1).address(),
         order: if attention.mask.is_dense() {
             Global::NULL
@@ -200,7 +200,7 @@ fn launch_hopper(
         v_map: map(hopper::kv_map_layout(&attention.v, dim, of_kv)),
         attention,
         schedule,
-        slack_log2,
+        rescale_threshold_log2,
     };
     let kernel = match (dtype, dim) {
         (Dtype::Bf16, 64) => hopper::BF16_D64,

@@ -7,13 +7,14 @@ use sample_attention::{
 };
 use sample_attention_inputs::relative_error;
 
+use crate::Asked;
 use crate::args::{Backend, Request};
 use crate::engine::{Engine, Machine};
 use crate::failure::Failure;
-use crate::input::Input;
 use crate::memory;
 use crate::picture;
 use crate::progress::Bar;
+use crate::treatment::Treatment;
 
 /// What came out.
 pub struct Outcome {
@@ -69,23 +70,15 @@ const MAX_RUNS: usize = 9;
 
 /// Runs the request, and dense attention where it is to be compared with.
 /// `drawn` heads will be in the picture.
-pub fn run(
-    request: &Request,
-    machine: &Machine,
-    input: &Input,
-    drawn: usize,
-) -> Result<Outcome, Failure> {
+pub fn run(asked: &Asked<'_>, machine: &Machine, drawn: usize) -> Result<Outcome, Failure> {
+    let (request, input) = (asked.request, asked.input);
     let problem = *input.problem();
     let dense_plan = Plan::dense(problem)?;
-    let plan = if request.dense {
-        dense_plan.clone()
-    } else {
-        Plan::new(problem, request.policy)?
-    };
     let inputs = input.capture.inputs()?;
-    let engine = Engine::new(machine, &plan, &inputs)?;
-    memory::check(needed_bytes(request, &problem, &plan, drawn) + engine.emulated_bytes(&problem))?;
-    let workspace_bytes = plan.workspace_bytes().max(dense_plan.workspace_bytes());
+    let engine = Engine::new(machine, problem, asked.treatment, &inputs)?;
+    let workspace_bytes = engine.workspace_bytes().max(dense_plan.workspace_bytes());
+    let needed = needed_bytes(request, &problem, workspace_bytes, drawn);
+    memory::check(needed + engine.emulated_bytes(&problem))?;
     let mut workspace = vec![0; workspace_bytes];
     let elements = problem.q_shape().iter().product();
     let mut o = vec![0.0; elements];
@@ -102,7 +95,7 @@ pub fn run(
     let mut measured = Measured::Once;
     let mut comparison = None;
     if request.compare_dense {
-        let dense_engine = Engine::new(machine, &dense_plan, &inputs)?;
+        let dense_engine = Engine::new(machine, problem, &Treatment::Dense, &inputs)?;
         let mut dense = Runner {
             engine: &dense_engine,
             problem: &problem,
@@ -129,7 +122,7 @@ pub fn run(
         }
         comparison = Some(Comparison {
             dense: dense.median().total(),
-            coverage: plan.true_coverage(&inputs, &lse, &mut workspace)?,
+            coverage: dense_plan.true_coverage(&inputs, &lse, &mut workspace)?,
             head_errors,
             error,
         });
@@ -187,7 +180,12 @@ fn relative_errors(problem: &Problem, o: &[f32], dense: &[f32]) -> (Vec<f64>, f6
 }
 
 /// Everything that a run allocates, roughly.
-fn needed_bytes(request: &Request, problem: &Problem, plan: &Plan, drawn: usize) -> u128 {
+fn needed_bytes(
+    request: &Request,
+    problem: &Problem,
+    workspace_bytes: usize,
+    drawn: usize,
+) -> u128 {
     let elements = |shape: [usize; 4]| shape.iter().map(|&size| size as u128).product::<u128>();
     let heads = (problem.batch * problem.q_heads) as u128;
     let outputs = 4 * elements(problem.q_shape()) + 4 * problem.lse_len() as u128;
@@ -211,5 +209,5 @@ fn needed_bytes(request: &Request, problem: &Problem, plan: &Plan, drawn: usize)
     } else {
         0
     };
-    plan.workspace_bytes() as u128 + compared + listed + drawn
+    workspace_bytes as u128 + compared + listed + drawn
 }

@@ -7,7 +7,7 @@ use sample_attention::emulator::Emulator;
 use sample_attention::pipeline::GpuPlan;
 #[cfg(feature = "emulator")]
 use sample_attention::pipeline::Watch;
-use sample_attention::{Inputs, Outputs, Plan, Problem, Report, Result, Selection};
+use sample_attention::{HeadPlan, Inputs, Outputs, Plan, Problem, Report, Result, Selection};
 #[cfg(feature = "emulator")]
 use sample_attention::{Progress, Stage};
 
@@ -15,6 +15,7 @@ use crate::args::Backend;
 use crate::failure::Failure;
 use crate::gpu::GpuRun;
 use crate::progress::Bar;
+use crate::treatment::Treatment;
 
 /// What plans run on.
 #[allow(clippy::large_enum_variant, reason = "there is one of them")]
@@ -58,9 +59,10 @@ impl Machine {
 }
 
 /// A plan on a machine.
-#[allow(clippy::large_enum_variant, reason = "there are two of them")]
+#[allow(clippy::large_enum_variant, reason = "there are few of them")]
 pub enum Engine<'a> {
     Cpu(Plan),
+    CpuHeads(HeadPlan),
     #[cfg(feature = "emulator")]
     Emulator(GpuPlan),
     Gpu(GpuRun<'a>),
@@ -68,13 +70,36 @@ pub enum Engine<'a> {
 
 impl<'a> Engine<'a> {
     /// The plan on this machine, if it has kernels for it.
-    pub fn new(machine: &'a Machine, plan: &Plan, inputs: &Inputs<'_>) -> Result<Self> {
+    pub fn new(
+        machine: &'a Machine,
+        problem: Problem,
+        treatment: &Treatment,
+        inputs: &Inputs<'_>,
+    ) -> Result<Self> {
         Ok(match machine {
-            Machine::Cpu => Engine::Cpu(plan.clone()),
+            Machine::Cpu => match treatment {
+                Treatment::Dense => Engine::Cpu(Plan::dense(problem)?),
+                Treatment::Alike(policy) => Engine::Cpu(Plan::new(problem, *policy)?),
+                Treatment::Each(layer) => Engine::CpuHeads(HeadPlan::new(problem, &layer.heads)?),
+            },
             #[cfg(feature = "emulator")]
-            Machine::Emulator => Engine::Emulator(kernels(plan)?),
-            Machine::Gpu(device) => Engine::Gpu(GpuRun::new(device, kernels(plan)?, inputs)?),
+            Machine::Emulator => Engine::Emulator(kernels(problem, treatment)?),
+            Machine::Gpu(device) => {
+                let plan = kernels(problem, treatment)?;
+                Engine::Gpu(GpuRun::new(device, plan, inputs)?)
+            }
         })
+    }
+
+    /// Bytes that a run works in on this machine's CPU.
+    pub fn workspace_bytes(&self) -> usize {
+        match self {
+            Engine::Cpu(plan) => plan.workspace_bytes(),
+            Engine::CpuHeads(plan) => plan.workspace_bytes(),
+            #[cfg(feature = "emulator")]
+            Engine::Emulator(_) => 0,
+            Engine::Gpu(_) => 0,
+        }
     }
 
     /// Memory of the emulated device: the tensors, with O as f32, and the workspace.
@@ -109,6 +134,10 @@ impl<'a> Engine<'a> {
                 let report = stages.run(outputs)?;
                 Ok((report, stages.selection()))
             }
+            Engine::CpuHeads(plan) => {
+                let (report, selection) = plan.run_selecting(inputs, outputs, workspace)?;
+                Ok((report, Some(selection)))
+            }
             #[cfg(feature = "emulator")]
             Engine::Emulator(plan) => {
                 let run = Emulator::FAST.run_watched(plan, inputs, outputs, &mut Launches(bar))?;
@@ -119,11 +148,12 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// The same plan as launches.
-fn kernels(plan: &Plan) -> Result<GpuPlan> {
-    match plan.policy() {
-        Some(policy) => GpuPlan::new(*plan.problem(), *policy),
-        None => GpuPlan::dense(*plan.problem()),
+/// The plan as launches.
+fn kernels(problem: Problem, treatment: &Treatment) -> Result<GpuPlan> {
+    match treatment {
+        Treatment::Dense => GpuPlan::dense(problem),
+        Treatment::Alike(policy) => GpuPlan::new(problem, *policy),
+        Treatment::Each(layer) => GpuPlan::per_head(problem, &layer.heads),
     }
 }
 

@@ -33,8 +33,14 @@ struct Target {
 
 impl Staged {
     /// Checks that every file, given with its option, can be written and replaces neither another nor what is read.
-    pub fn new(files: Vec<(&'static str, &Path)>, read: Option<&Path>) -> Result<Self, Failure> {
-        let read = read.and_then(|path| fs::canonicalize(path).ok());
+    pub fn new(
+        files: Vec<(&'static str, &Path)>,
+        read: &[(&'static str, &Path)],
+    ) -> Result<Self, Failure> {
+        let read: Vec<(&str, PathBuf)> = read
+            .iter()
+            .filter_map(|(option, path)| Some((*option, fs::canonicalize(path).ok()?)))
+            .collect();
         let staged = Staged(());
         #[cfg(unix)]
         if !files.is_empty() {
@@ -44,8 +50,9 @@ impl Staged {
             let mut targets = lock();
             let blame = |error: &dyn std::fmt::Display| blame(option, named, error);
             let path = resolve(named).map_err(|error| blame(&error))?;
-            if read.as_ref() == Some(&path) {
-                return Err(blame(&"it would replace the input"));
+            if let Some((option, _)) = read.iter().find(|read| read.1 == path) {
+                let what = option.trim_start_matches("--");
+                return Err(blame(&format_args!("it would replace the {what}")));
             }
             if let Some(other) = targets.iter().find(|other| other.path == path) {
                 return Err(blame(&format_args!("{} names the same file", other.option)));

@@ -23,6 +23,7 @@ mod report;
 #[cfg(unix)]
 mod signals;
 mod table;
+mod treatment;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -31,6 +32,16 @@ use args::Request;
 use engine::Machine;
 use failure::Failure;
 use files::Staged;
+use input::Input;
+use treatment::Treatment;
+
+/// What is to be done, and on what.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    request: &'a Request,
+    input: &'a Input,
+    treatment: &'a Treatment,
+}
 
 /// The program: reads the arguments, runs, and says how it ended.
 pub fn main() -> ExitCode {
@@ -47,7 +58,7 @@ pub fn main() -> ExitCode {
 
 fn run(request: &Request) -> Result<(), Failure> {
     memory::prepare();
-    let mut files = Staged::new(request.written_files(), request.read_file())?;
+    let mut files = Staged::new(request.written_files(), &request.read_files())?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
         .build()
@@ -62,19 +73,23 @@ fn run(request: &Request) -> Result<(), Failure> {
             failure::warn(warning);
         }
         let drawn = picture::drawn_heads(request, &input)?;
-        let outcome = compute::run(request, &machine, &input, drawn.len())?;
+        let treatment = Treatment::of(request, &input)?;
+        let asked = Asked {
+            request,
+            input: &input,
+            treatment: &treatment,
+        };
+        let outcome = compute::run(&asked, &machine, drawn.len())?;
         if let Some(path) = &request.output {
             files.write(path, |to| output::write(to, &input, &outcome))?;
         }
         if let Some(path) = &request.report {
-            files.write(path, |to| report::write(to, request, &input, &outcome))?;
+            files.write(path, |to| report::write(to, &asked, &outcome))?;
         }
         if let Some(path) = &request.picture {
-            files.write(path, |to| {
-                picture::write(to, request, &input, &outcome, &drawn)
-            })?;
+            files.write(path, |to| picture::write(to, &asked, &outcome, &drawn))?;
         }
-        Ok(table::table(request, &input, &outcome))
+        Ok(table::table(&asked, &outcome))
     })?;
     // The table is an output like the files: all of them, or none.
     files.publish()?;

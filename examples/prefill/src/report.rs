@@ -3,29 +3,27 @@
 use std::io::Write;
 use std::time::Duration;
 
-use sample_attention::{HeadPath, Stage, Window};
+use sample_attention::{HeadPath, HeadPolicy, Policy, Stage, Window};
 use serde_json::{Map, Value, json};
 
-use crate::args::Request;
+use crate::Asked;
 use crate::compute::{Measured, Outcome};
 use crate::failure::Failure;
 use crate::input::Input;
-use crate::table::{blocks_of, path_name};
+use crate::table::{blocks_of, mean_cost, path_name, sampling_cost};
+use crate::treatment::Treatment;
 
 /// Writes the report. Times are in milliseconds; a head's `blocks_kept` and `stripes` are what attention ran over, and
 /// `selected` is what the policy had chosen, which is not the same where the head ran dense.
-pub fn write(
-    to: &mut dyn Write,
-    request: &Request,
-    input: &Input,
-    outcome: &Outcome,
-) -> Result<(), Failure> {
+pub fn write(to: &mut dyn Write, asked: &Asked<'_>, outcome: &Outcome) -> Result<(), Failure> {
+    let (request, input) = (asked.request, asked.input);
     let mut document = json!({
         "input": problem(input),
         "backend": request.backend.name(),
         "instruction_set": outcome.instruction_set,
         "threads": outcome.threads,
-        "policy": policy(request),
+        "policy": asked.treatment.policy().map(|policy| Value::Object(policy_fields(policy))),
+        "profile": profile(asked.treatment),
         "times_ms": times(outcome),
         "measured": outcome.measured.to_string(),
         "runs": match outcome.measured {
@@ -34,7 +32,8 @@ pub fn write(
         },
         "mean_density": outcome.report.mean_density(),
         "key_ranges": outcome.report.key_ranges,
-        "heads": heads(input, outcome),
+        "mean_cost": mean_cost(asked, outcome),
+        "heads": heads(asked, outcome),
     });
     if let Some(comparison) = &outcome.comparison {
         let total = outcome.report.times.total();
@@ -65,11 +64,41 @@ fn problem(input: &Input) -> Value {
     })
 }
 
-fn policy(request: &Request) -> Value {
-    if request.dense {
-        return Value::Null;
+/// Where each head's policy comes from; null where all have the same.
+fn profile(treatment: &Treatment) -> Value {
+    match treatment {
+        Treatment::Each(layer) => json!({
+            "file": layer.file,
+            "model": layer.model,
+            "layer": layer.layer,
+            "layers": layer.layers,
+        }),
+        Treatment::Dense | Treatment::Alike(_) => Value::Null,
     }
-    let policy = &request.policy;
+}
+
+fn window_field(fields: &mut Map<String, Value>, window: Window) {
+    match window {
+        Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),
+        Window::Ratio(ratio) => fields.insert("window_ratio".to_owned(), json!(ratio)),
+    };
+}
+
+/// What is asked for of one head.
+fn head_policy(policy: &HeadPolicy) -> Value {
+    let mut fields = match policy {
+        HeadPolicy::Selected(policy) => policy_fields(policy),
+        _ => Map::new(),
+    };
+    if let HeadPolicy::Local { window, sinks } = policy {
+        window_field(&mut fields, *window);
+        fields.insert("sinks".to_owned(), json!(sinks));
+    }
+    fields.insert("kind".to_owned(), json!(policy.kind()));
+    Value::Object(fields)
+}
+
+fn policy_fields(policy: &Policy) -> Map<String, Value> {
     let mut fields = Map::new();
     let budget = policy.budget.name();
     let fallback = policy.fallback.name();
@@ -83,11 +112,8 @@ fn policy(request: &Request) -> Value {
     fields.insert("tail".to_owned(), json!(policy.tail));
     fields.insert("tail_stride".to_owned(), json!(policy.tail_stride));
     fields.insert("sinks".to_owned(), json!(policy.sinks));
-    match policy.window {
-        Window::Tokens(tokens) => fields.insert("window".to_owned(), json!(tokens)),
-        Window::Ratio(ratio) => fields.insert("window_ratio".to_owned(), json!(ratio)),
-    };
-    Value::Object(fields)
+    window_field(&mut fields, policy.window);
+    fields
 }
 
 fn times(outcome: &Outcome) -> Value {
@@ -105,7 +131,8 @@ fn times(outcome: &Outcome) -> Value {
     Value::Object(fields)
 }
 
-fn heads(input: &Input, outcome: &Outcome) -> Vec<Value> {
+fn heads(asked: &Asked<'_>, outcome: &Outcome) -> Vec<Value> {
+    let input = asked.input;
     let problem = input.problem();
     let blocks = blocks_of(problem.q_len, problem.k_len);
     outcome
@@ -119,7 +146,10 @@ fn heads(input: &Input, outcome: &Outcome) -> Vec<Value> {
                 "batch": head.batch,
                 "q_head": head.q_head,
                 "name": input.head_name(head.q_head),
+                "policy": head_policy(&asked.treatment.head(head.q_head)),
                 "path": path_name(head.path),
+                "sampling_cost": sampling_cost(asked, head),
+                "cost": head.density + sampling_cost(asked, head),
                 "density": head.density,
                 "blocks": blocks,
                 "blocks_kept": if dense { blocks } else { head.blocks_kept },

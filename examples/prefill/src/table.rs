@@ -3,9 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use sample_attention::{Budget, Fallback, HeadPath, Policy, Stage, Window};
+use sample_attention::{Budget, Fallback, HeadPath, HeadReport, Policy, Stage, Window};
 
-use crate::args::{Backend, Request};
+use crate::Asked;
+use crate::args::Backend;
 use crate::compute::{Comparison, Outcome};
 use crate::input::Input;
 
@@ -13,21 +14,37 @@ use crate::input::Input;
 const MAX_HEADS: usize = 32;
 
 /// The whole table.
-pub fn table(request: &Request, input: &Input, outcome: &Outcome) -> String {
+pub fn table(asked: &Asked<'_>, outcome: &Outcome) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = heading(&mut text, request, input, outcome);
-    let _ = stages(&mut text, request, outcome);
-    let _ = heads(&mut text, input, outcome);
+    let _ = heading(&mut text, asked, outcome);
+    let _ = stages(&mut text, asked, outcome);
+    let _ = heads(&mut text, asked, outcome);
     text
 }
 
-fn heading(
-    text: &mut String,
-    request: &Request,
-    input: &Input,
-    outcome: &Outcome,
-) -> std::fmt::Result {
+/// What selecting cost one head by its arithmetic, dense attention being 1; nothing where nothing was selected.
+pub fn sampling_cost(asked: &Asked<'_>, head: &HeadReport) -> f64 {
+    match head.path {
+        HeadPath::BelowBreakEven | HeadPath::Dense => 0.0,
+        _ => {
+            let policy = asked.treatment.head(head.q_head);
+            policy.sampling_cost(asked.input.problem())
+        }
+    }
+}
+
+/// Mean over heads of the area and what selecting cost.
+pub fn mean_cost(asked: &Asked<'_>, outcome: &Outcome) -> f64 {
+    let heads = &outcome.report.heads;
+    let costs = heads
+        .iter()
+        .map(|head| head.density + sampling_cost(asked, head));
+    costs.sum::<f64>() / heads.len() as f64
+}
+
+fn heading(text: &mut String, asked: &Asked<'_>, outcome: &Outcome) -> std::fmt::Result {
+    let (request, input) = (asked.request, asked.input);
     let problem = input.problem();
     let layer = input
         .note("layer")
@@ -44,14 +61,10 @@ fn heading(
         problem.head_dim,
         problem.dtype,
     )?;
-    let policy = if request.dense {
-        "dense".to_owned()
-    } else {
-        policy_text(&request.policy)
-    };
-    writeln!(text, "policy   {policy}")?;
+    writeln!(text, "policy   {}", asked.treatment.in_words())?;
     let paper = Policy::paper();
-    if !request.dense && request.policy.budget == Budget::Paper && request.policy != paper {
+    let is_other = |policy: &Policy| policy.budget == Budget::Paper && *policy != paper;
+    if asked.treatment.policy().is_some_and(is_other) {
         writeln!(
             text,
             "         (not the paper's own policy, which --paper gives: {})",
@@ -103,7 +116,7 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn stages(text: &mut String, request: &Request, outcome: &Outcome) -> std::fmt::Result {
+fn stages(text: &mut String, asked: &Asked<'_>, outcome: &Outcome) -> std::fmt::Result {
     let times = &outcome.report.times;
     let total = times.total();
     writeln!(text, "\nstage              time   share")?;
@@ -118,7 +131,7 @@ fn stages(text: &mut String, request: &Request, outcome: &Outcome) -> std::fmt::
             100.0 * share
         )?;
     }
-    let whole = if request.dense {
+    let whole = if asked.request.dense {
         "all stages"
     } else {
         "SampleAttention"
@@ -158,12 +171,13 @@ pub fn duration(time: Duration) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
-fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Result {
+fn heads(text: &mut String, asked: &Asked<'_>, outcome: &Outcome) -> std::fmt::Result {
+    let input = asked.input;
     let problem = input.problem();
     let compared = outcome.comparison.as_ref();
     write!(
         text,
-        "\nhead   path      density   blocks kept  stripes   coverage: sampled"
+        "\nhead   kind      path      density     cost   blocks kept  stripes   coverage: sampled"
     )?;
     if compared.is_some() {
         write!(text, "    true: mean      p1     min   error of O")?;
@@ -185,9 +199,11 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
         };
         write!(
             text,
-            "{name:5}  {:8}{:>8} {:>14} {:>8} {:>19}",
+            "{name:5}  {:8}  {:8}{:>8} {:>8} {:>13} {:>8} {:>19}",
+            asked.treatment.head(report.q_head).kind(),
             path_name(report.path),
             percent(report.density),
+            format!("{:.3}", report.density + sampling_cost(asked, report)),
             format!("{kept}/{blocks}"),
             stripes,
             report.sampled_coverage.map_or("-".to_owned(), percent),
@@ -215,8 +231,9 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
     }
     write!(
         text,
-        "all    mean    {:>8}",
-        percent(outcome.report.mean_density())
+        "all    mean              {:>8} {:>8}",
+        percent(outcome.report.mean_density()),
+        format!("{:.3}", mean_cost(asked, outcome)),
     )?;
     if let Some(comparison) = compared {
         let count = comparison.coverage.len() as f64;
@@ -228,7 +245,7 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
             .fold(1.0, f64::min);
         write!(
             text,
-            "{:>58}{:>16} {:>12.4}",
+            "{:>57}{:>16} {:>12.4}",
             percent(mean),
             percent(worst),
             comparison.error
@@ -238,7 +255,7 @@ fn heads(text: &mut String, input: &Input, outcome: &Outcome) -> std::fmt::Resul
     legend(text, input, outcome)?;
     write!(
         text,
-        "density: share of the causal (query, key) pairs that attention ran over. coverage: share of the attention\nmass that those pairs hold, of the sampled rows as the selection saw it"
+        "density: share of the causal (query, key) pairs that attention ran over. cost: density and what selecting\ncosts by its arithmetic, 1.3 / (2 x row stride), dense attention being 1. coverage: share of the attention\nmass that those pairs hold, of the sampled rows as the selection saw it"
     )?;
     match compared {
         Some(_) => writeln!(

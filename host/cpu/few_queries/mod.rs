@@ -21,14 +21,16 @@ mod range;
 
 use std::ops::Range;
 
-use super::rows::{HeadRows, OutputRows};
+use super::call::Call;
+use super::rows::OutputRows;
 use super::scratch::Scratch;
 use super::simd::Loadable;
-use super::workers::for_each_task;
+use super::workers::{for_each_task, take};
 use crate::geometry::Geometry;
 use crate::problem::{MAX_HEAD_DIM, Problem};
-use crate::tensor::{Inputs, Slice, TensorView};
-use range::{Partial, ROWS, RangeOfKeys, Strided, TILE, WEIGHT_LOG2};
+use crate::tensor::Slice;
+use crate::varlen::RowIndex;
+use range::{KvRows, Partial, ROWS, RangeOfKeys, TILE, WEIGHT_LOG2};
 
 /// The most queries of a head: `sparse_flash` computes 32 rows in the time of one, and is as fast from about here on.
 pub(super) const MAX_QUERIES: usize = 16;
@@ -119,62 +121,153 @@ impl Cut {
     }
 }
 
-/// Dense attention of all heads; `ended` is called after each task.
-pub(super) fn few_queries(
-    problem: &Problem,
-    inputs: &Inputs<'_>,
-    output: &OutputRows<'_>,
-    (scratches, partials): (&mut [Scratch<'_>], &mut [f32]),
-    ended: impl Fn() + Sync,
-) {
-    let cut = Cut::new(problem);
-    let call = Call {
-        problem,
-        geometry: Geometry::new(problem),
-        cut,
-        inputs,
-    };
-    let unit_len = cut.ranges * cut.partial_len();
-    let wave = partials.len() / unit_len;
-    for first in (0..cut.units).step_by(wave) {
-        let units = first..(first + wave).min(cut.units);
-        // The heads of a range one after the other: where they lie interleaved in memory, they share its pages.
-        let tasks = (0..cut.ranges)
-            .flat_map(|range| units.clone().map(move |unit| (unit, range)))
-            .zip(partials.chunks_exact_mut(cut.partial_len()));
-        for_each_task(scratches, tasks, |scratch, ((unit, range), partial)| {
-            let unit = cut.unit(unit, problem.kv_heads);
-            call.attend(scratch, &unit, range, partial);
-            ended();
-        });
-        let partials = &*partials;
-        for_each_task(scratches, units.clone(), |scratch, unit| {
-            let ranges = partials
-                .chunks_exact(cut.partial_len())
-                .take(units.len() * cut.ranges)
-                .skip(unit - units.start)
-                .step_by(units.len());
-            let unit = cut.unit(unit, problem.kv_heads);
-            call.merge(&unit, ranges, scratch.row, output);
-        });
+/// A call whose queries are few, and where its results go.
+pub(super) struct FewQueries<'a> {
+    call: Call<'a>,
+    geometry: Geometry,
+    cut: Cut,
+    output: OutputRows<'a>,
+}
+
+/// Some units of a call, whose ranges are worked on together.
+struct Segment<'a, 'b> {
+    call: &'b FewQueries<'a>,
+    units: Range<usize>,
+    /// Partial results of one range.
+    partial_len: usize,
+}
+
+impl Segment<'_, '_> {
+    /// Elements of all partial results.
+    fn len(&self) -> usize {
+        self.units.len() * self.call.cut.ranges * self.partial_len
     }
 }
 
-struct Call<'a> {
-    problem: &'a Problem,
-    geometry: Geometry,
-    cut: Cut,
-    inputs: &'a Inputs<'a>,
+/// Dense attention of all heads of some calls; `ended` is called after each task. There must be room for the partial results of one
+/// unit of each call.
+pub(super) fn few_queries(
+    calls: &[FewQueries<'_>],
+    (scratches, partials): (&mut [Scratch<'_>], &mut [f32]),
+    ended: impl Fn() + Sync,
+) {
+    let mut rest = calls
+        .iter()
+        .map(|call| (call, 0..call.cut.units))
+        .peekable();
+    loop {
+        let segments = segments(&mut rest, partials.len());
+        if segments.is_empty() {
+            break;
+        }
+        let mut room = &mut *partials;
+        let tasks = segments.iter().flat_map(|segment| {
+            let units = segment.units.clone();
+            // The heads of a range one after the other: where they lie interleaved in memory, they share its pages.
+            (0..segment.call.cut.ranges)
+                .flat_map(move |range| units.clone().map(move |unit| (segment.call, unit, range)))
+                .zip(take(&mut room, segment.len()).chunks_exact_mut(segment.partial_len))
+        });
+        for_each_task(
+            scratches,
+            tasks,
+            |scratch, ((call, unit, range), partial)| {
+                call.attend(scratch, &call.unit(unit), range, partial);
+                ended();
+            },
+        );
+        let mut results = &*partials;
+        let merges = segments.iter().flat_map(|segment| {
+            let of_segment;
+            (of_segment, results) = results.split_at(segment.len());
+            let units = segment.units.clone();
+            units
+                .enumerate()
+                .map(move |(at, unit)| (segment, unit, at, of_segment))
+        });
+        for_each_task(
+            scratches,
+            merges,
+            |scratch, (segment, unit, at, results)| {
+                let ranges = results
+                    .chunks_exact(segment.partial_len)
+                    .skip(at)
+                    .step_by(segment.units.len());
+                segment
+                    .call
+                    .merge(&segment.call.unit(unit), ranges, scratch.row);
+            },
+        );
+    }
 }
 
-impl Call<'_> {
+/// As many units of the calls that are left as have room for their partial results.
+fn segments<'a, 'b>(
+    rest: &mut std::iter::Peekable<impl Iterator<Item = (&'b FewQueries<'a>, Range<usize>)>>,
+    mut room: usize,
+) -> Vec<Segment<'a, 'b>> {
+    let mut segments = Vec::new();
+    while let Some((call, units)) = rest.peek_mut() {
+        let partial_len = call.cut.partial_len();
+        let fitting = room / (call.cut.ranges * partial_len);
+        let end = units.end.min(units.start + fitting);
+        let segment = Segment {
+            call,
+            units: std::mem::replace(&mut units.start, end)..end,
+            partial_len,
+        };
+        let is_whole = end == units.end;
+        if segment.units.is_empty() {
+            break;
+        }
+        room -= segment.len();
+        segments.push(segment);
+        if !is_whole {
+            break;
+        }
+        rest.next();
+    }
+    segments
+}
+
+impl<'a> FewQueries<'a> {
+    pub(super) fn new(call: Call<'a>, output: OutputRows<'a>) -> Self {
+        FewQueries {
+            call,
+            geometry: call.geometry(),
+            cut: Cut::new(&call.problem),
+            output,
+        }
+    }
+
+    /// Ranges that the keys of a head are cut into.
+    pub(super) fn ranges(&self) -> usize {
+        self.cut.ranges
+    }
+
+    fn unit(&self, index: usize) -> Unit {
+        self.cut.unit(index, self.call.problem.kv_heads)
+    }
+
+    /// A query head of a unit, counted over all sequences.
+    fn head(&self, unit: &Unit, q_head: usize) -> usize {
+        unit.batch * self.call.problem.q_heads + q_head
+    }
+
     /// One task.
     fn attend(&self, scratch: &mut Scratch<'_>, unit: &Unit, range: usize, partial: &mut [f32]) {
-        match (self.inputs.k.data(), self.inputs.v.data()) {
-            (Slice::F32(k), Slice::F32(v)) => self.attend_to(scratch, unit, range, partial, k, v),
-            (Slice::F16(k), Slice::F16(v)) => self.attend_to(scratch, unit, range, partial, k, v),
+        let head = self.head(unit, unit.kv_head * self.cut.group_size);
+        let (k, v) = (self.call.keys(head), self.call.values(head));
+        let rows = (k.index(), v.index());
+        match (k.data(), v.data()) {
+            (Slice::F32(k), Slice::F32(v)) => {
+                self.attend_to(scratch, unit, range, partial, (k, v), rows);
+            }
+            (Slice::F16(k), Slice::F16(v)) => {
+                self.attend_to(scratch, unit, range, partial, (k, v), rows);
+            }
             (Slice::Bf16(k), Slice::Bf16(v)) => {
-                self.attend_to(scratch, unit, range, partial, k, v);
+                self.attend_to(scratch, unit, range, partial, (k, v), rows);
             }
             _ => unreachable!("the plan has checked that k and v have the problem's element type"),
         }
@@ -186,10 +279,13 @@ impl Call<'_> {
         unit: &Unit,
         range: usize,
         partial: &mut [f32],
-        k: &[T],
-        v: &[T],
+        (k, v): (&[T], &[T]),
+        (k_rows, v_rows): (RowIndex<'_>, RowIndex<'_>),
     ) {
-        let Problem { head_dim, .. } = *self.problem;
+        let Problem {
+            head_dim, k_len, ..
+        } = self.call.problem;
+        let scale_log2 = self.call.problem.scale_log2();
         let rows = unit.rows.len();
         let mut visible = [0; ROWS];
         let queries: &mut [f32] = bytemuck::cast_slice_mut(scratch.queries);
@@ -197,19 +293,26 @@ impl Call<'_> {
         for (row, query) in queries.chunks_exact_mut(stride).take(rows).enumerate() {
             let (head, token) = self.cut.place(unit, unit.rows.start + row);
             visible[row] = self.geometry.visible_keys(token);
-            HeadRows::new(&self.inputs.q, unit.batch, head).read(token, scratch.row);
+            self.call
+                .queries(self.head(unit, head))
+                .read(token, scratch.row);
             query.fill(0.0);
             for (scaled, &x) in query.iter_mut().zip(scratch.row.iter()) {
-                *scaled = (f64::from(x) * self.problem.scale_log2()) as f32;
+                *scaled = (f64::from(x) * scale_log2) as f32;
             }
         }
-        let of_head = |data, view: &TensorView<'_>| strided(data, view, unit.batch, unit.kv_head);
         let weights: &mut [f32] = bytemuck::cast_slice_mut(scratch.output);
         scratch.instruction_set.run(RangeOfKeys {
             head_dim,
-            keys: of_head(k, &self.inputs.k),
-            values: of_head(v, &self.inputs.v),
-            tokens: range * RANGE..((range + 1) * RANGE).min(self.problem.k_len),
+            keys: KvRows {
+                data: k,
+                index: k_rows,
+            },
+            values: KvRows {
+                data: v,
+                index: v_rows,
+            },
+            tokens: range * RANGE..((range + 1) * RANGE).min(k_len),
             visible: &visible[..rows],
             queries: &queries[..rows * stride],
             weights: &mut weights[..rows * TILE],
@@ -223,11 +326,10 @@ impl Call<'_> {
         unit: &Unit,
         ranges: impl Iterator<Item = &'p [f32]> + Clone,
         row: &mut [f32],
-        output: &OutputRows<'_>,
     ) {
-        let rows = unit.rows.len();
+        let (rows, head_dim) = (unit.rows.len(), self.call.problem.head_dim);
         let mut sums = [0f64; MAX_HEAD_DIM];
-        let sums = &mut sums[..self.problem.head_dim];
+        let sums = &mut sums[..head_dim];
         for place in 0..rows {
             let (head, token) = self.cut.place(unit, unit.rows.start + place);
             let max = ranges
@@ -240,7 +342,7 @@ impl Call<'_> {
             for partial in ranges.clone() {
                 let factor = (f64::from(Partial::max(partial, place)) - reference).exp2();
                 sum += factor * f64::from(Partial::sum(partial, rows, place));
-                let of_range = Partial::row(partial, rows, place, self.problem.head_dim);
+                let of_range = Partial::row(partial, rows, place, head_dim);
                 for (sum, &x) in sums.iter_mut().zip(of_range) {
                     *sum += factor * f64::from(x);
                 }
@@ -262,20 +364,10 @@ impl Call<'_> {
             }
             let lse = (f64::from(max) + sum.log2() - WEIGHT_LOG2) * std::f64::consts::LN_2;
             // SAFETY: each row is in one unit, and each unit in one task.
-            unsafe { output.write((unit.batch, head, token), row, lse as f32) };
+            unsafe {
+                self.output
+                    .write((unit.batch, head, token), row, lse as f32)
+            };
         }
-    }
-}
-
-fn strided<'a, T>(
-    data: &'a [T],
-    view: &TensorView<'_>,
-    batch: usize,
-    head: usize,
-) -> Strided<'a, T> {
-    let layout = view.layout();
-    Strided {
-        data: &data[layout.row(batch, head, 0)..],
-        stride: layout.strides[2],
     }
 }

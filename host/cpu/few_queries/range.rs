@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::cpu::simd::{Kernel, Lanes, Loadable, Simd};
+use crate::varlen::RowIndex;
 
 /// The most rows of a task: their queries and partial results stay in the caches while keys and values stream past.
 pub(super) const ROWS: usize = 64;
@@ -34,17 +35,17 @@ pub(super) fn finite_or_zero(x: f32) -> f32 {
     if x == f32::NEG_INFINITY { 0.0 } else { x }
 }
 
-/// Rows that lie `stride` elements apart.
+/// The rows of one head.
 #[derive(Clone, Copy)]
-pub(super) struct Strided<'a, T> {
+pub(super) struct KvRows<'a, T> {
     pub(super) data: &'a [T],
-    pub(super) stride: usize,
+    pub(super) index: RowIndex<'a>,
 }
 
-impl<'a, T> Strided<'a, T> {
+impl<'a, T> KvRows<'a, T> {
     #[inline(always)]
     fn row(self, row: usize, len: usize) -> &'a [T] {
-        &self.data[row * self.stride..][..len]
+        &self.data[self.index.row(row)..][..len]
     }
 
     /// Asks for a row.
@@ -101,8 +102,8 @@ impl<'a> Partial<'a> {
 pub(super) struct RangeOfKeys<'a, T> {
     pub(super) head_dim: usize,
     /// Keys and values of the head.
-    pub(super) keys: Strided<'a, T>,
-    pub(super) values: Strided<'a, T>,
+    pub(super) keys: KvRows<'a, T>,
+    pub(super) values: KvRows<'a, T>,
     /// The range.
     pub(super) tokens: Range<usize>,
     /// Keys of the head that each row sees: a prefix, of ascending length.
@@ -321,7 +322,7 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
             if row == 0 && at == 0 && ahead < self.tokens.end {
                 self.keys.prefetch(simd, ahead, self.head_dim);
             }
-            let value = &self.values.data[(start + key) * self.values.stride + at..][..columns];
+            let value = &self.values.data[self.values.index.row(start + key) + at..][..columns];
             // Loops and no closures: a closure of vectors is not compiled for the instruction set.
             let mut registers = [simd.splat(0.0); REGISTERS];
             for (index, register) in registers.iter_mut().enumerate() {

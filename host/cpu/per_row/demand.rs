@@ -7,8 +7,8 @@ use super::heaviest::{Candidate, heaviest};
 use crate::cpu::reduction::MASS_ONE;
 use crate::cpu::simd::PANEL;
 use crate::cpu::tile::Stats;
+use crate::cpu::totals::HeadTotals;
 use crate::cpu::units::Units;
-use crate::cpu::workspace::HeadTotals;
 use crate::geometry::{BLOCK, SampledRows};
 use crate::selection::BlockRows;
 

@@ -28,18 +28,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::call::Call;
 use super::reduction::MASS_ONE;
-use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::PANEL;
 use super::tile::Stats;
+use super::totals::HeadTotals;
 use super::units::Units;
-use super::workers::{for_each_task, take};
-use super::workspace::HeadTotals;
+use super::workers::take;
 use crate::geometry::{BLOCK, SampledRows};
-use crate::problem::Problem;
 use crate::selection::{BlockRows, SelectionMut};
-use crate::tensor::TensorView;
 use buffers::TASK_ROWS;
 
 /// Query blocks of a task at most: where few rows are sampled, tasks stay small enough to be spread over threads.
@@ -77,8 +75,37 @@ pub(super) fn row_lse(row_stats: &[Stats]) -> impl Iterator<Item = f64> {
         .map(|(&max, &sum)| (f64::from(max) + f64::from(sum).log2()) * std::f64::consts::LN_2)
 }
 
+/// What the tasks of a wave share.
+pub(super) struct Shared<'a> {
+    call: Call<'a>,
+    units: &'a Units,
+    /// Mass that a row has to reach.
+    target: u64,
+    totals: Mutex<&'a mut [HeadTotals]>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(
+        call: Call<'a>,
+        units: &'a Units,
+        coverage: f32,
+        totals: &'a mut [HeadTotals],
+    ) -> Self {
+        Shared {
+            call,
+            units,
+            target: (f64::from(coverage) * MASS_ONE as f64).ceil() as u64,
+            totals: Mutex::new(totals),
+        }
+    }
+}
+
 /// Query blocks of one head, to be selected for.
-struct Task<'a> {
+pub(super) struct Task<'a> {
+    call: Call<'a>,
+    units: &'a Units,
+    target: u64,
+    totals: &'a Mutex<&'a mut [HeadTotals]>,
     head: usize,
     rows: SampledRows,
     query_blocks: Range<usize>,
@@ -88,6 +115,13 @@ struct Task<'a> {
     lists: BlockRows<'a>,
 }
 
+/// What the tasks of a wave take.
+pub(super) struct Clock {
+    started: Instant,
+    /// Of statistics and of demand, over all workers.
+    nanoseconds: [AtomicU64; 2],
+}
+
 /// What a wave's selection took.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Times {
@@ -95,79 +129,76 @@ pub(super) struct Times {
     pub(super) demand: Duration,
 }
 
-/// Where the selection of a wave writes.
-pub(super) struct Selected<'a, 's> {
-    /// [unit, panel]: of each unit first the maxima of all its sampled rows, then their sums: tasks begin at any row.
-    pub(super) row_stats: &'a mut [Stats],
-    pub(super) selection: &'a mut SelectionMut<'s>,
-    pub(super) totals: &'a mut [HeadTotals],
+impl Clock {
+    pub(super) fn start() -> Self {
+        Clock {
+            started: Instant::now(),
+            nanoseconds: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+
+    /// The wave's time, split as the workers' was.
+    pub(super) fn stop(self) -> Times {
+        let [statistics, demand] = self.nanoseconds.map(|sum| sum.into_inner() as f64);
+        let time = self.started.elapsed();
+        let demand = time.mul_f64(demand / (statistics + demand).max(1.0));
+        Times {
+            statistics: time.saturating_sub(demand),
+            demand,
+        }
+    }
 }
 
-/// Selects for the heads of one wave; `ended` is called after each task.
-pub(super) fn select(
-    problem: &Problem,
-    (units, coverage): (&Units, f32),
-    wave: usize,
-    (q, k): (&TensorView<'_>, &TensorView<'_>),
-    selected: Selected<'_, '_>,
-    workers: (&mut [Scratch<'_>], &mut [TaskBuffers<'_>]),
-    ended: impl Fn() + Sync,
-) -> Times {
-    let started = Instant::now();
-    let target = (f64::from(coverage) * MASS_ONE as f64).ceil() as u64;
-    let totals = Mutex::new(selected.totals);
-    let nanoseconds = [const { AtomicU64::new(0) }; 2];
-    let mut workers: Vec<_> = workers.0.iter_mut().zip(workers.1).collect();
-    let tasks = tasks(units, wave, selected.row_stats, selected.selection);
-    for_each_task(&mut workers, tasks, |(scratch, buffers), task| {
-        let (batch, head) = (task.head / problem.q_heads, task.head % problem.q_heads);
+impl Task<'_> {
+    pub(super) fn run(
+        self,
+        (scratch, buffers): (&mut Scratch<'_>, &mut TaskBuffers<'_>),
+        clock: &Clock,
+    ) {
+        let Task {
+            call, units, rows, ..
+        } = self;
         let started = Instant::now();
-        let rows = &task.rows;
         scratch.instruction_set.run(statistics::Statistics {
             units,
-            rows,
-            first_rank: rows.rank_at(task.query_blocks.start * BLOCK),
-            q: HeadRows::new(q, batch, head),
-            k: HeadRows::new(k, batch, head / problem.group_size()),
-            scale_log2: problem.scale_log2(),
-            row_max: &mut *task.row_max,
-            row_sum: &mut *task.row_sum,
+            rows: &rows,
+            first_rank: rows.rank_at(self.query_blocks.start * BLOCK),
+            q: call.queries(self.head),
+            k: call.keys(self.head),
+            scale_log2: call.problem.scale_log2(),
+            row_max: self.row_max,
+            row_sum: self.row_sum,
             buffers,
             scratch,
         });
         let measured = Instant::now();
-        let of_task = demand::select(units, rows, target, task.query_blocks, task.lists, buffers);
+        let (query_blocks, lists) = (self.query_blocks, self.lists);
+        let of_task = demand::select(units, &rows, self.target, query_blocks, lists, buffers);
         let times = [measured - started, measured.elapsed()];
-        for (sum, time) in nanoseconds.iter().zip(times) {
+        for (sum, time) in clock.nanoseconds.iter().zip(times) {
             sum.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
         }
-        if let Ok(mut totals) = totals.lock() {
+        if let Ok(mut totals) = self.totals.lock() {
             // Sums of integers: the same whoever comes first.
-            let totals = &mut totals[task.head];
+            let totals = &mut totals[self.head];
             totals.rows += of_task.rows;
             totals.kept += of_task.kept;
             totals.non_finite += of_task.non_finite;
             totals.add_rows(&of_task);
         }
-        ended();
-    });
-    // The wave's time, split as the workers' was.
-    let [statistics, demand] = nanoseconds.map(|sum| sum.into_inner() as f64);
-    let time = started.elapsed();
-    let demand = time.mul_f64(demand / (statistics + demand).max(1.0));
-    Times {
-        statistics: time.saturating_sub(demand),
-        demand,
     }
 }
 
-/// The tasks of one wave, head after head, each head's last query blocks first: they see most keys.
-fn tasks<'a>(
-    units: &'a Units,
+/// The tasks of one wave of a call, head after head, each head's last query blocks first: they see most keys.
+///
+/// `row_stats` is [unit, panel]: of each unit first the maxima of all its sampled rows, then their sums: tasks begin at any row.
+pub(super) fn tasks<'a>(
+    shared: &'a Shared<'a>,
     wave: usize,
     row_stats: &'a mut [Stats],
     selection: &'a mut SelectionMut<'_>,
 ) -> impl Iterator<Item = Task<'a>> + Send {
+    let Shared { call, units, .. } = *shared;
     let groups: Vec<Range<usize>> = groups(units).collect();
     let first = wave * units.wave * groups.len();
     let mut lists = selection.block_rows(groups.clone().into_iter()).skip(first);
@@ -184,6 +215,10 @@ fn tasks<'a>(
                 let ends = [query_blocks.start, query_blocks.end];
                 let [first, end] = ends.map(|block| rows.rank_at(block * BLOCK));
                 Task {
+                    call,
+                    units,
+                    target: shared.target,
+                    totals: &shared.totals,
                     head,
                     rows: rows.clone(),
                     query_blocks,

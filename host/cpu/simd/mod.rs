@@ -12,6 +12,7 @@ mod avx512;
 mod portable;
 mod vector;
 
+use crate::error::{Error, Result};
 pub(crate) use vector::{Kernel, Lanes, Loadable, PANEL, Simd};
 
 /// A vector instruction set of the CPU backend.
@@ -52,6 +53,16 @@ impl InstructionSet {
             Self::Avx512 | Self::Avx2 => false,
             Self::Portable => true,
         }
+    }
+
+    /// The same set, which this machine must have.
+    pub(crate) fn checked(self) -> Result<Self> {
+        if self.is_available() {
+            return Ok(self);
+        }
+        Err(Error::NoSuchInstructionSet {
+            instruction_set: self.name(),
+        })
     }
 
     /// What people call the set.

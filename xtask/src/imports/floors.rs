@@ -9,20 +9,30 @@ use std::path::Path;
 const FLOORS: &[&[&[&[&str]]]] = &[
     // host: what a call can get wrong → what to compute → what comes back → the plan → the backends → the driver.
     &[
-        &[&["host/dtype.rs", "host/shape.rs", "host/error/"]],
+        &[&[
+            "host/dtype.rs",
+            "host/shape.rs",
+            "host/error/",
+            "host/whole_file.rs",
+        ]],
         &[&[
             "host/problem.rs",
             "host/policy.rs",
             "host/head_policy.rs",
             "host/tensor.rs",
             "host/geometry.rs",
+            "host/varlen/",
         ]],
-        &[&[
-            "host/selection/",
-            "host/stage.rs",
-            "host/report.rs",
-            "host/progress.rs",
-        ]],
+        &[
+            &[
+                "host/selection/",
+                "host/stage.rs",
+                "host/report.rs",
+                "host/progress.rs",
+            ],
+            &["host/profile/"],
+            &["host/calibrate/"],
+        ],
         &[&["host/plan.rs"]],
         &[&["host/cpu/"], &["host/pipeline/"]],
         &[
@@ -46,6 +56,18 @@ const FLOORS: &[&[&[&[&str]]]] = &[
         &[&["device/src/sampling/"], &["device/src/sparse_flash/"]],
         &[&["device/src/reduction/"], &["device/src/decode/"]],
         &[&["device/src/top_k/"]],
+    ],
+    // candle's ops: what a call says → the devices, which keep their own in the workspace → the op that chooses one → the functions.
+    &[
+        &[&[
+            "candle/src/policies.rs",
+            "candle/src/view.rs",
+            "candle/src/windows.rs",
+        ]],
+        &[&["candle/src/call.rs"]],
+        &[&["candle/src/cpu/"], &["candle/src/cuda/"]],
+        &[&["candle/src/op.rs"]],
+        &[&["candle/src/flash.rs", "candle/src/sample.rs"]],
     ],
     // The emulator: what its parts share → the instructions, and whole launches.
     &[

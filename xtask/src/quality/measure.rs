@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sample_attention::{Budget, HeadPath, Policy};
+use sample_attention::HeadPath;
 
-use super::attention::{Head, Planned, RowCoverage};
+use super::attention::{By, Head, Planned, RowCoverage};
 use super::divergence::Predictions;
 use super::model::Model;
 use super::progress::Bar;
@@ -49,7 +49,7 @@ impl<'a> Reference<'a> {
     /// The dense pass.
     pub fn measure(model: &Model, stretch: Stretch<'a>, bar: &Bar) -> Result<Self, String> {
         let watch = |layer| bar.layer(format!("dense, offset {}", stretch.offset), layer);
-        let mut dense = Planned::new(None, RowCoverage::Skipped, &watch);
+        let mut dense = Planned::new(By::Dense, RowCoverage::Skipped, &watch);
         let logits = model.forward(stretch.bytes, &mut dense)?;
         let attention_time = dense.attention_time;
         let predictions = Predictions::new(&logits);
@@ -75,6 +75,8 @@ pub struct Comparison {
     pub loss_change: f64,
     /// Time of sampling, reduction and top-k over the time of dense attention in the same process.
     pub selection_cost: f64,
+    /// Density and what selecting costs by its arithmetic, beside dense attention.
+    pub cost: f64,
     pub heads: Vec<Head>,
 }
 
@@ -82,19 +84,14 @@ impl Comparison {
     /// One sparse pass.
     pub fn measure(
         model: &Model,
-        policy: Policy,
+        by: By<'_>,
         reference: &Reference<'_>,
         row_coverage: RowCoverage,
         bar: &Bar,
     ) -> Result<Self, String> {
         let stretch = &reference.stretch;
-        let watch = |layer| {
-            bar.layer(
-                format!("{:?}, offset {}", policy.budget, stretch.offset),
-                layer,
-            )
-        };
-        let mut sparse = Planned::new(Some(policy), row_coverage, &watch);
+        let watch = |layer| bar.layer(format!("{}, offset {}", by.name(), stretch.offset), layer);
+        let mut sparse = Planned::new(by, row_coverage, &watch);
         let logits = model.forward(stretch.bytes, &mut sparse)?;
         let predictions = Predictions::new(&logits);
         let loss = predictions.loss(stretch.targets);
@@ -106,6 +103,7 @@ impl Comparison {
             loss_change: loss / reference.loss - 1.0,
             selection_cost: sparse.selection_time.as_secs_f64()
                 / reference.attention_time.as_secs_f64(),
+            cost: sparse.cost(),
             heads: sparse.heads,
         })
     }
@@ -144,33 +142,26 @@ impl Comparison {
 }
 
 /// Answers to one text's questions, with dense attention or by a policy.
-pub fn answered(
-    model: &Model,
-    policy: Option<Policy>,
-    case: &Case,
-    bar: &Bar,
-) -> Result<Answered, String> {
-    let name = policy.map_or("dense", |policy| policy.budget.name());
+pub fn answered(model: &Model, by: By<'_>, case: &Case, bar: &Bar) -> Result<Answered, String> {
+    let name = by.name();
     let (seed, place) = (case.seed, case.place.name());
     let watch = |layer| bar.layer(format!("{name}, questions {seed}, {place}"), layer);
-    let mut attention = Planned::new(policy, RowCoverage::Skipped, &watch);
+    let mut attention = Planned::new(by, RowCoverage::Skipped, &watch);
     let logits = model.forward(&case.bytes, &mut attention)?;
     Ok(case.judge(&logits))
 }
 
-/// One policy on all stretches and questions.
-pub struct Measurement {
-    pub policy: Policy,
-    /// Length of every stretch and text.
-    pub bytes: usize,
+/// One treatment of the heads on all stretches and questions.
+pub struct Measurement<'a> {
+    pub by: By<'a>,
     pub answers: Vec<Answered>,
     pub stretches: Vec<Comparison>,
 }
 
-impl Measurement {
+impl Measurement<'_> {
     /// What attention and selection cost by their arithmetic, beside dense attention.
     pub fn cost(&self) -> f64 {
-        self.mean(Comparison::density) + sampling_cost(&self.policy, self.bytes)
+        self.mean(|stretch| stretch.cost)
     }
 
     /// Share of the questions at a place that are answered right.
@@ -190,34 +181,9 @@ impl Measurement {
     }
 }
 
-/// Sampling's part of the cost: scores are half of attention's arithmetic, and the selection takes 1.3 times as long as the
-/// scores of its rows alone. 1.3 / (2 · row stride) and what the tail brings besides. Budgets of single keys compute the scores twice,
-/// which this does not count.
-pub fn sampling_cost(policy: &Policy, len: usize) -> f64 {
-    let is_rows = policy.budget == Budget::Rows;
-    let stride_at = |position: usize| match is_rows && position + policy.tail >= len {
-        true => policy.tail_stride,
-        false => policy.row_stride,
-    };
-    let sampled = (1..=len).filter(|&end| end % stride_at(end - 1) == 0 || end == len);
-    let pairs = sampled.map(|end| end as f64).sum::<f64>();
-    1.3 / 2.0 * pairs / ((len * (len + 1) / 2) as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sampling_costs_what_its_rows_do() {
-        let policy = Policy::of(Budget::Rows).with_row_stride(8).with_tail(0, 1);
-        let cost = sampling_cost(&policy, 8192);
-        assert!((cost - 1.3 / 16.0).abs() < 1e-4, "{cost}");
-        let tail = policy.with_tail(256, 4);
-        // 32 more rows of about 8064 keys.
-        let more = 0.65 * 32.0 * 8064.0 / (8192.0 * 8192.0 / 2.0);
-        assert!((sampling_cost(&tail, 8192) - cost - more).abs() < 1e-4);
-    }
 
     #[test]
     fn a_stretch_holds_the_byte_after_each_of_its_bytes() {

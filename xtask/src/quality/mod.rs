@@ -4,28 +4,29 @@
 //! compared. A layer's inputs come from the sparse layers before it, so errors add up as they would in use. And it answers questions:
 //! numbers that a text defines somewhere and asks for later.
 
-mod attention;
+pub(crate) mod attention;
 mod divergence;
-mod layers;
-mod measure;
-mod model;
+pub(crate) mod layers;
+pub(crate) mod measure;
+pub(crate) mod model;
 mod policies;
-mod progress;
-mod retrieval;
+pub(crate) mod progress;
+pub(crate) mod retrieval;
 mod squeezed;
 mod table;
-mod weights;
+pub(crate) mod weights;
 #[cfg(test)]
-mod whole_model;
+pub(crate) mod whole_model;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use sample_attention::{Dtype, Plan, Policy, Problem};
+use sample_attention::profile::{Profile, ProfileError};
+use sample_attention::{Dtype, HeadPolicy, Plan, Problem};
 
-use attention::RowCoverage;
+use attention::{By, RowCoverage};
 use measure::{Comparison, Measurement, Reference, Stretch, answered};
 use model::Model;
 use policies::Grid;
@@ -56,6 +57,9 @@ pub struct Options {
     grid: Grid,
     #[command(flatten)]
     squeeze: squeezed::SqueezeOptions,
+    /// Measure this profile too, and without policy options nothing else.
+    #[arg(long, value_name = "FILE.json")]
+    profile: Option<PathBuf>,
     /// Measure the true coverage of every row in a sweep too, which takes half the time of dense attention.
     #[arg(long)]
     row_coverage: bool,
@@ -101,18 +105,30 @@ fn measure(options: &Options) -> Result<(), String> {
     let cases = (0..options.cases)
         .flat_map(|seed| Place::ALL.map(|place| Case::new(&text, options.bytes, seed, place)))
         .collect::<Result<Vec<_>, _>>()?;
-    let policies = options.grid.policies();
+    let profile = match &options.profile {
+        Some(path) => Some(read_profile(path, &model)?),
+        None => None,
+    };
+    let policies = match &profile {
+        Some(_) if options.grid.is_empty() => Vec::new(),
+        _ => options.grid.policies(),
+    };
     for &policy in &policies {
         // A bad value is told now, not after the dense passes.
         Plan::new(Problem::causal(1, 8, Dtype::Bf16), policy).map_err(|error| error.to_string())?;
     }
+    let treatments: Vec<By<'_>> = policies
+        .iter()
+        .map(|&policy| By::Policy(policy))
+        .chain(profile.as_deref().map(By::Profile))
+        .collect();
     let row_coverage = match options.grid.is_sweep() && !options.row_coverage {
         true => RowCoverage::Skipped,
         false => RowCoverage::Measured,
     };
 
     let bar =
-        Bar::new(model.config().layers * (stretches.len() + cases.len()) * (1 + policies.len()));
+        Bar::new(model.config().layers * (stretches.len() + cases.len()) * (1 + treatments.len()));
     let references = stretches
         .into_iter()
         .map(|stretch| {
@@ -125,7 +141,7 @@ fn measure(options: &Options) -> Result<(), String> {
             Ok(reference)
         })
         .collect::<Result<Vec<_>, String>>()?;
-    let answers = answer(&model, None, &cases, &bar)?;
+    let answers = answer(&model, By::Dense, &cases, &bar)?;
     let dense = Dense {
         references: &references,
         answers,
@@ -137,16 +153,15 @@ fn measure(options: &Options) -> Result<(), String> {
         }
     }
     bar.print(&format!("\n{}", table::HEADER));
-    let mut measurements = Vec::with_capacity(policies.len());
-    for policy in policies {
+    let mut measurements = Vec::with_capacity(treatments.len());
+    for by in treatments {
         let stretches = references
             .iter()
-            .map(|reference| Comparison::measure(&model, policy, reference, row_coverage, &bar))
+            .map(|reference| Comparison::measure(&model, by, reference, row_coverage, &bar))
             .collect::<Result<Vec<_>, _>>()?;
-        let answers = answer(&model, Some(policy), &cases, &bar)?;
+        let answers = answer(&model, by, &cases, &bar)?;
         let measurement = Measurement {
-            policy,
-            bytes: options.bytes,
+            by,
             stretches,
             answers,
         };
@@ -165,17 +180,29 @@ fn measure(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn answer(
-    model: &Model,
-    policy: Option<Policy>,
-    cases: &[Case],
-    bar: &Bar,
-) -> Result<Vec<Answered>, String> {
-    let judged = cases.iter().map(|case| answered(model, policy, case, bar));
+fn read_profile(path: &Path, model: &Model) -> Result<Vec<Vec<HeadPolicy>>, String> {
+    let named = |error: ProfileError| format!("--profile {}: {error}", path.display());
+    let (profile, config) = (Profile::read(path).map_err(named)?, model.config());
+    if profile.layers() != config.layers {
+        return Err(format!(
+            "--profile {}: it has {} layers, and the model has {}",
+            path.display(),
+            profile.layers(),
+            config.layers
+        ));
+    }
+    let layers = (0..config.layers).map(|layer| profile.layer_of(layer, config.q_heads));
+    layers
+        .map(|heads| heads.map(<[HeadPolicy]>::to_vec).map_err(named))
+        .collect()
+}
+
+fn answer(model: &Model, by: By<'_>, cases: &[Case], bar: &Bar) -> Result<Vec<Answered>, String> {
+    let judged = cases.iter().map(|case| answered(model, by, case, bar));
     judged.collect()
 }
 
-fn load(directory: &Path) -> Result<Model, String> {
+pub(crate) fn load(directory: &Path) -> Result<Model, String> {
     let (config, weights) = Weights::load(directory)?;
     Model::new(config, weights).map_err(|why| format!("{}: {why}", directory.display()))
 }
@@ -183,7 +210,7 @@ fn load(directory: &Path) -> Result<Model, String> {
 fn write_report(
     path: &Path,
     dense: &Dense<'_>,
-    measurements: &[Measurement],
+    measurements: &[Measurement<'_>],
 ) -> Result<(), String> {
     let text = match path.extension() {
         Some(extension) if extension == "json" => {

@@ -31,6 +31,13 @@ pub struct Model {
     head: Matrix,
 }
 
+/// What a layer's attention is given: [position, heads, head_dim], rotated.
+pub struct Qkv {
+    pub q: Vec<bf16>,
+    pub k: Vec<bf16>,
+    pub v: Vec<bf16>,
+}
+
 struct Layer {
     attention_norm: Vec<f32>,
     q: Matrix,
@@ -102,43 +109,93 @@ impl Model {
         attention: &mut impl Attention,
     ) -> Result<Vec<f32>, String> {
         let config = &self.config;
-        let problem = Problem::causal(bytes.len(), config.head_dim, Dtype::Bf16)
-            .with_heads(config.q_heads, config.kv_heads);
         let rotary = Rotary::new(first, bytes.len(), config.head_dim, config.rope_theta);
-        let mut x: Vec<f32> = bytes
-            .iter()
-            .flat_map(|&byte| {
-                let row = usize::from(byte) * config.model_dim;
-                &self.embedding.data[row..row + config.model_dim]
-            })
-            .copied()
-            .collect();
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mut normed = vec![0.0; x.len()];
-            rms_norm(&x, &layer.attention_norm, config.norm_epsilon, &mut normed);
-            let q = heads(&normed, &layer.q, Some((&rotary, config.q_heads)));
-            let k = heads(&normed, &layer.k, Some((&rotary, config.kv_heads)));
-            let v = heads(&normed, &layer.v, None);
-            let mut o = vec![0f32; q.len()];
-            self.attend(index, problem, [&q, &k, &v], &mut o, attention)?;
-            project_onto(&o, &layer.o, &mut x);
-            self.feed_forward(layer, &mut x);
+        let mut x = self.embed(bytes);
+        for layer in 0..self.layers.len() {
+            self.layer(layer, &rotary, &mut x, attention)?;
         }
-        let mut normed = vec![0.0; x.len()];
-        rms_norm(&x, &self.norm, config.norm_epsilon, &mut normed);
-        let mut logits = vec![0.0; bytes.len() * VOCABULARY];
-        project(&normed, &self.head, &mut logits);
-        Ok(logits)
+        Ok(self.logits(&x))
     }
 
-    fn attend(
+    /// The residual stream [position, model_dim] before the first layer.
+    pub fn embed(&self, bytes: &[u8]) -> Vec<f32> {
+        let model_dim = self.config.model_dim;
+        let rows = bytes.iter().flat_map(|&byte| {
+            let row = usize::from(byte) * model_dim;
+            &self.embedding.data[row..row + model_dim]
+        });
+        rows.copied().collect()
+    }
+
+    /// The turns of the first `len` positions.
+    pub fn rotary(&self, len: usize) -> Rotary {
+        Rotary::new(0, len, self.config.head_dim, self.config.rope_theta)
+    }
+
+    /// Attention of each layer over `len` positions.
+    pub fn problem(&self, len: usize) -> Problem {
+        let config = &self.config;
+        Problem::causal(len, config.head_dim, Dtype::Bf16)
+            .with_heads(config.q_heads, config.kv_heads)
+    }
+
+    /// Takes the residual stream through one layer.
+    pub fn layer(
         &self,
         layer: usize,
-        problem: Problem,
-        [q, k, v]: [&[bf16]; 3],
+        rotary: &Rotary,
+        x: &mut [f32],
+        attention: &mut impl Attention,
+    ) -> Result<(), String> {
+        let qkv = self.qkv(layer, rotary, x);
+        let mut o = vec![0f32; qkv.q.len()];
+        self.attend(layer, &qkv, &mut o, attention)?;
+        self.after_attention(layer, &o, x);
+        Ok(())
+    }
+
+    /// What a layer's attention is given.
+    pub fn qkv(&self, layer: usize, rotary: &Rotary, x: &[f32]) -> Qkv {
+        let (layer, config) = (&self.layers[layer], &self.config);
+        let mut normed = vec![0.0; x.len()];
+        rms_norm(x, &layer.attention_norm, config.norm_epsilon, &mut normed);
+        Qkv {
+            q: heads(&normed, &layer.q, Some((rotary, config.q_heads))),
+            k: heads(&normed, &layer.k, Some((rotary, config.kv_heads))),
+            v: heads(&normed, &layer.v, None),
+        }
+    }
+
+    /// The rest of a layer, from attention's output on.
+    pub fn after_attention(&self, layer: usize, o: &[f32], x: &mut [f32]) {
+        let layer = &self.layers[layer];
+        project_onto(o, &layer.o, x);
+        self.feed_forward(layer, x);
+    }
+
+    /// A layer's output projection.
+    pub fn output_projection(&self, layer: usize) -> &Matrix {
+        &self.layers[layer].o
+    }
+
+    /// Logits [position, 256] of a residual stream after the last layer.
+    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+        let mut normed = vec![0.0; x.len()];
+        rms_norm(x, &self.norm, self.config.norm_epsilon, &mut normed);
+        let mut logits = vec![0.0; x.len() / self.config.model_dim * VOCABULARY];
+        project(&normed, &self.head, &mut logits);
+        logits
+    }
+
+    /// Attention of one layer; `o` is [position, q_heads, head_dim].
+    pub fn attend(
+        &self,
+        layer: usize,
+        Qkv { q, k, v }: &Qkv,
         o: &mut [f32],
         attention: &mut impl Attention,
     ) -> Result<(), String> {
+        let problem = self.problem(q.len() / (self.config.q_heads * self.config.head_dim));
         let bshd = |[batch, heads, len, dim]: [usize; 4]| [batch, len, heads, dim];
         let (q_shape, kv_shape) = (bshd(problem.q_shape()), bshd(problem.kv_shape()));
         let named = |error: sample_attention::Error| format!("layer {layer}: {error}");

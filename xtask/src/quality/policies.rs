@@ -82,6 +82,25 @@ impl Grid {
         self.sweep
     }
 
+    /// Whether no option says anything.
+    pub fn is_empty(&self) -> bool {
+        let Grid {
+            budget,
+            coverage,
+            window,
+            row_stride,
+            stride_doubles_from,
+            tail,
+            tail_stride,
+            sinks,
+            fallback,
+            sweep,
+        } = self;
+        let strides = [row_stride, stride_doubles_from, tail, tail_stride, sinks];
+        let has_numbers = !coverage.is_empty() || strides.iter().any(|given| !given.is_empty());
+        !(has_numbers || *sweep) && (budget.is_empty() && window.is_empty() && fallback.is_empty())
+    }
+
     /// All combinations, the last option varying fastest.
     pub fn policies(&self) -> Vec<Policy> {
         let budgets = match (&*self.budget, self.sweep) {

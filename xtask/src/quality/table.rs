@@ -5,6 +5,7 @@ use std::fmt::Write;
 use sample_attention::{Budget, HeadPath, Policy, Window};
 use serde_json::{Value, json};
 
+use super::attention::By;
 use super::measure::{Comparison, Measurement, Reference};
 use super::retrieval::{Answered, Place, share_right};
 
@@ -28,20 +29,16 @@ layers and heads. KL: mean divergence of the next-byte distributions from the de
 loss: change of the loss in bits per byte. selection: time of sampling, reduction and top-k over the time of dense attention.";
 
 /// One line of the table: means over the stretches.
-pub fn row(measurement: &Measurement) -> String {
-    let policy = &measurement.policy;
+pub fn row(measurement: &Measurement<'_>) -> String {
+    let settings = match &measurement.by {
+        By::Dense => "dense |  |  |  |  |  |  |".to_owned(),
+        By::Policy(policy) => settings(policy),
+        By::Profile(_) => "profile |  |  |  |  |  |  |".to_owned(),
+    };
     let asked = |share: Option<f64>| share.map_or("".to_owned(), |share| format!("{share:.3}"));
     let share = |known: Option<f64>| known.map_or("".to_owned(), |share| format!("{share:.4}"));
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {:.3} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
-        budget(policy),
-        policy.coverage,
-        window(policy),
-        policy.row_stride,
-        tail(policy),
-        doubles_from(policy).map_or("never".to_owned(), |from| from.to_string()),
-        policy.sinks,
-        fallback(policy),
+        "| {settings} | {:.3} | {} | {} | {:.3} | {} | {} | {:.5} | {:.4} | {:+.2} % | {:.0} % | {:.1} % |",
         measurement.cost(),
         asked(measurement.share_right(Place::End)),
         asked(measurement.share_right(Place::Middle)),
@@ -53,6 +50,21 @@ pub fn row(measurement: &Measurement) -> String {
         100.0 * measurement.mean(|stretch| stretch.loss_change),
         100.0 * measurement.mean(Comparison::dense_heads),
         100.0 * measurement.mean(|stretch| stretch.selection_cost),
+    )
+}
+
+/// The columns that say what a policy is.
+fn settings(policy: &Policy) -> String {
+    format!(
+        "{} | {} | {} | {} | {} | {} | {} | {}",
+        budget(policy),
+        policy.coverage,
+        window(policy),
+        policy.row_stride,
+        tail(policy),
+        doubles_from(policy).map_or("never".to_owned(), |from| from.to_string()),
+        policy.sinks,
+        fallback(policy),
     )
 }
 
@@ -71,7 +83,7 @@ fn doubles_from(policy: &Policy) -> Option<usize> {
 }
 
 /// Density of every layer (rows) and head (columns) under one policy: means over the stretches.
-pub fn heads(measurement: &Measurement) -> String {
+pub fn heads(measurement: &Measurement<'_>) -> String {
     let mut table = String::new();
     let Some(first) = measurement.stretches.first() else {
         return table;
@@ -87,14 +99,14 @@ pub fn heads(measurement: &Measurement) -> String {
         let _ = write!(table, "\n| {layer} |");
         for head in layer * per_layer..(layer + 1) * per_layer {
             let density = measurement.mean(|stretch| stretch.heads[head].density);
-            let _ = write!(table, " {density:.3} |");
+            let _ = write!(table, " {} {density:.3} |", first.heads[head].kind);
         }
     }
     table
 }
 
 /// The whole measurement in Markdown.
-pub fn markdown(dense: &Dense<'_>, measurements: &[Measurement]) -> String {
+pub fn markdown(dense: &Dense<'_>, measurements: &[Measurement<'_>]) -> String {
     let mut text = String::from("| offset | bytes | dense loss, bits per byte |\n|---|---|---|\n");
     for reference in dense.references {
         let stretch = &reference.stretch;
@@ -124,7 +136,7 @@ pub fn markdown(dense: &Dense<'_>, measurements: &[Measurement]) -> String {
 }
 
 /// The whole measurement, every stretch and head by itself.
-pub fn json(dense: &Dense<'_>, measurements: &[Measurement]) -> Value {
+pub fn json(dense: &Dense<'_>, measurements: &[Measurement<'_>]) -> Value {
     let stretches: Vec<Value> = dense
         .references
         .iter()
@@ -140,22 +152,16 @@ pub fn json(dense: &Dense<'_>, measurements: &[Measurement]) -> Value {
     let measured: Vec<Value> = measurements
         .iter()
         .map(|measurement| {
-            let policy = &measurement.policy;
-            json!({
-                "budget": budget(policy),
-                "coverage": policy.coverage,
-                "window": window(policy),
-                "row_stride": policy.row_stride,
-                "tail": policy.tail,
-                "tail_stride": policy.tail_stride,
-                "cost": measurement.cost(),
-                "asked_at_the_end": measurement.share_right(Place::End),
-                "asked_in_the_middle": measurement.share_right(Place::Middle),
-                "stride_doubles_from": doubles_from(policy),
-                "sinks": policy.sinks,
-                "fallback": fallback(policy),
-                "stretches": measurement.stretches.iter().map(comparison).collect::<Vec<_>>(),
-            })
+            let mut value = match &measurement.by {
+                By::Policy(policy) => policy_json(policy),
+                by => json!({ "budget": by.name() }),
+            };
+            value["cost"] = json!(measurement.cost());
+            value["asked_at_the_end"] = json!(measurement.share_right(Place::End));
+            value["asked_in_the_middle"] = json!(measurement.share_right(Place::Middle));
+            let stretches: Vec<Value> = measurement.stretches.iter().map(comparison).collect();
+            value["stretches"] = json!(stretches);
+            value
         })
         .collect();
     json!({
@@ -163,6 +169,20 @@ pub fn json(dense: &Dense<'_>, measurements: &[Measurement]) -> Value {
         "dense_asked_at_the_end": share_right(&dense.answers, Place::End),
         "dense_asked_in_the_middle": share_right(&dense.answers, Place::Middle),
         "policies": measured,
+    })
+}
+
+fn policy_json(policy: &Policy) -> Value {
+    json!({
+        "budget": budget(policy),
+        "coverage": policy.coverage,
+        "window": window(policy),
+        "row_stride": policy.row_stride,
+        "tail": policy.tail,
+        "tail_stride": policy.tail_stride,
+        "stride_doubles_from": doubles_from(policy),
+        "sinks": policy.sinks,
+        "fallback": fallback(policy),
     })
 }
 
@@ -174,6 +194,7 @@ fn comparison(stretch: &Comparison) -> Value {
             let rows = head.row_coverage.as_ref();
             json!({
                 "layer": head.layer,
+                "kind": head.kind,
                 "sparse": head.path == HeadPath::Sparse,
                 "density": head.density,
                 "row_coverage": rows.map(|rows| rows.mean),
@@ -216,9 +237,10 @@ mod tests {
     use crate::quality::attention::Head;
     use crate::quality::retrieval::Answered;
 
-    fn measurement(divergences: &[f64]) -> Measurement {
+    fn measurement(divergences: &[f64]) -> Measurement<'static> {
         let head = |layer, density| Head {
             layer,
+            kind: "paper",
             path: HeadPath::Sparse,
             density,
             row_coverage: None,
@@ -232,12 +254,12 @@ mod tests {
                 loss: 1.0,
                 loss_change: -0.25,
                 selection_cost: 0.125,
+                cost: 0.658,
                 heads: vec![head(0, 0.25), head(0, 0.5), head(1, 0.75), head(1, 1.0)],
             })
             .collect();
         Measurement {
-            policy: Policy::paper(),
-            bytes: 8192,
+            by: By::Policy(Policy::paper()),
             stretches,
             answers: vec![Answered {
                 place: Place::End,
@@ -272,6 +294,6 @@ mod tests {
         let table = heads(&measurement(&[0.0]));
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines[0], "| layer | head 0 | head 1 |");
-        assert_eq!(lines[3], "| 1 | 0.750 | 1.000 |");
+        assert_eq!(lines[3], "| 1 | paper 0.750 | paper 1.000 |");
     }
 }

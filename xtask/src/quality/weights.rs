@@ -141,7 +141,7 @@ impl Weights {
     }
 }
 
-fn model_files(directory: &Path) -> Result<Vec<PathBuf>, String> {
+pub fn model_files(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let entries =
         fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let mut files: Vec<PathBuf> = entries

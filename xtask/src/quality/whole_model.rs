@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use sample_attention::{Fallback, Policy};
 
-use super::attention::{Planned, RowCoverage};
+use super::attention::{By, Planned, RowCoverage};
 use super::measure::{Comparison, Reference, Stretch};
 use super::model::Model;
 use super::progress::Bar;
@@ -85,7 +85,7 @@ fn tiny_tensors() -> Vec<(String, Matrix)> {
         .collect()
 }
 
-fn tiny_model() -> Model {
+pub(crate) fn tiny_model() -> Model {
     let mut weights = Weights::default();
     for (name, matrix) in tiny_tensors() {
         weights.insert(&name, matrix);
@@ -95,7 +95,7 @@ fn tiny_model() -> Model {
 
 fn dense_logits(model: &Model, bytes: &[u8]) -> Vec<f32> {
     let watch = |_| -> Box<dyn sample_attention::Progress> { Box::new(()) };
-    let mut dense = Planned::new(None, RowCoverage::Skipped, &watch);
+    let mut dense = Planned::new(By::Dense, RowCoverage::Skipped, &watch);
     model.forward(bytes, &mut dense).unwrap()
 }
 
@@ -293,8 +293,14 @@ fn the_real_model_stays_close_to_dense() {
         reference.loss
     );
     let policy = Policy::default().with_fallback(Fallback::Never);
-    let sparse =
-        Comparison::measure(&model, policy, &reference, RowCoverage::Measured, &bar).unwrap();
+    let sparse = Comparison::measure(
+        &model,
+        By::Policy(policy),
+        &reference,
+        RowCoverage::Measured,
+        &bar,
+    )
+    .unwrap();
     assert!(sparse.divergence < 0.006, "{}", sparse.divergence);
     assert!(sparse.density() < 0.75, "{}", sparse.density());
     assert!(

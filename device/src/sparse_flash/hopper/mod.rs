@@ -1,11 +1,11 @@
-//! Block-sparse FlashAttention for Hopper: `wgmma` on tiles that the copy engine brings.
+//! Block-sparse FlashAttention for Hopper: `wgmma` on tiles that TMA loads.
 //!
 //! ```text
-//! a persistent block of threads: 1 producer warpgroup, 2 consumer warpgroups
+//! a persistent CTA: 1 producer warpgroup, 2 consumer warpgroups
 //!
 //! producers, for each work tile that the schedule gives:
 //!     Q <- its 128 rows
-//!     for each tile of 128 keys: own block, listed blocks, loose keys packed 128 at a time
+//!     for each tile of 128 keys: diagonal block, listed blocks, gathered keys packed 128 at a time
 //!         K[stage], V[stage] <- the tile
 //!
 //! consumers, 64 rows each, for each work tile:
@@ -19,14 +19,14 @@
 //! ```
 //!
 //! # Who does what
-//! Thread 0 issues the bulk copies of Q and of contiguous tiles. Loose tiles, and those whose rows do not all hold a key while the
+//! Thread 0 issues the bulk copies of Q and of contiguous tiles. Gathered tiles, and those whose rows do not all hold a key while the
 //! tensor goes on behind them, are gathered by all four producer warps, each the 32
 //! rows of the tile whose keys its own queue names, so that they need no barrier: every producer warp walks the same lists. 56
 //! registers are enough for that; the rest go to the consumers, whose S, O, P and queries take 192 of their 224.
 //!
 //! # Synchronisation
 //! All by mbarriers, in `shared::Barrier`: a *full* and an *empty* one for Q and for each stage of K and of V. What a stage holds
-//! (how many keys, whether it is the own block, whether it is the last) is written beside it before it becomes full. The work
+//! (how many keys, whether it is the diagonal block, whether it is the last) is written beside it before it becomes full. The work
 //! tile goes with Q, in two slots by turns: consumers read it again for their output, when the next one is there already. Generic writes to a tile are fenced before they are handed over, for the tensor cores read through another proxy.
 //!
 //! # Scheduling
@@ -37,12 +37,12 @@
 //! or 128, and must be the entry's. [`schedule`] has run before.
 
 mod consumer;
+mod lane_rows;
+mod nonfinite;
 mod output;
 mod params;
-mod poison;
 mod producer;
 pub mod schedule;
-mod seat;
 mod shared;
 
 use super::{COPY_THREADS, SparseFlashParams};

@@ -1,7 +1,7 @@
 //! What a launch is given, and how a CTA's rows are divided.
 
 use super::super::SparseFlashParams;
-use super::schedule::Schedule;
+use super::schedule::TileScheduler;
 use crate::gpu::TensorMap;
 use crate::params::BLOCK;
 
@@ -24,9 +24,9 @@ pub struct HopperParams {
     /// As for the portable kernel.
     pub attention: SparseFlashParams,
     /// The order of the work tiles.
-    pub schedule: Schedule,
+    pub schedule: TileScheduler,
     /// By how much, in the log2 domain, a row's maximum grows before what came before it is rescaled: 0 always, at most 8.
-    pub slack_log2: f32,
+    pub rescale_threshold_log2: f32,
 }
 
 const _: () = assert!(size_of::<TensorMap>().is_multiple_of(64));

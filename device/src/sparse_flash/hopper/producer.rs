@@ -2,10 +2,10 @@
 
 use super::super::SparseFlashParams;
 use super::super::walk::{KeyTile, KeyWalk};
-use super::super::warp::Place;
+use super::super::warp_lane::WarpLane;
 use super::super::work::{Tokens, WorkTile};
 use super::HopperParams;
-use super::shared::{Barrier, Facts, Memory, Turn};
+use super::shared::{Barrier, Memory, PipelineState, TileInfo};
 use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared, TensorMap};
 use crate::params::BLOCK;
@@ -24,13 +24,13 @@ const PIECE_ROW_BYTES: u32 = PIECE_COLUMNS * 2;
 #[inline(always)]
 pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
     let attention = &p.attention;
-    let mut turn = Turn::FIRST;
+    let mut state = PipelineState::FIRST;
     let mut tiles = WorkTiles::first();
     loop {
-        let place = Place::of_this_thread();
-        let memory = Memory::<D>::of_producer(place);
+        let warp_lane = WarpLane::of_this_thread();
+        let memory = Memory::<D>::of_producer(warp_lane);
         let slot = tiles.parity;
-        let has_work = if place.warp == 0 {
+        let has_work = if warp_lane.warp == 0 {
             tiles.publish::<D>(p, in_place)
         } else {
             receive::<D>(slot)
@@ -43,14 +43,18 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
         let (mut walk, mut tile) = KeyWalk::<TILE_ROWS>::new(attention, memory, work);
         loop {
             // Recomputed per tile: what follows from it would take registers all through the walk.
-            let place = Place::of_this_thread();
-            let memory = Memory::<D>::of_producer(place);
-            let record = memory.record;
+            let warp_lane = WarpLane::of_this_thread();
+            let memory = Memory::<D>::of_producer(warp_lane);
+            let context = memory.context;
             // The lane's key, before the walk puts the next tile into the queue.
-            let key = if tile.is_loose() {
-                gpu::ld_shared(memory.queue.add(place.warp * WARP_ROWS + place.lane))
+            let key = if tile.is_gathered() {
+                gpu::ld_shared(
+                    memory
+                        .queue
+                        .add(warp_lane.warp * WARP_ROWS + warp_lane.lane),
+                )
             } else {
-                tile.start + place.warp * WARP_ROWS + place.lane
+                tile.start + warp_lane.warp * WARP_ROWS + warp_lane.lane
             };
             let next = if tile.keys == 0 {
                 tile
@@ -58,27 +62,27 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                 walk.next(attention, memory, tile)
             };
             let own = attention.sequences.is_causal()
-                && !tile.is_loose()
-                && tile.start >= record.query_block() * BLOCK;
-            let facts = Facts::new(tile.keys, own, next.keys == 0);
-            Memory::<D>::wait(Barrier::KEmpty(turn.stage), turn.parity ^ 1);
+                && !tile.is_gathered()
+                && tile.start >= context.query_block() * BLOCK;
+            let info = TileInfo::new(tile.keys, own, next.keys == 0);
+            Memory::<D>::wait(Barrier::KEmpty(state.stage), state.parity ^ 1);
             if gpu::tid_x() == 0 {
-                Memory::<D>::write_facts(turn.stage, facts);
+                Memory::<D>::write_tile_info(state.stage, info);
             }
-            let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(turn.stage));
-            let [k_full, v_full] = [Barrier::KFull(turn.stage), Barrier::VFull(turn.stage)];
-            if is_gathered(attention, tile) {
-                gather::<D>(k, &attention.k, record.k(attention), tile, key);
-                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
-                gather::<D>(v, &attention.v, record.v(attention), tile, key);
+            let [k, v] = [Memory::<D>::k, Memory::<D>::v].map(|at| at(state.stage));
+            let [k_full, v_full] = [Barrier::KFull(state.stage), Barrier::VFull(state.stage)];
+            if is_copied_by_key(attention, tile) {
+                gather::<D>(k, &attention.k, context.k(attention), tile, key);
+                Memory::<D>::wait(Barrier::VEmpty(state.stage), state.parity ^ 1);
+                gather::<D>(v, &attention.v, context.v(attention), tile, key);
                 gpu::cp_async_wait_group::<1>();
                 hand_over::<D>(k_full);
                 gpu::cp_async_wait_group::<0>();
                 hand_over::<D>(v_full);
             } else {
-                let at = record.place_of_key(tile.start);
+                let at = context.place_of_key(tile.start);
                 if attention.k.is_paged() {
-                    let pages = record.k(attention).pages;
+                    let pages = context.k(attention).pages;
                     load_pages::<D>(
                         k,
                         &attention.k,
@@ -90,9 +94,9 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                 } else {
                     load::<D>(k, &in_place.k_map, at, k_full);
                 }
-                Memory::<D>::wait(Barrier::VEmpty(turn.stage), turn.parity ^ 1);
+                Memory::<D>::wait(Barrier::VEmpty(state.stage), state.parity ^ 1);
                 if attention.v.is_paged() {
-                    let pages = record.v(attention).pages;
+                    let pages = context.v(attention).pages;
                     load_pages::<D>(
                         v,
                         &attention.v,
@@ -105,7 +109,7 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                     load::<D>(v, &in_place.v_map, at, v_full);
                 }
             }
-            turn = turn.next::<D>();
+            state = state.next::<D>();
             if next.keys == 0 {
                 break;
             }
@@ -116,8 +120,8 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
 
 /// Whether a tile is copied key by key. A contiguous one is where not all of its rows hold a key and the tensor goes on behind them.
 #[inline(always)]
-fn is_gathered(p: &SparseFlashParams, tile: KeyTile) -> bool {
-    tile.is_loose() || p.keys_are_followed() && tile.keys < TILE_ROWS
+fn is_copied_by_key(p: &SparseFlashParams, tile: KeyTile) -> bool {
+    tile.is_gathered() || p.keys_are_followed() && tile.keys < TILE_ROWS
 }
 
 /// The work tiles of this block, as its first lane takes them.
@@ -241,18 +245,18 @@ fn gather<D: HeadDim>(to: Shared<u8>, tensor: &KvTensor, tokens: Tokens, tile: K
     /// Lanes that copy a piece of a row, 16 bytes each.
     const LANES: u32 = 8;
     // Recomputed per tile: what follows from it would take registers all through the walk.
-    let place = Place::of_this_thread();
-    let chunk = place.lane % LANES;
+    let warp_lane = WarpLane::of_this_thread();
+    let chunk = warp_lane.lane % LANES;
     // Rows after the tile's keys have no page.
-    let slot = if place.warp * WARP_ROWS + place.lane < tile.keys {
+    let slot = if warp_lane.warp * WARP_ROWS + warp_lane.lane < tile.keys {
         tokens.slot(tensor, key)
     } else {
         0
     };
     for first in 0..LANES {
         // Rows 8 apart: their chunks are permuted alike.
-        let in_warp = place.lane / LANES * 8 + first;
-        let row = place.warp * WARP_ROWS + in_warp;
+        let in_warp = warp_lane.lane / LANES * 8 + first;
+        let row = warp_lane.warp * WARP_ROWS + in_warp;
         let slot = gpu::shfl_sync_idx(WARP, slot, in_warp);
         let bytes = if row < tile.keys { 16 } else { 0 };
         let from = tokens.at_slot(tensor, slot).add(u64::from(chunk * 8));

@@ -29,7 +29,7 @@ pub const THREADS: u32 = 1024;
 /// The order of the work tiles, and how many have been taken.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
-pub struct Schedule {
+pub struct TileScheduler {
     /// One word: work tiles taken, beyond each block's first.
     pub taken: Global<u32>,
     /// [`work_tiles`] words: the work tiles' numbers, group by group, longest first. Null: in the order of their numbers.
@@ -45,7 +45,7 @@ pub struct ScheduleParams {
     /// Of the launch that follows.
     pub attention: SparseFlashParams,
     /// What it writes.
-    pub schedule: Schedule,
+    pub schedule: TileScheduler,
 }
 
 /// Work tiles, those included whose numbers name no query tile.
@@ -134,7 +134,7 @@ const fn of_each_sequence(sequences: &Sequences) -> u32 {
     }
 }
 
-impl Schedule {
+impl TileScheduler {
     /// Calls `each` with the work tile of number `number`, which is below [`work_tiles`], unless it names no query tile; whether it
     /// does. (An optional work tile would be kept in registers, set or not.)
     #[inline(always)]
@@ -176,7 +176,7 @@ impl Schedule {
 }
 
 /// The launch of the scheduling kernel: a block for each group, or one where there is nothing to sort.
-pub const fn launch_shape(p: &SparseFlashParams, schedule: &Schedule) -> LaunchShape {
+pub const fn launch_shape(p: &SparseFlashParams, schedule: &TileScheduler) -> LaunchShape {
     let groups = schedule.groups.count(p);
     let groups = if schedule.order.is_null() || groups == 0 {
         1
@@ -325,7 +325,7 @@ mod tests {
             ..SparseMask::DENSE
         };
         for p in whole.into_iter().chain([slice]) {
-            let schedule = Schedule {
+            let schedule = TileScheduler {
                 taken: Global::NULL,
                 order: Global::NULL,
                 groups: Groups::new(&p),

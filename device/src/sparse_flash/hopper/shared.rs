@@ -1,15 +1,15 @@
 //! Shared memory of a block: tiles, barriers, and what is told about both.
 //!
 //! ```text
-//! Q | K[0] K[1] … | V[0] V[1] … | O on its way out | barriers | facts of each stage | work tiles | records and queues | bitmap of listed blocks
+//! Q | K[0] K[1] … | V[0] V[1] … | O on its way out | barriers | info of each stage | work tiles | contexts and queues | bitmap of listed blocks
 //! ```
 
 use core::marker::PhantomData;
 
 use super::super::SparseFlashParams;
-use super::super::loose::queue_keys;
-use super::super::record::Record;
-use super::super::warp::{Place, WarpMemory};
+use super::super::gathered::queue_keys;
+use super::super::warp_context::WarpContext;
+use super::super::warp_lane::{WarpLane, WarpMemory};
 use super::super::work::{Keys, QueryRows, WorkTile};
 use super::CONSUMERS;
 use crate::gpu::{self, Shared};
@@ -29,11 +29,11 @@ const fn stages(dim: u32) -> u32 {
 const MAX_STAGES: u32 = stages(64);
 
 const BARRIERS_BYTES: u32 = 8 * Barrier::COUNT;
-const FACTS_BYTES: u32 = 4 * MAX_STAGES;
+const TILE_INFO_BYTES: u32 = 4 * MAX_STAGES;
 const WORK_WORDS: u32 = 12;
 /// Two slots.
 const WORK_BYTES: u32 = 2 * 4 * WORK_WORDS;
-const PRODUCER_BYTES: u32 = Record::BYTES + 4 * queue_keys(TILE_ROWS);
+const PRODUCER_BYTES: u32 = WarpContext::BYTES + 4 * queue_keys(TILE_ROWS);
 
 /// The query head of a work tile that is none.
 const NO_HEAD: u32 = u32::MAX;
@@ -45,7 +45,7 @@ pub(super) enum Barrier {
     QFull,
     /// Everyone has read the work tile, and the consumers Q: eight consumer warps, and the producer warps that did not write it.
     QEmpty,
-    /// K of a stage and its facts. Four producer warps, one of them with the copies' bytes.
+    /// K of a stage and its info. Four producer warps, one of them with the copies' bytes.
     KFull(u32),
     /// Eight consumer warps have multiplied it.
     KEmpty(u32),
@@ -84,12 +84,12 @@ impl Barrier {
 
 /// A stage of K and V, and the parity of the phase that fills it. Producers and consumers take the same turns.
 #[derive(Clone, Copy)]
-pub(super) struct Turn {
+pub(super) struct PipelineState {
     pub stage: u32,
     pub parity: u32,
 }
 
-impl Turn {
+impl PipelineState {
     pub const FIRST: Self = Self {
         stage: 0,
         parity: 0,
@@ -113,17 +113,17 @@ impl Turn {
 
 /// What consumers need to know of a tile.
 #[derive(Clone, Copy)]
-pub(super) struct Facts {
+pub(super) struct TileInfo {
     bits: u32,
 }
 
-impl Facts {
-    const OWN: u32 = 1 << 8;
+impl TileInfo {
+    const DIAGONAL: u32 = 1 << 8;
     const LAST: u32 = 1 << 9;
 
     #[inline(always)]
     pub const fn new(keys: u32, own: bool, last: bool) -> Self {
-        let own = if own { Self::OWN } else { 0 };
+        let own = if own { Self::DIAGONAL } else { 0 };
         let last = if last { Self::LAST } else { 0 };
         Self {
             bits: keys | own | last,
@@ -136,10 +136,10 @@ impl Facts {
         self.bits & 0xff
     }
 
-    /// Whether it is the own key block of a causal problem: row r of the query block sees the keys up to r.
+    /// Whether it is the diagonal key block of a causal problem: row r of the query block sees the keys up to r.
     #[inline(always)]
-    pub const fn is_own(self) -> bool {
-        self.bits & Self::OWN != 0
+    pub const fn is_diagonal(self) -> bool {
+        self.bits & Self::DIAGONAL != 0
     }
 
     /// Whether the work tile ends with it.
@@ -151,7 +151,7 @@ impl Facts {
     /// Whether a row may not see all 128 keys.
     #[inline(always)]
     pub const fn is_partial(self) -> bool {
-        self.is_own() || self.keys() < TILE_ROWS
+        self.is_diagonal() || self.keys() < TILE_ROWS
     }
 }
 
@@ -204,7 +204,7 @@ pub(super) const fn bytes(p: &SparseFlashParams) -> u32 {
     let bitmap_bytes = p.sequences.max_key_blocks().div_ceil(32) * 4;
     (2 + 2 * stages(p.head_dim)) * tile_bytes
         + BARRIERS_BYTES
-        + FACTS_BYTES
+        + TILE_INFO_BYTES
         + WORK_BYTES
         + PRODUCER_WARPS * PRODUCER_BYTES
         + bitmap_bytes
@@ -213,8 +213,8 @@ pub(super) const fn bytes(p: &SparseFlashParams) -> u32 {
 impl<D: HeadDim> Memory<D> {
     const STAGES: u32 = stages(D::DIM);
     const BARRIERS: u32 = (2 + 2 * Self::STAGES) * D::TILE_BYTES;
-    const FACTS: u32 = Self::BARRIERS + BARRIERS_BYTES;
-    const WORK: u32 = Self::FACTS + FACTS_BYTES;
+    const TILE_INFO: u32 = Self::BARRIERS + BARRIERS_BYTES;
+    const WORK: u32 = Self::TILE_INFO + TILE_INFO_BYTES;
     const PRODUCERS: u32 = Self::WORK + WORK_BYTES;
     const BITMAP: u32 = Self::PRODUCERS + PRODUCER_WARPS * PRODUCER_BYTES;
 
@@ -250,21 +250,21 @@ impl<D: HeadDim> Memory<D> {
     }
 
     #[inline(always)]
-    fn facts(stage: u32) -> Shared<u32> {
-        Self::at(Self::FACTS).cast().add(stage)
+    fn info(stage: u32) -> Shared<u32> {
+        Self::at(Self::TILE_INFO).cast().add(stage)
     }
 
     /// Tells the consumers what a stage holds. One thread calls it.
     #[inline(always)]
-    pub fn write_facts(stage: u32, facts: Facts) {
-        gpu::st_shared(Self::facts(stage), facts.bits);
+    pub fn write_tile_info(stage: u32, info: TileInfo) {
+        gpu::st_shared(Self::info(stage), info.bits);
     }
 
     /// What a stage holds. The whole warp calls it.
     #[inline(always)]
-    pub fn read_facts(stage: u32) -> Facts {
-        let [bits] = read_once(|| [gpu::ld_shared(Self::facts(stage))]);
-        Facts { bits }
+    pub fn read_tile_info(stage: u32) -> TileInfo {
+        let [bits] = read_once(|| [gpu::ld_shared(Self::info(stage))]);
+        TileInfo { bits }
     }
 
     #[inline(always)]
@@ -321,12 +321,12 @@ impl<D: HeadDim> Memory<D> {
 
     /// What a producer warp has for its walk.
     #[inline(always)]
-    pub fn of_producer(place: Place) -> WarpMemory {
-        let own = Self::at(Self::PRODUCERS + place.warp * PRODUCER_BYTES);
+    pub fn of_producer(warp_lane: WarpLane) -> WarpMemory {
+        let own = Self::at(Self::PRODUCERS + warp_lane.warp * PRODUCER_BYTES);
         WarpMemory {
-            place,
-            record: Record::new(own),
-            queue: own.byte_add(Record::BYTES).cast(),
+            warp_lane,
+            context: WarpContext::new(own),
+            queue: own.byte_add(WarpContext::BYTES).cast(),
             listed: Self::at(Self::BITMAP).cast(),
         }
     }

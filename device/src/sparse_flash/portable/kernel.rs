@@ -1,12 +1,12 @@
 //! The kernel: one work tile.
 
 use super::super::SparseFlashParams;
-use super::super::record::Record;
 use super::super::walk::{KeyTile, KeyWalk};
-use super::super::warp::Place;
+use super::super::warp_context::WarpContext;
+use super::super::warp_lane::WarpLane;
 use super::super::work::WorkTile;
 use super::stage::{Stage, ThreadChunks};
-use super::{KEY_TILES, STRIPS, TILE_KEYS, WARP_ROWS, poison, query};
+use super::{KEY_TILES, STRIPS, TILE_KEYS, WARP_ROWS, nonfinite, query};
 use crate::gpu;
 use crate::params::BLOCK;
 use crate::tile::{Accumulator, Float16, OnlineSoftmax, RowLimits, WARP};
@@ -23,30 +23,30 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         return;
     };
     let work = WorkTile::new(p, gpu::ctaid_y(), number, &tile);
-    let place = Place::of_this_thread();
-    let stage = Stage::<CHUNKS>::of(place);
+    let warp_lane = WarpLane::of_this_thread();
+    let stage = Stage::<CHUNKS>::of(warp_lane);
     query::copy::<T, CHUNKS>(p, work, stage);
     let (mut walk, mut tile) = KeyWalk::<TILE_KEYS>::new(p, stage.warp, || work);
-    ThreadChunks::of(place).copy_keys(stage.k, &p.k, stage.warp.record.k(p), tile, stage.warp);
+    ThreadChunks::of(warp_lane).copy_keys(stage.k, &p.k, stage.warp.context.k(p), tile, stage.warp);
 
     let mut softmax = OnlineSoftmax::<STRIPS>::EMPTY;
     let mut output = Accumulator::<STRIPS, CHUNKS>::zero();
-    // Each row sees one if the first tile, in a causal problem the own block's, has any.
+    // Each row sees one if the first tile, in a causal problem the diagonal block's, has any.
     let sees_keys = tile.keys != 0;
     while tile.keys != 0 {
         gpu::cp_async_wait_group::<0>();
         gpu::bar_sync(0);
-        let place = Place::of_this_thread();
-        let stage = Stage::<CHUNKS>::of(place);
-        let record = stage.warp.record;
-        let chunks = ThreadChunks::<CHUNKS>::of(place);
-        chunks.copy_keys(stage.v, &p.v, record.v(p), tile, stage.warp);
+        let warp_lane = WarpLane::of_this_thread();
+        let stage = Stage::<CHUNKS>::of(warp_lane);
+        let context = stage.warp.context;
+        let chunks = ThreadChunks::<CHUNKS>::of(warp_lane);
+        chunks.copy_keys(stage.v, &p.v, context.v(p), tile, stage.warp);
 
-        let first_row = place.warp * WARP_ROWS;
-        let q_rows = stage.q.columns_first(first_row, place.lane);
-        let k_rows = stage.k.rows_first(0, place.lane);
-        let sight = Sight::new(p, record, tile, first_row);
-        let attends = record.work().rows.any(first_row, WARP_ROWS) && !sight.nothing;
+        let first_row = warp_lane.warp * WARP_ROWS;
+        let q_rows = stage.q.columns_first(first_row, warp_lane.lane);
+        let k_rows = stage.k.rows_first(0, warp_lane.lane);
+        let sight = Sight::new(p, context, tile, first_row);
+        let attends = context.work().rows.any(first_row, WARP_ROWS) && !sight.nothing;
         let mut scores = Accumulator::<STRIPS, KEY_TILES>::zero();
         if attends {
             scores.add_rows_by_rows::<T, CHUNKS>(q_rows, k_rows);
@@ -56,18 +56,18 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
         }
 
         gpu::cp_async_wait_group::<0>();
-        let found = sight.own && poison::take_out::<T, CHUNKS>(chunks, stage.v);
+        let found = sight.own && nonfinite::zero::<T, CHUNKS>(chunks, stage.v);
         let poisoned = gpu::bar_red_or(0, found);
         let next = walk.next(p, stage.warp, tile);
         if next.keys != 0 {
             // Recomputed: the chunk's place would be kept through the scores.
-            let chunks = ThreadChunks::<CHUNKS>::of(Place::of_this_thread());
-            chunks.copy_keys(stage.k, &p.k, record.k(p), next, stage.warp);
+            let chunks = ThreadChunks::<CHUNKS>::of(WarpLane::of_this_thread());
+            chunks.copy_keys(stage.k, &p.k, context.k(p), next, stage.warp);
         }
 
         if attends {
             let (weights, rescale) =
-                softmax.weigh::<T, KEY_TILES>(&mut scores, record.scale_log2());
+                softmax.weigh::<T, KEY_TILES>(&mut scores, context.scale_log2());
             let mut moved = false;
             for factors in &rescale {
                 moved |= factors[0] != 1.0 || factors[1] != 1.0;
@@ -76,39 +76,47 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
                 output.scale_rows(&rescale);
             }
             // Asked anew: it would take registers through the softmax.
-            let place = Place::of_this_thread();
-            let v_rows = Stage::<CHUNKS>::of(place).v.columns_first(0, place.lane);
+            let warp_lane = WarpLane::of_this_thread();
+            let v_rows = Stage::<CHUNKS>::of(warp_lane)
+                .v
+                .columns_first(0, warp_lane.lane);
             output.add_weighted_rows::<T, KEY_TILES, CHUNKS>(&weights, v_rows);
         }
         if poisoned && attends {
             // Asked anew: it is too rare to keep anything for it.
-            let place = Place::of_this_thread();
-            let stage = Stage::<CHUNKS>::of(place);
-            let record = stage.warp.record;
-            let first_row = place.warp * WARP_ROWS;
-            let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, record.k_len());
-            let tile = poison::Tile {
-                q_rows: stage.q.columns_first(first_row, place.lane),
-                k: record.k(p),
-                v: record.v(p),
+            let warp_lane = WarpLane::of_this_thread();
+            let stage = Stage::<CHUNKS>::of(warp_lane);
+            let context = stage.warp.context;
+            let first_row = warp_lane.warp * WARP_ROWS;
+            let tile = KeyTile::contiguous::<TILE_KEYS>(tile.start, context.k_len());
+            let tile = nonfinite::Tile {
+                q_rows: stage.q.columns_first(first_row, warp_lane.lane),
+                k: context.k(p),
+                v: context.v(p),
                 start: tile.start,
-                lane: place.lane,
+                lane: warp_lane.lane,
                 keys: tile.keys,
-                diagonal: Sight::new(p, record, tile, first_row).diagonal,
+                diagonal: Sight::new(p, context, tile, first_row).diagonal,
             };
-            poison::add_back::<T, CHUNKS>(p, &mut output, &softmax, record.scale_log2(), &tile);
+            nonfinite::accumulate::<T, CHUNKS>(
+                p,
+                &mut output,
+                &softmax,
+                context.scale_log2(),
+                &tile,
+            );
         }
         tile = walk.again(
-            Stage::<CHUNKS>::of(Place::of_this_thread()).warp,
+            Stage::<CHUNKS>::of(WarpLane::of_this_thread()).warp,
             next.start,
         );
     }
     // Without any tile, Q and an empty K are still on their way.
     gpu::cp_async_wait_group::<0>();
-    let place = Place::of_this_thread();
-    let first_row = place.warp * WARP_ROWS;
-    let record = Stage::<CHUNKS>::of(place).warp.record;
-    let (work, scale_log2) = (record.work(), record.scale_log2());
+    let warp_lane = WarpLane::of_this_thread();
+    let first_row = warp_lane.warp * WARP_ROWS;
+    let context = Stage::<CHUNKS>::of(warp_lane).warp.context;
+    let (work, scale_log2) = (context.work(), context.scale_log2());
     if work.rows.any(first_row, WARP_ROWS) {
         let finished = softmax.finish::<T>(scale_log2, sees_keys);
         query::write::<T, CHUNKS>(p, work, first_row, &mut output, &finished);
@@ -119,7 +127,7 @@ pub(super) fn sparse_flash<T: Float16, const CHUNKS: usize>(p: &SparseFlashParam
 struct Sight {
     /// Row `r` of the warp sees the tile's keys up to `diagonal + r`, if there are as many.
     diagonal: i32,
-    /// Whether the tile is of the own key block, in a causal problem.
+    /// Whether the tile is of the diagonal key block, in a causal problem.
     own: bool,
     /// Whether a row does not see all of it.
     partial: bool,
@@ -129,9 +137,9 @@ struct Sight {
 
 impl Sight {
     #[inline(always)]
-    fn new(p: &SparseFlashParams, record: Record, tile: KeyTile, first_row: u32) -> Self {
-        let own_start = record.query_block() * BLOCK;
-        let own = p.sequences.is_causal() && !tile.is_loose() && tile.start >= own_start;
+    fn new(p: &SparseFlashParams, context: WarpContext, tile: KeyTile, first_row: u32) -> Self {
+        let own_start = context.query_block() * BLOCK;
+        let own = p.sequences.is_causal() && !tile.is_gathered() && tile.start >= own_start;
         let diagonal = if own {
             first_row as i32 - (tile.start - own_start) as i32
         } else {

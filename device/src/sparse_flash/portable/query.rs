@@ -16,7 +16,7 @@ pub(super) fn copy<T: Float16, const CHUNKS: usize>(
     work: WorkTile,
     stage: Stage<CHUNKS>,
 ) {
-    let chunks = ThreadChunks::<CHUNKS>::of(stage.warp.place);
+    let chunks = ThreadChunks::<CHUNKS>::of(stage.warp.warp_lane);
     chunks.copy_queries(stage.q, &p.q, work);
     gpu::cp_async_commit_group();
     if !scale::is_positive(p.scale_log2) {

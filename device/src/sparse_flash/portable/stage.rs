@@ -1,14 +1,14 @@
 //! Shared memory: where everything lies, and the copies that fill it.
 //!
 //! ```text
-//! each warp's record and queue of loose keys | K tile | V tile | Q block | bitmap of listed blocks
+//! each warp's context and queue of gathered keys | K tile | V tile | Q block | bitmap of listed blocks
 //! ```
 
 use super::super::SparseFlashParams;
-use super::super::loose::queue_keys;
-use super::super::record::Record;
+use super::super::gathered::queue_keys;
 use super::super::walk::KeyTile;
-use super::super::warp::{Place, WarpMemory};
+use super::super::warp_context::WarpContext;
+use super::super::warp_lane::{WarpLane, WarpMemory};
 use super::super::work::{Tokens, WorkTile};
 use super::{THREADS, TILE_KEYS};
 use crate::abi::KvTensor;
@@ -16,7 +16,7 @@ use crate::gpu::{self, Global, Shared};
 use crate::params::{BLOCK, TensorArg};
 use crate::tile::SwizzledTile;
 
-const WARP_BYTES: u32 = Record::BYTES + queue_keys(TILE_KEYS) * 4;
+const WARP_BYTES: u32 = WarpContext::BYTES + queue_keys(TILE_KEYS) * 4;
 const WARPS_BYTES: u32 = THREADS / 32 * WARP_BYTES;
 
 /// Swizzled tiles start at multiples of their rows' size, which is at most 256 bytes.
@@ -42,18 +42,18 @@ impl<const CHUNKS: usize> Stage<CHUNKS> {
     const TILE_BYTES: u32 = TILE_KEYS * SwizzledTile::<CHUNKS>::ROW_BYTES;
 
     #[inline(always)]
-    pub fn of(place: Place) -> Self {
+    pub fn of(warp_lane: WarpLane) -> Self {
         let base = gpu::dynamic_shared();
-        let own = base.byte_add(place.warp * WARP_BYTES);
+        let own = base.byte_add(warp_lane.warp * WARP_BYTES);
         let tiles = base.byte_add(WARPS_BYTES);
         Self {
             k: SwizzledTile::new(tiles),
             v: SwizzledTile::new(tiles.byte_add(Self::TILE_BYTES)),
             q: SwizzledTile::new(tiles.byte_add(2 * Self::TILE_BYTES)),
             warp: WarpMemory {
-                place,
-                record: Record::new(own),
-                queue: own.byte_add(Record::BYTES).cast(),
+                warp_lane,
+                context: WarpContext::new(own),
+                queue: own.byte_add(WarpContext::BYTES).cast(),
                 listed: tiles
                     .byte_add(2 * Self::TILE_BYTES + BLOCK * SwizzledTile::<CHUNKS>::ROW_BYTES)
                     .cast(),
@@ -74,8 +74,8 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
     pub const STEP: u32 = THREADS / CHUNKS as u32;
 
     #[inline(always)]
-    pub fn of(place: Place) -> Self {
-        let thread = place.warp * 32 + place.lane;
+    pub fn of(warp_lane: WarpLane) -> Self {
+        let thread = warp_lane.warp * 32 + warp_lane.lane;
         Self {
             chunk: thread % CHUNKS as u32,
             first_row: thread / CHUNKS as u32,
@@ -100,7 +100,7 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
             let end = gpu::opaque(TILE_KEYS.into()) as u32;
             let mut row = self.first_row;
             while row < end {
-                let key = if tile.is_loose() {
+                let key = if tile.is_gathered() {
                     gpu::ld_shared(memory.queue.add(row))
                 } else {
                     tile.start + row
@@ -115,7 +115,7 @@ impl<const CHUNKS: usize> ThreadChunks<CHUNKS> {
                 gpu::cp_async_cg_16_zfill(to.cast(), from.add(column), bytes);
                 row += Self::STEP;
             }
-        } else if tile.is_loose() {
+        } else if tile.is_gathered() {
             for step in 0..TILE_KEYS / Self::STEP {
                 let key = gpu::ld_shared(memory.queue.add(self.first_row + step * Self::STEP));
                 let from = tokens.first.add(u64::from(key) * tokens.stride);

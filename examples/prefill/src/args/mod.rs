@@ -56,6 +56,12 @@ struct CommandLine {
     /// Query heads to draw, such as 0,5,8-11: counted from 0, in a batch from one sequence to the next [default: the first 8].
     #[arg(long, value_name = "LIST", value_parser = Heads::parse, allow_negative_numbers = true)]
     heads: Option<Heads>,
+    /// A policy for each head of each layer of a model, as `cargo xtask calibrate` finds them. No policy option goes with it.
+    #[arg(long, value_name = "FILE.json", conflicts_with = "dense")]
+    profile: Option<PathBuf>,
+    /// The profile's layer that the input is of, counted from 0 [default: the one that the input file names].
+    #[arg(long, value_name = "N", value_parser = whole(0, 1 << 20), requires = "profile", allow_negative_numbers = true)]
+    layer: Option<u64>,
     #[command(flatten)]
     synthetic: SyntheticOptions,
     #[command(flatten)]
@@ -159,6 +165,8 @@ pub struct Request {
     pub backend: Backend,
     pub policy: Policy,
     pub dense: bool,
+    /// A policy for each head in place of `policy`.
+    pub profile: Option<ProfileChoice>,
     pub compare_dense: bool,
     pub threads: Option<usize>,
     pub output: Option<PathBuf>,
@@ -166,6 +174,13 @@ pub struct Request {
     pub picture: Option<PathBuf>,
     /// What to draw of the heads.
     pub heads: Option<Heads>,
+}
+
+/// A profile, and which of its layers.
+pub struct ProfileChoice {
+    pub path: PathBuf,
+    /// `None`: the one that the input names.
+    pub layer: Option<usize>,
 }
 
 /// Where q, k and v come from.
@@ -197,12 +212,15 @@ impl Request {
         .collect()
     }
 
-    /// The file that is to be read.
-    pub fn read_file(&self) -> Option<&Path> {
-        match &self.source {
-            Source::File { path, .. } => Some(path),
+    /// Option and path of every file that is to be read.
+    pub fn read_files(&self) -> Vec<(&'static str, &Path)> {
+        let input = match &self.source {
+            Source::File { path, .. } => Some(("--input", &**path)),
             Source::Carried | Source::Synthetic { .. } => None,
-        }
+        };
+        let profile = self.profile.as_ref();
+        let profile = profile.map(|profile| ("--profile", &*profile.path));
+        input.into_iter().chain(profile).collect()
     }
 }
 
@@ -247,6 +265,10 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
         backend,
         policy,
         dense: line.dense,
+        profile: line.profile.map(|path| ProfileChoice {
+            path,
+            layer: line.layer.map(|layer| layer as usize),
+        }),
         threads: line.threads.map(|threads| threads as usize),
         output: line.output,
         report: line.report,
@@ -270,6 +292,12 @@ fn refuse_ignored(line: &CommandLine) -> Result<(), Failure> {
     let policy = line.policy.given();
     if let (true, Some(option)) = (line.dense, policy.first()) {
         return ignored(option, "it has no effect with --dense");
+    }
+    if let (true, Some(option)) = (line.profile.is_some(), policy.first()) {
+        return ignored(
+            option,
+            "it has no effect with --profile, which has a policy for each head",
+        );
     }
     Ok(())
 }

@@ -125,6 +125,7 @@ pub fn row_coverage(
         let (x, y) = area.at(0.0, height(goal));
         canvas.dashes((x, y), area.width, palette::INK);
     }
+    rows_that_fall_short(canvas, area, mass, (first, end), goal);
     canvas.frame(area, palette::FRAME);
     for token in (first.next_multiple_of(token_step(tokens))..=end).step_by(token_step(tokens)) {
         let x = area.x + ((token - first) as u64 * area.width as u64 / tokens as u64) as i32;
@@ -145,6 +146,41 @@ pub fn row_coverage(
         Anchor::Center,
     );
 }
+
+/// A mark at the bottom for each read row that keeps less than the goal, and how many there are.
+fn rows_that_fall_short(
+    canvas: &mut Canvas,
+    area: Area,
+    mass: &Mass,
+    (first, end): (usize, usize),
+    goal: Option<f64>,
+) {
+    // Coverage is summed in other orders than it was asked for in.
+    let is_short = |covered: f64| goal.is_some_and(|goal| covered < goal - 1e-4);
+    let short = mass.coverage.iter().filter(|row| is_short(row.1));
+    let mut count = 0;
+    for &(position, _) in short {
+        count += 1;
+        let share = (position - first) as f64 / (end - first).max(1) as f64;
+        let x = area.x + (share * f64::from(area.width)) as i32;
+        for y in area.bottom() - SHORT_HEIGHT..area.bottom() {
+            canvas.set(x.min(area.right() - 1), y, palette::SHORT);
+        }
+    }
+    if count > 0 {
+        let share = 100.0 * f64::from(count) / mass.coverage.len() as f64;
+        canvas.text(
+            (area.right() - 4, area.bottom() - SHORT_HEIGHT - 9),
+            &format!("{share:.1} % of the rows fall short"),
+            Font::Label,
+            palette::SHORT,
+            Anchor::Right,
+        );
+    }
+}
+
+/// Height of the mark of a row that falls short, in pixels.
+const SHORT_HEIGHT: i32 = 12;
 
 /// The rows of a stretch of the sequence.
 #[derive(Clone, Copy)]

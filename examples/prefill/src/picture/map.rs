@@ -15,6 +15,8 @@ pub struct Map<'a> {
     pub mask: Option<HeadSelection<'a>>,
     pub window_blocks: usize,
     pub sinks: usize,
+    /// Coverage that rows were asked to reach; `None` where none was.
+    pub goal: Option<f64>,
 }
 
 impl Map<'_> {
@@ -50,6 +52,7 @@ impl Map<'_> {
             }
         }
         self.single_keys(canvas, area, queries);
+        self.rows_that_fall_short(canvas, area);
         canvas.frame(area, palette::FRAME);
         self.axes(canvas, area);
     }
@@ -127,6 +130,21 @@ impl Map<'_> {
         if self.sinks > 0 {
             let width = column(self.sinks.min(self.problem.k_len)).clamp(3, area.width);
             line(0, 0..width, palette::SINK, 1.0);
+        }
+    }
+
+    /// Beside the map, a mark for each read row that keeps less than the goal.
+    fn rows_that_fall_short(&self, canvas: &mut Canvas, area: Area) {
+        let Some(goal) = self.goal else { return };
+        let rows = self.problem.k_len - self.top();
+        for &(position, covered) in &self.mass.coverage {
+            // Coverage is summed in other orders than it was asked for in.
+            if covered < goal - 1e-4 {
+                let y = ((position - self.top()) * area.height as usize / rows) as i32;
+                for x in area.right() + 3..area.right() + 9 {
+                    canvas.set(x, area.y + y, palette::SHORT);
+                }
+            }
         }
     }
 

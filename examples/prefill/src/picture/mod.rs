@@ -9,13 +9,15 @@ mod palette;
 
 use std::io::Write;
 
-use sample_attention::{BLOCK, HeadPath, Policy, Problem, Window};
+use sample_attention::{HeadPath, HeadPolicy, Problem};
 
+use crate::Asked;
 use crate::args::Request;
 use crate::compute::Outcome;
 use crate::failure::Failure;
 use crate::input::Input;
-use crate::table::{path_name, policy_text};
+use crate::table::{path_name, sampling_cost};
+use crate::treatment::{head_text, window_blocks};
 use canvas::{Anchor, Area, Canvas, Font};
 use map::Map;
 
@@ -63,24 +65,23 @@ fn head_height(problem: &Problem) -> i32 {
 /// Draws the heads and writes a PNG.
 pub fn write(
     to: &mut dyn Write,
-    request: &Request,
-    input: &Input,
+    asked: &Asked<'_>,
     outcome: &Outcome,
     heads: &[usize],
 ) -> Result<(), Failure> {
+    let input = asked.input;
     let problem = input.problem();
     let map_height = Map::height(problem, MAP_WIDTH);
     let top = HEADER_HEIGHT + palette::LEGEND_HEIGHT;
     let mut canvas = Canvas::new(WIDTH, height(problem, heads.len()));
-    header(&mut canvas, request, input, heads);
+    header(&mut canvas, asked, heads);
     palette::legend(&mut canvas, MARGIN, HEADER_HEIGHT);
 
     let q = input.capture.q.to_f32();
     let k = input.capture.k.to_f32();
     for (place, &head) in heads.iter().enumerate() {
         let panel = Panel {
-            request,
-            input,
+            asked,
             outcome,
             head,
             top: top + place as i32 * head_height(problem),
@@ -91,7 +92,8 @@ pub fn write(
     canvas.write(to)
 }
 
-fn header(canvas: &mut Canvas, request: &Request, input: &Input, heads: &[usize]) {
+fn header(canvas: &mut Canvas, asked: &Asked<'_>, heads: &[usize]) {
+    let (request, input) = (asked.request, asked.input);
     let problem = input.problem();
     let layer = input
         .note("layer")
@@ -123,11 +125,7 @@ fn header(canvas: &mut Canvas, request: &Request, input: &Input, heads: &[usize]
         palette::FAINT,
         Anchor::Left,
     );
-    let policy = if request.dense {
-        "dense".to_owned()
-    } else {
-        policy_text(&request.policy)
-    };
+    let policy = asked.treatment.in_words();
     canvas.text(
         (MARGIN, 72),
         &fitted(&policy, Font::Body),
@@ -149,8 +147,7 @@ fn fitted(text: &str, font: Font) -> String {
 
 /// One head's part of the picture.
 struct Panel<'a> {
-    request: &'a Request,
-    input: &'a Input,
+    asked: &'a Asked<'a>,
     outcome: &'a Outcome,
     head: usize,
     top: i32,
@@ -159,8 +156,9 @@ struct Panel<'a> {
 
 impl Panel<'_> {
     fn draw(&self, canvas: &mut Canvas, q: &[f32], k: &[f32]) {
-        let problem = self.input.problem();
+        let problem = self.asked.input.problem();
         let (batch, q_head) = (self.head / problem.q_heads, self.head % problem.q_heads);
+        let policy = self.asked.treatment.head(q_head);
         let kv_head = batch * problem.kv_heads + q_head / problem.group_size();
         let of = |data: &'_ [f32], head: usize, len: usize| {
             let elements = len * problem.head_dim;
@@ -190,12 +188,18 @@ impl Panel<'_> {
         self.title(canvas, covered, mass.stride);
 
         let plots_top = self.top + HEAD_TITLE_HEIGHT;
+        // A head that is not sampled asks for no coverage.
+        let goal = match policy {
+            HeadPolicy::Selected(policy) => Some(f64::from(policy.coverage)),
+            _ => None,
+        };
         let map = Map {
             problem,
             mass: &mass,
             mask,
-            window_blocks: window_blocks(&self.request.policy, problem),
+            window_blocks: window_blocks(&policy, problem),
             sinks,
+            goal,
         };
         map.draw(
             canvas,
@@ -226,15 +230,14 @@ impl Panel<'_> {
             height: lower,
             ..upper
         };
-        let goal = (!self.request.dense).then_some(f64::from(self.request.policy.coverage));
         let first = problem.k_len.saturating_sub(problem.q_len);
         curve::row_coverage(canvas, lower, &mass, first, problem.k_len, goal);
     }
 
     fn title(&self, canvas: &mut Canvas, covered: f64, stride: usize) {
         let report = &self.outcome.report.heads[self.head];
-        let name = self.input.head_name(report.q_head);
-        let sequence = if self.input.problem().batch > 1 {
+        let name = self.asked.input.head_name(report.q_head);
+        let sequence = if self.asked.input.problem().batch > 1 {
             format!("sequence {}, ", report.batch)
         } else {
             String::new()
@@ -256,7 +259,9 @@ impl Panel<'_> {
             100.0 * covered
         );
         canvas.text((MARGIN, y), &title, Font::Title, palette::INK, Anchor::Left);
-        let mut facts = Vec::new();
+        let policy = self.asked.treatment.head(report.q_head);
+        let cost = report.density + sampling_cost(self.asked, report);
+        let mut facts = vec![head_text(&policy), format!("cost {cost:.3}")];
         if let Some(sampled) = report.sampled_coverage {
             facts.push(format!("sampled coverage {:.1} %", 100.0 * sampled));
         }
@@ -283,13 +288,4 @@ impl Panel<'_> {
             Anchor::Left,
         );
     }
-}
-
-/// Key blocks that the window puts into a query block's list.
-fn window_blocks(policy: &Policy, problem: &Problem) -> usize {
-    let tokens = match policy.window {
-        Window::Tokens(tokens) => tokens,
-        Window::Ratio(ratio) => (f64::from(ratio) * problem.k_len as f64).ceil() as usize,
-    };
-    1 + (tokens.clamp(1, problem.k_len) - 1).div_ceil(BLOCK)
 }

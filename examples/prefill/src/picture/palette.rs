@@ -14,6 +14,8 @@ pub const STRIPE: Color = [0xc2, 0x18, 0x8a];
 pub const CHOICE: Color = [0xc4, 0x4e, 0x06];
 /// From the worst to the best row.
 pub const SPREAD: Color = [0xf6, 0xcf, 0xae];
+/// Rows that keep less than was asked for.
+pub const SHORT: Color = [0xc0, 0x10, 0x20];
 /// What could be had in plots.
 pub const BEST: Color = [0x33, 0x55, 0x88];
 

@@ -3,6 +3,7 @@
 mod accounted;
 mod compared;
 mod drawn;
+mod profiled;
 #[cfg(unix)]
 mod published;
 mod refused;

@@ -12,12 +12,12 @@
 //! selection:  key blocks · passes · (sampled panels + conversion · ⌈sampled panels / 2⌉)             QKᵀ; K as f32
 //! ```
 
+use super::simd::PANEL;
 use crate::geometry::{BLOCK, Geometry, row_stride_at};
-use crate::policy::{Budget, Policy};
+use crate::policy::{BREAK_EVEN_TOKENS, Budget, Policy};
 use crate::problem::Problem;
 
-/// Rows of a panel, and panels that share the conversion of a key block, in sampling on the CPU.
-const PANEL: usize = crate::cpu::PANEL;
+/// Panels that share the conversion of a key block in sampling.
 const PANELS_PER_CONVERSION: usize = 2;
 
 /// Reading 128 keys or values and converting them to f32, in products of a panel. Measured, bf16 and f16 with head_dim 128: 16 and
@@ -28,27 +28,13 @@ const CONVERSION: f64 = 0.8;
 /// 9 %, one of 128 queries 19 %: less than a panel is sampled then.
 const MOST_SELECTION_SHARE: f64 = 0.15;
 
-/// When a backend attends to everything outright under [`Fallback::Auto`](crate::Fallback::Auto).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct BreakEven {
-    /// Fewer keys than this are too few.
-    pub(crate) tokens: usize,
-    /// Whether the cost model above, which is the CPU's, decides about more.
-    pub(crate) counts_queries: bool,
-}
-
-impl BreakEven {
-    /// Whether selecting may pay.
-    pub(crate) fn selects(&self, problem: &Problem, policy: &Policy) -> bool {
-        if problem.k_len < self.tokens {
-            return false;
-        }
-        if !self.counts_queries {
-            return true;
-        }
-        let share = selection_share(problem, policy);
-        share <= MOST_SELECTION_SHARE && share + window_share(problem, policy) < 1.0
+/// Whether selecting may pay; [`Fallback::Auto`](crate::Fallback::Auto) attends to everything outright where it does not.
+pub(super) fn selects(problem: &Problem, policy: &Policy) -> bool {
+    if problem.k_len < BREAK_EVEN_TOKENS {
+        return false;
     }
+    let share = selection_share(problem, policy);
+    share <= MOST_SELECTION_SHARE && share + window_share(problem, policy) < 1.0
 }
 
 /// What selecting costs, as a share of dense attention.
@@ -141,11 +127,6 @@ mod tests {
     use crate::policy::Window;
     use crate::problem::Dtype;
 
-    const CPU: BreakEven = BreakEven {
-        tokens: 1024,
-        counts_queries: true,
-    };
-
     fn problem(q_len: usize, k_len: usize) -> Problem {
         Problem {
             q_len,
@@ -158,7 +139,7 @@ mod tests {
     fn few_queries_run_dense_whatever_the_number_of_keys() {
         for k_len in [1024, 32_768, 1 << 20, 1 << 30] {
             for q_len in [1, 2, 16, 100, 128] {
-                let selects = CPU.selects(&problem(q_len, k_len), &Policy::default());
+                let selects = selects(&problem(q_len, k_len), &Policy::default());
                 assert!(!selects, "{q_len} {k_len}");
             }
         }
@@ -174,11 +155,11 @@ mod tests {
             (1 << 20, 1 << 20),
         ] {
             let problem = problem(q_len, k_len);
-            assert!(CPU.selects(&problem, &Policy::default()), "{q_len} {k_len}");
+            assert!(selects(&problem, &Policy::default()), "{q_len} {k_len}");
             let share = selection_share(&problem, &Policy::default());
             assert!(share < 0.08, "{q_len} {k_len}: {share}");
         }
-        assert!(CPU.selects(&problem(32_768, 32_768), &Policy::paper()));
+        assert!(selects(&problem(32_768, 32_768), &Policy::paper()));
     }
 
     #[test]
@@ -187,12 +168,12 @@ mod tests {
             row_stride: 1,
             ..Policy::default()
         };
-        assert!(!CPU.selects(&problem(8192, 8192), &every_row));
+        assert!(!selects(&problem(8192, 8192), &every_row));
         let whole = Policy {
             window: Window::Ratio(1.0),
             ..Policy::default()
         };
-        assert!(!CPU.selects(&problem(8192, 8192), &whole));
+        assert!(!selects(&problem(8192, 8192), &whole));
     }
 
     #[test]

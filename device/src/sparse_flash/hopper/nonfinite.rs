@@ -1,10 +1,10 @@
 //! NaN and infinity in V under the causal diagonal, where a weight of 0 would not keep them from the rows that do not see their key.
 //!
-//! Such elements are taken out of the own block's tile, so that the products are finite, and added by themselves at the end to the rows
+//! Such elements are taken out of the diagonal block's tile, so that the products are finite, and added by themselves at the end to the rows
 //! that do see them. Slow, and never needed for finite inputs.
 
 use super::super::work::WorkTile;
-use super::seat::Seat;
+use super::lane_rows::LaneRows;
 use super::{CONSUMERS, HopperParams};
 use crate::gpu::{self, Global, Shared};
 use crate::params::BLOCK;
@@ -18,7 +18,7 @@ const CONSUMERS_BARRIER: u32 = WARPGROUP_BARRIER + CONSUMERS;
 /// Sets NaNs and infinities of a tile of V to zero; whether there was one. All consumers call it, and get the same answer: each
 /// warpgroup looks through the whole tile, so that they meet only where there is one.
 #[inline(always)]
-pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> bool {
+pub(super) fn zero<T: Float16, D: HeadDim>(lane_rows: LaneRows, tile: Shared<u8>) -> bool {
     let thread = gpu::tid_x() % WARPGROUP;
     let mut found = 0;
     for step in 0..D::TILE_BYTES / (16 * WARPGROUP) {
@@ -30,11 +30,15 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
             found |= not_finite::<T>(pair);
         }
     }
-    let found = gpu::bar_red_or_count(WARPGROUP_BARRIER + seat.warpgroup, WARPGROUP, found != 0);
+    let found = gpu::bar_red_or_count(
+        WARPGROUP_BARRIER + lane_rows.warpgroup,
+        WARPGROUP,
+        found != 0,
+    );
     if found {
         // Both have looked.
         gpu::bar_sync_count(CONSUMERS_BARRIER, CONSUMERS * WARPGROUP);
-        let mut at = (seat.warpgroup * WARPGROUP + thread) * 16;
+        let mut at = (lane_rows.warpgroup * WARPGROUP + thread) * 16;
         while at < D::TILE_BYTES {
             let words = gpu::ld_shared_v4(tile.byte_add(at).cast::<u32>());
             let finite = words.map(|pair| pair & !spread(not_finite::<T>(pair)));
@@ -47,13 +51,13 @@ pub(super) fn take_out<T: Float16, D: HeadDim>(seat: Seat, tile: Shared<u8>) -> 
     found
 }
 
-/// Adds what [`take_out`] took out of V, weighted, to the thread's rows that see it. Whole warps call it.
+/// Adds what [`zero`] took out of V, weighted, to the thread's rows that see it. Whole warps call it.
 ///
 /// The weights are computed again, a key at a time, from the keys in global memory: a row's four lanes have a quarter of its query each.
 #[inline(always)]
-pub(super) fn add_back<T: Float16, D: Products<T>>(
+pub(super) fn accumulate<T: Float16, D: Products<T>>(
     p: &HopperParams,
-    seat: Seat,
+    lane_rows: LaneRows,
     work: WorkTile,
     queries: &D::Queries,
     softmax: &LazySoftmax,
@@ -64,13 +68,15 @@ pub(super) fn add_back<T: Float16, D: Products<T>>(
     let [k, v] = [&p.k, &p.v].map(|tensor| work.tokens(tensor));
     let first_key = work.query_block * BLOCK;
     let keys = (work.keys.len - first_key).min(BLOCK);
-    let first_column = u64::from(seat.lane % 4 * 2);
+    let first_column = u64::from(lane_rows.lane % 4 * 2);
     let mut key = 0;
     while key < keys {
         let values = v.token(&p.v, first_key + key);
         let mut found = 0;
         for column in 0..D::DIM / 64 {
-            let pair = values.add(u64::from(column * 64 + seat.lane * 2)).cast();
+            let pair = values
+                .add(u64::from(column * 64 + lane_rows.lane * 2))
+                .cast();
             found |= not_finite::<T>(gpu::ld_global(pair));
         }
         if gpu::vote_sync_any(WARP, found != 0) {
@@ -85,7 +91,7 @@ pub(super) fn add_back<T: Float16, D: Products<T>>(
                 let bad = not_finite::<T>(pair);
                 for (i, x) in x.iter_mut().enumerate() {
                     let shift = 16 * (i as u32 % 2);
-                    let sees = key <= seat.row() + 8 * (i as u32 / 2);
+                    let sees = key <= lane_rows.row() + 8 * (i as u32 / 2);
                     if sees && bad >> shift & 0x8000 != 0 {
                         *x += weights[i / 2] * T::to_f32((pair >> shift) as u16);
                     }

@@ -1,10 +1,10 @@
-//! Loose keys: the sinks and stripes that no listed block covers, packed into full tiles.
+//! Gathered keys: the sinks and stripes that no listed block covers, packed into full tiles.
 //!
 //! Sinks, then stripes are the *candidates*, in ascending order. Each warp goes through them by itself,
-//! a lane each: a ballot says which are loose, and their place in the warp's queue follows from the
+//! a lane each: a ballot says which are gathered, and their place in the warp's queue follows from the
 //! lanes below. What is left over from the last 32 candidates starts the next tile.
 
-use super::warp::WarpMemory;
+use super::warp_lane::WarpMemory;
 use super::work::end_key;
 use super::{COPY_BARRIER, COPY_THREADS, SparseFlashParams};
 use crate::gpu;
@@ -16,8 +16,8 @@ pub(super) const fn queue_keys(tile_keys: u32) -> u32 {
     tile_keys + 32
 }
 
-/// A warp's way through its query block's candidates. What does not change is in its [`Record`](super::record::Record).
-pub(super) struct LooseKeys<const TILE_KEYS: u32> {
+/// A warp's way through its query block's candidates. What does not change is in its [`WarpContext`](super::warp_context::WarpContext).
+pub(super) struct GatheredKeys<const TILE_KEYS: u32> {
     /// The first of the 32 candidates whose keys the lanes hold in `ahead`.
     pub next: u32,
     pub ahead: u32,
@@ -25,8 +25,8 @@ pub(super) struct LooseKeys<const TILE_KEYS: u32> {
     pub queued: u32,
 }
 
-impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
-    /// The loose keys of the record's query block, whose bitmap is made.
+impl<const TILE_KEYS: u32> GatheredKeys<TILE_KEYS> {
+    /// The gathered keys of the context's query block, whose bitmap is made.
     #[inline(always)]
     pub fn new(p: &SparseFlashParams, memory: WarpMemory) -> Self {
         let mut keys = Self {
@@ -41,13 +41,13 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
     /// Loads this lane's candidate of the next 32, or `u32::MAX`.
     #[inline(always)]
     fn look_ahead(&mut self, p: &SparseFlashParams, memory: WarpMemory) {
-        let record = memory.record;
-        let sink_candidates = record.sink_candidates();
-        let candidate = self.next + memory.place.lane;
+        let context = memory.context;
+        let sink_candidates = context.sink_candidates();
+        let candidate = self.next + memory.warp_lane.lane;
         self.ahead = if candidate < sink_candidates {
             candidate
-        } else if candidate < record.candidates() {
-            let stripe = record.stripes().add((candidate - sink_candidates).into());
+        } else if candidate < context.candidates() {
+            let stripe = context.stripes().add((candidate - sink_candidates).into());
             let key = gpu::ld_global_nc(stripe);
             // A stripe among the sinks has been a candidate already.
             if key < p.mask.sinks { u32::MAX } else { key }
@@ -60,8 +60,8 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
     /// full tile only in the last, 0 after it. All lanes of the warp call it.
     #[inline(always)]
     pub fn pack(&mut self, p: &SparseFlashParams, memory: WarpMemory) -> u32 {
-        let candidates = memory.record.candidates();
-        let lane = memory.place.lane;
+        let candidates = memory.context.candidates();
+        let lane = memory.warp_lane.lane;
         if self.queued != 0 {
             let left = self.queued.saturating_sub(TILE_KEYS);
             let key = if lane < left {
@@ -80,9 +80,9 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
             let key = self.ahead;
             self.next += 32;
             self.look_ahead(p, memory);
-            let loose = is_loose(memory, key);
-            let lanes = gpu::vote_sync_ballot(WARP, loose);
-            if loose {
+            let gathered = is_gathered(memory, key);
+            let lanes = gpu::vote_sync_ballot(WARP, gathered);
+            if gathered {
                 let before = (lanes & ((1 << lane) - 1)).count_ones();
                 gpu::st_shared(memory.queue.add(self.queued + before), key);
             }
@@ -96,7 +96,9 @@ impl<const TILE_KEYS: u32> LooseKeys<TILE_KEYS> {
 /// Makes the bitmap of the listed blocks before `end_block`. The [`COPY_THREADS`] threads that copy call it.
 #[inline(always)]
 pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
-    let WarpMemory { record, listed, .. } = memory;
+    let WarpMemory {
+        context, listed, ..
+    } = memory;
     // Nobody reads the bitmap of the work tile before.
     gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
     let mut word = gpu::tid_x();
@@ -105,7 +107,7 @@ pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
         word += COPY_THREADS;
     }
     gpu::bar_sync_count(COPY_BARRIER, COPY_THREADS);
-    let (list, entries) = (record.list(), record.entries());
+    let (list, entries) = (context.list(), context.entries());
     let mut entry = gpu::tid_x();
     while entry < entries {
         let block = gpu::ld_global_nc(list.add(entry.into()));
@@ -119,9 +121,9 @@ pub(super) fn mark_listed(memory: WarpMemory, end_block: u32) {
 
 /// Whether no row attends to `key` but for its being a candidate.
 #[inline(always)]
-fn is_loose(memory: WarpMemory, key: u32) -> bool {
-    let record = memory.record;
-    if key >= end_key(record.end_block(), record.k_len()) {
+fn is_gathered(memory: WarpMemory, key: u32) -> bool {
+    let context = memory.context;
+    if key >= end_key(context.end_block(), context.k_len()) {
         return false;
     }
     let block = key / BLOCK;

@@ -14,7 +14,7 @@ use crate::tile::{Accumulator, Float16, LaneRows, OnlineSoftmax, STRIP_ROWS, Swi
 /// Sets the NaNs and infinities among this thread's chunks to zero; whether there was one. The
 /// thread's copies have landed.
 #[inline(always)]
-pub(super) fn take_out<T: Float16, const CHUNKS: usize>(
+pub(super) fn zero<T: Float16, const CHUNKS: usize>(
     chunks: ThreadChunks<CHUNKS>,
     tile: SwizzledTile<CHUNKS>,
 ) -> bool {
@@ -50,7 +50,7 @@ fn is_finite<T: Float16>(bits: u32) -> bool {
     bits as u16 & T::EXPONENT != T::EXPONENT
 }
 
-/// What [`add_back`] reads again.
+/// What [`accumulate`] reads again.
 pub(super) struct Tile<const CHUNKS: usize> {
     /// The warp's rows of Q.
     pub q_rows: LaneRows<CHUNKS>,
@@ -66,12 +66,12 @@ pub(super) struct Tile<const CHUNKS: usize> {
     pub diagonal: i32,
 }
 
-/// Adds what [`take_out`] took out of V, weighted, to the rows that see it.
+/// Adds what [`zero`] took out of V, weighted, to the rows that see it.
 ///
 /// The weights are computed again, 16 rows by 16 keys at a time: to keep them all to the end of the
 /// product would take registers from every launch, poisoned or not.
 #[inline(always)]
-pub(super) fn add_back<T: Float16, const CHUNKS: usize>(
+pub(super) fn accumulate<T: Float16, const CHUNKS: usize>(
     p: &SparseFlashParams,
     output: &mut Accumulator<STRIPS, CHUNKS>,
     softmax: &OnlineSoftmax<STRIPS>,

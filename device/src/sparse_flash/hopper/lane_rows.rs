@@ -6,7 +6,7 @@ use crate::tile::{Rescale, WARP};
 
 /// Where this thread is among the consumers.
 #[derive(Clone, Copy)]
-pub(super) struct Seat {
+pub(super) struct LaneRows {
     /// Which consumer warpgroup: 0 has the first 64 rows.
     pub warpgroup: u32,
     /// The first of the warp's 16 rows, in the query block.
@@ -14,8 +14,8 @@ pub(super) struct Seat {
     pub lane: u32,
 }
 
-impl Seat {
-    /// Asks anew each time. Through shuffles, which the compiler cannot look through: what follows from the seat, dozens of addresses,
+impl LaneRows {
+    /// Recomputed where it is needed. Through shuffles, which the compiler cannot look through: what follows from it, dozens of addresses,
     /// would otherwise stay in registers from work tile to work tile.
     #[inline(always)]
     pub fn of_this_thread() -> Self {

@@ -5,9 +5,9 @@ use super::work::{Keys, QueryRows, Tokens, WorkTile};
 use crate::abi::KvTensor;
 use crate::gpu::{self, Global, Shared};
 
-/// A warp's record: eight words of 64 bits, and sixteen of 32.
+/// A warp's context: eight words of 64 bits, and sixteen of 32.
 #[derive(Clone, Copy)]
-pub(super) struct Record {
+pub(super) struct WarpContext {
     at: Shared<u64>,
 }
 
@@ -19,15 +19,15 @@ pub(super) struct Listed {
     pub keys: Global<u32>,
     /// Entries of the list.
     pub entries: u32,
-    /// Candidates for loose keys, sinks before single keys, and how many of them are sinks.
+    /// Candidates for gathered keys, sinks before single keys, and how many of them are sinks.
     pub candidates: u32,
     pub sink_candidates: u32,
     /// Key blocks from this one on are not walked.
     pub end_block: u32,
 }
 
-impl Record {
-    /// Bytes of a record.
+impl WarpContext {
+    /// Bytes of a context.
     pub const BYTES: u32 = 128;
 
     #[inline(always)]

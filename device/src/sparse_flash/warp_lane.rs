@@ -1,17 +1,17 @@
 //! Which thread this is, and what its warp has for finding its way through the keys.
 
-use super::record::Record;
+use super::warp_context::WarpContext;
 use crate::gpu::{self, Shared};
 use crate::tile::WARP;
 
 /// Which thread this is.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct WarpLane {
     pub warp: u32,
     pub lane: u32,
 }
 
-impl Place {
+impl WarpLane {
     /// Asks anew each time. Through shuffles, which the compiler cannot look through: it would take
     /// every address that follows from the lane out of the loop over the tiles, and there are dozens.
     #[inline(always)]
@@ -28,9 +28,9 @@ impl Place {
 /// What a warp has for finding its way through the keys.
 #[derive(Clone, Copy)]
 pub(super) struct WarpMemory {
-    pub place: Place,
-    pub record: Record,
-    /// Loose keys: a tile, and what the last 32 candidates left over.
+    pub warp_lane: WarpLane,
+    pub context: WarpContext,
+    /// Gathered keys: a tile, and what the last 32 candidates left over.
     pub queue: Shared<u32>,
     /// The block's: a bit for each key block, whether it is listed.
     pub listed: Shared<u32>,
