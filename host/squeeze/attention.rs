@@ -19,9 +19,8 @@ use super::observed::Observed;
 use super::report::{HeadReport, Report};
 use super::rows::{Gathered, part, write_row};
 use super::rule::{Centroids, Keep};
-use crate::cpu::{InstructionSet, for_each_task};
+use crate::cpu::{InstructionSet, MAX_THREADS, Plan, for_each_task};
 use crate::dtype::Dtype;
-use crate::plan::{MAX_THREADS, Plan};
 use crate::problem::Problem;
 use crate::tensor::{Inputs, Outputs, TensorView, TensorViewMut};
 

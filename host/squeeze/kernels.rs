@@ -8,7 +8,23 @@ use super::level::Level;
 use crate::cpu::{KEY_GROUP, Kernel, Lanes, PANEL, Rows, Simd, scores};
 
 /// Centroids whose products are worked out before they are compared.
-const TILE: usize = 128;
+const TILE: usize = 64;
+
+/// What [`Nearest`] works in.
+pub(super) struct NearestMemory {
+    /// Points, transposed.
+    panel: Vec<Lanes>,
+    tile: Vec<Lanes>,
+}
+
+impl NearestMemory {
+    pub(super) fn new(dim: usize) -> Self {
+        NearestMemory {
+            panel: vec![Lanes::ZERO; dim],
+            tile: vec![Lanes::ZERO; TILE],
+        }
+    }
+}
 
 /// The largest magnitude of a score (log2). What leaves f32's range counts as this much: such a cluster may matter.
 const LARGEST: f32 = 1e30;
@@ -25,6 +41,7 @@ pub(super) struct Nearest<'a> {
     pub(super) labels: &'a mut [u32],
     /// Product of each point with its centroid.
     pub(super) products: &'a mut [f32],
+    pub(super) memory: &'a mut NearestMemory,
 }
 
 impl Kernel for Nearest<'_> {
@@ -32,14 +49,12 @@ impl Kernel for Nearest<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let mut panel = [Lanes::ZERO; crate::dtype::MAX_HEAD_DIM];
-        let panel = &mut panel[..self.dim];
+        let NearestMemory { panel, tile } = self.memory;
         for (lane, point) in self.points.chunks_exact(self.dim).enumerate() {
             for (lanes, &x) in panel.iter_mut().zip(point) {
                 lanes.0[lane] = x;
             }
         }
-        let mut tile = [Lanes::ZERO; TILE];
         let mut best = Lanes::NEG_INFINITY;
         let mut labels = Lanes::ZERO;
         for start in (0..self.count).step_by(TILE) {

@@ -13,7 +13,7 @@
 
 use rayon::prelude::*;
 
-use super::kernels::Nearest;
+use super::kernels::{Nearest, NearestMemory};
 use crate::cpu::{InstructionSet, KEY_GROUP, PANEL};
 
 /// The most clusters: kernels count them in f32.
@@ -74,7 +74,8 @@ impl KMeans<'_> {
     }
 
     fn assign(&self, centroids: &[f32], labels: &mut [u32], products: &mut [f32]) {
-        let run = |((points, labels), products): ((&[f32], &mut [u32]), &mut [f32])| {
+        type Part<'p> = ((&'p [f32], &'p mut [u32]), &'p mut [f32]);
+        let run = |memory: &mut NearestMemory, ((points, labels), products): Part<'_>| {
             self.instruction_set.run(Nearest {
                 points,
                 dim: self.dim,
@@ -82,20 +83,23 @@ impl KMeans<'_> {
                 count: self.clusters,
                 labels,
                 products,
+                memory,
             });
         };
+        let memory = || NearestMemory::new(self.dim);
         if self.parallel {
             self.points
                 .par_chunks(PANEL * self.dim)
                 .zip(labels.par_chunks_mut(PANEL))
                 .zip(products.par_chunks_mut(PANEL))
-                .for_each(run);
+                .for_each_init(memory, run);
         } else {
+            let mut memory = memory();
             self.points
                 .chunks(PANEL * self.dim)
                 .zip(labels.chunks_mut(PANEL))
                 .zip(products.chunks_mut(PANEL))
-                .for_each(run);
+                .for_each(|part| run(&mut memory, part));
         }
     }
 

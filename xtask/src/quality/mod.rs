@@ -79,7 +79,7 @@ fn report_file(name: &str) -> Result<PathBuf, String> {
 /// Measures and prints; what went wrong goes to standard error.
 pub fn run(options: Options) -> ExitCode {
     let measured = if options.squeeze.is_asked() {
-        squeezed::measure(&options)
+        squeeze(&options)
     } else {
         measure(&options)
     };
@@ -92,11 +92,26 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-fn measure(options: &Options) -> Result<(), String> {
+fn squeeze(options: &Options) -> Result<(), String> {
     let model = load(&options.model)?;
+    let texts = squeezed::Texts {
+        text: &read_text(options)?,
+        bytes: options.bytes,
+        offsets: &options.offsets,
+        cases: options.cases,
+    };
+    squeezed::measure(&options.squeeze, &model, &texts)
+}
+
+fn read_text(options: &Options) -> Result<Vec<u8>, String> {
     let beside = || options.model.join("text.txt");
     let path = options.text.clone().unwrap_or_else(beside);
-    let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn measure(options: &Options) -> Result<(), String> {
+    let model = load(&options.model)?;
+    let text = read_text(options)?;
     let stretches = options
         .offsets
         .iter()

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::measure::Stretch;
+use super::model::Model;
 use super::retrieval::{Case, Place};
-use super::{Options, load};
 use context::Context;
 use rules::Spec;
 use table::Row;
@@ -44,18 +44,25 @@ impl SqueezeOptions {
     }
 }
 
+/// What is read.
+pub struct Texts<'a> {
+    pub text: &'a [u8],
+    /// Bytes of each stretch and text with questions.
+    pub bytes: usize,
+    /// Where the stretches begin.
+    pub offsets: &'a [usize],
+    /// Texts with questions.
+    pub cases: u64,
+}
+
 /// Measures and prints.
-pub fn measure(options: &Options) -> Result<(), String> {
-    let squeeze = &options.squeeze;
+pub fn measure(squeeze: &SqueezeOptions, model: &Model, options: &Texts<'_>) -> Result<(), String> {
+    let text = options.text;
     let fixed = options
         .bytes
         .checked_sub(squeeze.input)
         .filter(|fixed| *fixed > 0 && squeeze.input > 0)
         .ok_or("--input must be above 0 and below --bytes")?;
-    let model = load(&options.model)?;
-    let beside = || options.model.join("text.txt");
-    let path = options.text.clone().unwrap_or_else(beside);
-    let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let specs: Vec<Spec> = rules::all()
         .into_iter()
         .filter(|spec| {
@@ -67,20 +74,20 @@ pub fn measure(options: &Options) -> Result<(), String> {
     let stretches = options
         .offsets
         .iter()
-        .map(|&offset| Stretch::of(&text, offset, options.bytes))
+        .map(|&offset| Stretch::of(text, offset, options.bytes))
         .collect::<Result<Vec<_>, _>>()?;
     let cases = (0..options.cases)
-        .map(|seed| Case::new(&text, options.bytes, seed, Place::End))
+        .map(|seed| Case::new(text, options.bytes, seed, Place::End))
         .collect::<Result<Vec<_>, _>>()?;
     let texts = stretches.iter().map(|stretch| (stretch.bytes, None));
     let asked = cases.iter().map(|case| (&case.bytes[..], Some(case)));
     for (index, (bytes, case)) in texts.chain(asked).enumerate() {
-        let context = Context::read(&model, bytes, fixed)?;
+        let context = Context::read(model, bytes, fixed)?;
         let dense = case.map(|case| context.judge(case, &context.logits));
         eprintln!("text {index}: read, dense answers {dense:?}");
         let mut indices = Vec::new();
         for (spec, row) in specs.iter().zip(&mut rows) {
-            let read = context.read_by(&model, bytes, spec, &mut indices)?;
+            let read = context.read_by(model, bytes, spec, &mut indices)?;
             let answered = case.map(|case| context.judge(case, &read.logits));
             row.add(&context, &read, answered, dense);
             eprintln!("text {index}: {}", row.line());
