@@ -16,14 +16,16 @@ mod input;
 #[doc(hidden)]
 pub mod memory;
 mod output;
-#[doc(hidden)]
-pub mod picture;
+mod picture;
 mod progress;
 mod report;
 #[cfg(unix)]
 mod signals;
 mod table;
 mod treatment;
+
+#[doc(hidden)]
+pub use picture::canvas;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;

@@ -45,8 +45,14 @@ fn run(request: &Request) -> Result<(), Failure> {
     if let Some(path) = &request.picture {
         written.push(("--picture", path.as_path()));
     }
-    let read = request.input.as_deref();
-    let mut files = Staged::new(written, read)?;
+    let mut read = Vec::new();
+    if let Some(path) = &request.input {
+        read.push(("--input", path.as_path()));
+    }
+    if let (Some(path), true) = (&request.index, loads) {
+        read.push(("--index", path.as_path()));
+    }
+    let mut files = Staged::new(written, &read)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(request.threads.unwrap_or(0))
         .build()

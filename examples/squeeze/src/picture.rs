@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use sample_attention::squeeze::Index;
+use sample_attention_prefill::canvas::{Anchor, Area, Canvas, Color, Font, mix};
 use sample_attention_prefill::failure::Failure;
-use sample_attention_prefill::picture::canvas::{Anchor, Area, Canvas, Color, Font, mix};
 
 use crate::compute::Outcome;
 use crate::input::Input;
