@@ -101,3 +101,72 @@ pub fn measure(squeeze: &SqueezeOptions, model: &Model, options: &Texts<'_>) -> 
     println!("{}", table::markdown(&rows, fixed, squeeze.input));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use sample_attention::squeeze::{Centroids, IndexOptions, Keep};
+
+    use super::super::divergence::Predictions;
+    use super::super::whole_model::tiny_model;
+    use super::context::Context;
+    use super::rules::{Method, Scope, Spec, Target};
+
+    #[test]
+    fn input_that_looks_up_everything_is_read_as_by_dense_attention() {
+        let model = tiny_model();
+        let bytes: Vec<u8> = (0..700u32).map(|at| (at * at / 7) as u8).collect();
+        let context = Context::read(&model, &bytes, 600).unwrap();
+        let rule = |block| Method::Squeeze {
+            rule: Centroids::default()
+                .with_keep(Keep::Share(1.0))
+                .with_block(block),
+            target: Target::Given,
+        };
+        let pages = Method::Pages {
+            page: 16,
+            share: 1.0,
+        };
+        for method in [rule(1), rule(64), pages] {
+            let spec = Spec {
+                name: String::new(),
+                options: IndexOptions::default(),
+                method,
+                scope: Scope::Model,
+                coarse: None,
+            };
+            let read = context
+                .read_by(&model, &bytes, &spec, &mut Vec::new())
+                .unwrap();
+            let divergence = context
+                .predictions
+                .divergence_of(&Predictions::new(&read.logits));
+            assert!(divergence.abs() < 1e-5, "{divergence:e}");
+            assert!((read.share - 1.0).abs() < 1e-9, "{}", read.share);
+        }
+    }
+
+    #[test]
+    fn a_threshold_from_the_fixed_text_keeps_some_of_it() {
+        let model = tiny_model();
+        let bytes: Vec<u8> = (0..700u32).map(|at| (at * at / 7) as u8).collect();
+        let context = Context::read(&model, &bytes, 600).unwrap();
+        let mut indices = Vec::new();
+        for scope in [Scope::Model, Scope::Layer] {
+            let spec = Spec {
+                name: String::new(),
+                options: IndexOptions::default(),
+                method: Method::Squeeze {
+                    rule: Centroids::default(),
+                    target: Target::Share(0.3),
+                },
+                scope,
+                coarse: Some(0.1),
+            };
+            let read = context
+                .read_by(&model, &bytes, &spec, &mut indices)
+                .unwrap();
+            assert!(read.share > 0.05 && read.share < 0.8, "{}", read.share);
+        }
+        assert_eq!(indices.len(), 1, "an index serves every rule");
+    }
+}
