@@ -15,12 +15,13 @@ use super::error::{Error, Result};
 use super::index::Index;
 use super::level::Level;
 use super::lookup::{Block, Kept, LevelRule, LookUp};
+use super::merge::merge;
 use super::observed::Observed;
 use super::report::{HeadReport, Report};
 use super::rows::{Gathered, part, write_row};
 use super::rule::{Centroids, Keep};
+use super::workspace::{Worker, WorkerShape, Workspace, sized};
 use crate::cpu::{InstructionSet, MAX_THREADS, Plan, for_each_task};
-use crate::dtype::Dtype;
 use crate::problem::Problem;
 use crate::tensor::{Inputs, Outputs, TensorView, TensorViewMut};
 
@@ -56,65 +57,6 @@ pub struct Squeeze<'a> {
     softmax_scale: f32,
     threads: usize,
     instruction_set: InstructionSet,
-}
-
-/// What calls work in. It grows to what the largest call so far took, which [`Squeeze::workspace_bytes`] bounds.
-#[derive(Default)]
-pub struct Workspace {
-    dense: Vec<u8>,
-    part: Vec<f32>,
-    part_lse: Vec<f32>,
-    known: Vec<f32>,
-    known_lse: Vec<f32>,
-    workers: Vec<Worker>,
-    /// What the workers were made for.
-    made_for: Option<WorkerShape>,
-}
-
-/// What the memory of a worker depends on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct WorkerShape {
-    dtype: Dtype,
-    head_dim: usize,
-    group: usize,
-    rows: usize,
-    clusters: usize,
-    coarse_clusters: usize,
-    threads: usize,
-}
-
-impl Workspace {
-    /// Of nothing yet.
-    pub fn new() -> Self {
-        Workspace::default()
-    }
-
-    /// Bytes that it holds between calls.
-    pub fn bytes(&self) -> usize {
-        let floats = [&self.part, &self.part_lse, &self.known, &self.known_lse];
-        let workers = self.workers.iter().map(Worker::bytes);
-        self.dense.capacity()
-            + 4 * floats.map(Vec::capacity).iter().sum::<usize>()
-            + workers.sum::<usize>()
-    }
-}
-
-/// Sizes `memory` without spare capacity, which no one has been told of.
-fn sized<T: Clone + Default>(memory: &mut Vec<T>, len: usize) -> &mut [T] {
-    memory.clear();
-    memory.reserve_exact(len);
-    memory.resize(len, T::default());
-    memory
-}
-
-/// What a worker thread works in.
-struct Worker {
-    lookup: LookUp,
-    keys: Gathered,
-    values: Gathered,
-    dense: Vec<u8>,
-    o: Vec<f32>,
-    lse: Vec<f32>,
 }
 
 /// One query block of one key/value head, and its part of O and LSE: [group, rows, head_dim] and [group, rows].
@@ -658,37 +600,7 @@ impl<'a> Squeeze<'a> {
     }
 }
 
-impl Worker {
-    fn bytes(&self) -> usize {
-        self.lookup.bytes()
-            + self.keys.bytes()
-            + self.values.bytes()
-            + self.dense.len()
-            + 4 * (self.o.len() + self.lse.len())
-    }
-}
-
 fn take<'t>(rest: &mut &'t mut [f32], len: usize) -> &'t mut [f32] {
     rest.split_off_mut(..len)
         .expect("the tasks together are as long as O")
-}
-
-/// Merges attention over other keys into O and its natural log-sum-exp. Of no keys (−∞) nothing is taken, and what is NaN stays.
-fn merge((o, lse): (&mut [f32], &mut f32), (part, part_lse): (&[f32], f32)) {
-    if part_lse == f32::NEG_INFINITY {
-        return;
-    }
-    if *lse == f32::NEG_INFINITY {
-        o.copy_from_slice(part);
-        *lse = part_lse;
-        return;
-    }
-    let (own, other) = (f64::from(*lse), f64::from(part_lse));
-    let max = own.max(other);
-    let (own, other) = ((own - max).exp(), (other - max).exp());
-    let sum = own + other;
-    for (o, &part) in o.iter_mut().zip(part) {
-        *o = ((own * f64::from(*o) + other * f64::from(part)) / sum) as f32;
-    }
-    *lse = (max + sum.ln()) as f32;
 }

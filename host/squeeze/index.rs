@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
+use super::check::{check_dtype, check_finite, check_fixed};
 use super::cluster::{Method, Ordered, Span};
+use super::division::Division;
 use super::error::{Error, Result};
 use super::level::Level;
-use super::options::{IndexOptions, Variance};
+use super::options::IndexOptions;
 use super::rows::{Origin, Rows, read};
 use crate::cpu::InstructionSet;
 use crate::dtype::Dtype;
@@ -24,7 +26,7 @@ use crate::tensor::TensorView;
 ///
 /// # Memory
 /// [`Index::bytes`]: keys and values in their own type, 4 bytes a key and head for positions, and for each cluster 4 · head_dim + 12 bytes
-/// (as much again with [`Variance::PerDimension`]). With the default 5 % + 1 % clusters and bf16 keys of 128 elements that is 1.07
+/// (as much again with [`Variance::PerDimension`](super::Variance::PerDimension)). With the default 5 % + 1 % clusters and bf16 keys of 128 elements that is 1.07
 /// times the keys and values alone.
 ///
 /// ```
@@ -55,43 +57,6 @@ pub(super) struct Head {
     pub(super) coarse: Option<Level>,
 }
 
-/// Which positions of a context of some length are clustered; the others stay outside.
-#[derive(Clone, Copy)]
-struct Division {
-    sinks: usize,
-    window_start: usize,
-    len: usize,
-}
-
-impl Division {
-    fn new(options: &IndexOptions, len: usize) -> Self {
-        let sinks = options.sinks.min(len);
-        Division {
-            sinks,
-            window_start: len.saturating_sub(options.window).max(sinks),
-            len,
-        }
-    }
-
-    fn outside(&self) -> usize {
-        self.sinks + self.len - self.window_start
-    }
-
-    /// Positions outside, ascending: the first rows of every head.
-    fn outside_positions(&self) -> impl Iterator<Item = usize> + Clone + use<> {
-        (0..self.sinks).chain(self.window_start..self.len)
-    }
-
-    /// Row of a position outside.
-    fn row(&self, position: usize) -> usize {
-        if position < self.sinks {
-            position
-        } else {
-            self.sinks + position - self.window_start
-        }
-    }
-}
-
 impl Index {
     /// Clusters the keys of a fixed context, on the threads of the current rayon pool.
     ///
@@ -120,8 +85,8 @@ impl Index {
         let clustered = division.sinks..division.window_start;
         let origins: Vec<Vec<Origin>> =
             vec![clustered.clone().map(|p| (0, p as u32)).collect(); heads];
-        check_finite_outside("k", k, division.outside_positions(), 0)?;
-        check_finite_outside("v", v, 0..len, 0)?;
+        check_finite("k", k, division.outside_positions(), 0)?;
+        check_finite("v", v, 0..len, 0)?;
         let spans = cluster(&[*k], clustered.start, &origins, options, progress)?;
         let outside: Vec<Origin> = division
             .outside_positions()
@@ -156,8 +121,8 @@ impl Index {
             });
         }
         check_dtype("k", self.dtype(), k.dtype())?;
-        check_finite_outside("k", k, 0..more, self.len())?;
-        check_finite_outside("v", v, 0..more, self.len())?;
+        check_finite("k", k, 0..more, self.len())?;
+        check_finite("v", v, 0..more, self.len())?;
         let before = Division::new(&self.options, self.len());
         let after = Division::new(&self.options, self.len() + more);
         // Old window and new text; a context that had no clusters may have had fewer sinks.
@@ -487,69 +452,4 @@ fn cluster(
         heads[span.0].push(ordered?);
     }
     Ok(heads)
-}
-
-fn check_fixed(k: &TensorView<'_>, v: &TensorView<'_>) -> Result<()> {
-    let [batch, heads, len, dim] = k.shape();
-    if batch != 1 {
-        return Err(Error::Batch { given: batch });
-    }
-    if v.shape() != k.shape() {
-        return Err(Error::Shape {
-            tensor: "v",
-            expected: k.shape(),
-            given: v.shape(),
-        });
-    }
-    check_dtype("v", k.dtype(), v.dtype())?;
-    crate::problem::Problem::causal(len, dim, k.dtype())
-        .with_heads(heads, heads)
-        .validate()?;
-    Ok(())
-}
-
-pub(super) fn check_dtype(tensor: &'static str, expected: Dtype, given: Dtype) -> Result<()> {
-    if given == expected {
-        return Ok(());
-    }
-    Err(Error::Dtype {
-        tensor,
-        expected,
-        given,
-    })
-}
-
-/// Refuses rows that are not finite; `first` is the position of the tensor's first token.
-fn check_finite_outside(
-    tensor: &'static str,
-    view: &TensorView<'_>,
-    tokens: impl Iterator<Item = usize> + Clone,
-    first: usize,
-) -> Result<()> {
-    let [_, heads, _, dim] = view.shape();
-    let mut row = vec![0.0; dim];
-    for head in 0..heads {
-        for token in tokens.clone() {
-            read(view, (0, head, token), &mut row);
-            if row.iter().any(|x| !x.is_finite()) {
-                return Err(Error::NonFinite {
-                    tensor,
-                    head,
-                    position: first + token,
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Variance {
-    /// Its name in files.
-    #[cfg(feature = "index-files")]
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Variance::Profile => "profile",
-            Variance::PerDimension => "per dimension",
-        }
-    }
 }

@@ -18,7 +18,9 @@
 //! query heads of a group share one list of clusters. Keys carry their rotary embedding already. Log-sum-exp is natural.
 
 mod attention;
+mod check;
 mod cluster;
+mod division;
 mod error;
 #[cfg(feature = "index-files")]
 mod files;
@@ -27,16 +29,19 @@ mod kernels;
 mod kmeans;
 mod level;
 mod lookup;
+mod merge;
 mod observed;
 mod options;
 mod report;
 mod rows;
 mod rule;
+mod workspace;
 
-pub use attention::{Squeeze, Workspace};
+pub use attention::Squeeze;
 pub use error::{Error, Result};
 pub use index::Index;
 pub use observed::Observed;
 pub use options::{IndexOptions, Variance};
 pub use report::{HeadReport, Report};
 pub use rule::{Centroids, Denominator, Keep, Score};
+pub use workspace::Workspace;

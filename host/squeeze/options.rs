@@ -160,3 +160,14 @@ impl IndexOptions {
         Ok(())
     }
 }
+
+impl Variance {
+    /// Its name in files.
+    #[cfg(feature = "index-files")]
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Variance::Profile => "profile",
+            Variance::PerDimension => "per dimension",
+        }
+    }
+}
