@@ -1,6 +1,7 @@
 //! The picture: per head, the mask over the attention mass, the coverage curve and the coverage of the rows.
 
 mod axis;
+#[doc(hidden)]
 pub mod canvas;
 mod curve;
 mod map;
