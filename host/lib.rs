@@ -27,6 +27,9 @@
 //! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else. With the feature `cuda`,
 //! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself.
 //!
+//! [`squeeze`] is a system of its own beside the four stages: Squeezed Attention, for prompts of which a large part is fixed. Its keys are
+//! clustered once, and every query looks up which clusters it attends to. It runs on the CPU.
+//!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
@@ -54,6 +57,7 @@ pub mod ptx;
 mod report;
 mod selection;
 mod shape;
+pub mod squeeze;
 mod stage;
 mod tensor;
 pub mod top_k;

@@ -38,10 +38,13 @@ pub use plan::Plan;
 pub use planned::MAX_THREADS;
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
+pub(crate) use simd::{Kernel, Lanes, PANEL, Simd};
 pub use stages::Stages;
+pub(crate) use tile::{KEY_GROUP, Rows, scores};
 #[cfg(test)]
 pub(crate) use units::{Unit, Units};
 pub use varlen::VarlenPlan;
+pub(crate) use workers::for_each_task;
 
 use crate::error::{Error, Result};
 use crate::report::Coverage;

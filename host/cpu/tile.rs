@@ -10,9 +10,9 @@ use super::simd::{Lanes, PANEL, Simd};
 
 /// Rows of f32 that lie `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -29,7 +29,7 @@ const fn register_rows<S: Simd>() -> usize {
 }
 
 /// Keys are worked on in groups of this many; a tile's key rows are padded to it.
-pub(super) const KEY_GROUP: usize = 8;
+pub(crate) const KEY_GROUP: usize = 8;
 
 /// Running softmax statistics of a panel: maximum of the scores so far (log2) and sum of 2^(score - maximum).
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -104,7 +104,7 @@ impl Softcap {
 
 /// `scores[key] = keys[key] · queries` for all keys of `scores`, whose number is a multiple of [`KEY_GROUP`].
 #[inline(always)]
-pub(super) fn scores<S: Simd>(simd: S, queries: &[Lanes], keys: Rows<'_>, scores: &mut [Lanes]) {
+pub(crate) fn scores<S: Simd>(simd: S, queries: &[Lanes], keys: Rows<'_>, scores: &mut [Lanes]) {
     if register_rows::<S>() == 8 {
         scores_in_groups::<S, 8>(simd, queries, keys, scores);
     } else {

@@ -7,6 +7,7 @@ mod attention;
 mod mask;
 mod rows;
 mod selection;
+pub mod squeeze;
 
 pub use attention::{Row, attention, attention_row};
 pub use mask::{HeadMask, Mask};

@@ -7,11 +7,14 @@ mod allocator;
 mod args;
 mod compute;
 mod engine;
-mod failure;
-mod files;
+#[doc(hidden)]
+pub mod failure;
+#[doc(hidden)]
+pub mod files;
 mod gpu;
 mod input;
-mod memory;
+#[doc(hidden)]
+pub mod memory;
 mod output;
 mod picture;
 mod plan;
@@ -22,6 +25,9 @@ mod report;
 mod signals;
 mod table;
 mod treatment;
+
+#[doc(hidden)]
+pub use picture::canvas;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
