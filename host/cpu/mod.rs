@@ -46,7 +46,7 @@ pub(crate) use units::{Unit, Units};
 pub use varlen::VarlenPlan;
 pub(crate) use workers::for_each_task;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
@@ -64,6 +64,9 @@ pub(crate) fn attend(
     workspace: &mut [u8],
 ) -> Result<()> {
     inputs.check(&plan.problem)?;
+    if plan.problem.window_left.is_some() && !plan.problem.causal {
+        return Err(Error::SelectionWindow);
+    }
     let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
     let memory = (&mut workspace.scratches[..], &mut *workspace.partials);
