@@ -6,7 +6,7 @@ use super::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Variance {
-    /// One profile over the dimensions for each key/value head, times one number a cluster: σ²[c, d] ≈ profile[d] · spread[c]. The
+    /// One profile over the dimensions for each key/value head, times one number a cluster: `σ²[c, d] ≈ profile[d] · spread[c]`. The
     /// second-order score then needs no second product over clusters.
     Profile,
     /// One number for each cluster and dimension.
