@@ -25,7 +25,8 @@
 //!
 //! [`pipeline`] states the same four stages as launches of GPU kernels. With the feature `emulator`, the module `emulator` runs
 //! those kernels on the CPU, instruction by instruction: for tests, far too slow for anything else. With the feature `cuda`,
-//! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself.
+//! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself. With the feature `profile`, the module `profile` reads
+//! and writes a policy for every head of a model, and `calibrate` finds one.
 //!
 //! [`squeeze`] is a system of its own beside the four stages: Squeezed Attention, for prompts of which a large part is fixed. Its keys are
 //! clustered once, and every query looks up which clusters it attends to. It runs on the CPU.

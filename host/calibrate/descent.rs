@@ -4,6 +4,9 @@ use super::Engine;
 use super::search::{CalibrateError, Found, Search, Step};
 use super::table::{HeadTable, Measured};
 
+/// Prices that are tried on each side of the given one.
+const MOST_DOUBLINGS: usize = 6;
+
 /// Which way along a head's ladder.
 #[derive(Clone, Copy)]
 enum Way {
@@ -25,8 +28,9 @@ struct Descent<'d, 'w, E> {
 }
 
 impl Search<'_> {
-    /// Starts from [`HeadTable::choose`] and moves single heads along the candidates that the table calls worth their cost, cheaper or
-    /// dearer, as long as that lowers the whole model's divergence + price · cost, in at most `most_trials` trials of a run a text
+    /// Starts from [`HeadTable::choose`] at the price, at half of it, a quarter and so on, or at twice the price and so on, whichever the
+    /// whole model says is best, since divergences do not add up; then moves single heads along the candidates that the table calls worth their cost, cheaper or
+    /// dearer, as long as that lowers the whole model's divergence + price · Σ cost, in at most `most_trials` trials of a run a text
     /// each. From the last layer to the first: what follows a changed layer is all that an engine need run again.
     ///
     /// # Errors
@@ -54,6 +58,7 @@ impl Search<'_> {
             best: before,
             trials: 0,
         };
+        descent.start()?;
         let is_settled = descent.run()?;
         let found = Found {
             heads: table.policies(&descent.chosen),
@@ -78,6 +83,50 @@ fn measure<E: Engine>(
 }
 
 impl<E: Engine> Descent<'_, '_, E> {
+    /// Replaces the choice by that at another price, if the whole model is better with it.
+    fn start(&mut self) -> Result<(), CalibrateError<E::Error>> {
+        for factor in [2.0, 0.5] {
+            let (mut price, mut moved) = (self.price, false);
+            let mut last = self.chosen.clone();
+            for _ in 0..MOST_DOUBLINGS {
+                price *= factor;
+                let chosen = self.table.chosen(price);
+                if chosen == last {
+                    continue;
+                }
+                last.clone_from(&chosen);
+                if self.trials >= self.most_trials || !self.attempt(chosen)? {
+                    break;
+                }
+                moved = true;
+            }
+            if moved {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the whole model is better with other candidates, which it then has.
+    fn attempt(&mut self, chosen: Vec<Vec<usize>>) -> Result<bool, CalibrateError<E::Error>> {
+        let tried = measure(self.search, self.engine, self.table, &chosen)?;
+        self.trials += 1;
+        let heads = self.chosen.iter().map(Vec::len).sum::<usize>() as f64;
+        let objective = |one: Measured| one.divergence + self.price * heads * one.cost;
+        let is_better = objective(tried) < objective(self.best);
+        if is_better {
+            self.best = tried;
+            self.chosen = chosen;
+            self.engine.adopt(&self.table.policies(&self.chosen));
+        }
+        self.search.tell(Step::Descent {
+            trials: self.trials,
+            most: self.most_trials,
+            best: self.best,
+        });
+        Ok(is_better)
+    }
+
     /// Sweeps until no step helps, and whether that came before the trials were used up.
     fn run(&mut self) -> Result<bool, CalibrateError<E::Error>> {
         loop {
@@ -117,23 +166,9 @@ impl<E: Engine> Descent<'_, '_, E> {
                 Way::Dearer => Some(rung + 1).filter(|&next| next < ladder.len()),
             };
             let Some(next) = next else { break };
-            self.chosen[layer][head] = ladder[next];
-            let tried = measure(self.search, self.engine, self.table, &self.chosen)?;
-            self.trials += 1;
-            let objective = |one: Measured| one.divergence + self.price * one.cost;
-            let is_better = objective(tried) < objective(self.best);
-            if is_better {
-                self.best = tried;
-                self.engine.adopt(&self.table.policies(&self.chosen));
-            } else {
-                self.chosen[layer][head] = now;
-            }
-            self.search.tell(Step::Descent {
-                trials: self.trials,
-                most: self.most_trials,
-                best: self.best,
-            });
-            if !is_better {
+            let mut chosen = self.chosen.clone();
+            chosen[layer][head] = ladder[next];
+            if !self.attempt(chosen)? {
                 break;
             }
             moved = true;

@@ -43,7 +43,7 @@ pub enum MemoError {
     },
 }
 
-/// What a search has measured so far.
+/// What a search has measured so far. When it is dropped, its file has all of it.
 #[derive(Debug, Default)]
 pub struct Memo {
     path: Option<PathBuf>,
@@ -53,7 +53,8 @@ pub struct Memo {
     candidates: Option<String>,
     measured: BTreeMap<String, Measured>,
     last_write: Option<Instant>,
-    is_written: bool,
+    /// Whether the file lacks a measurement.
+    lacks_some: bool,
 }
 
 impl Memo {
@@ -69,11 +70,9 @@ impl Memo {
     /// Any [`MemoError`].
     pub fn open(path: impl AsRef<Path>, subject: &str) -> Result<Self, MemoError> {
         let path = path.as_ref();
-        let mut memo = Memo {
-            path: Some(path.to_owned()),
-            subject: subject.to_owned(),
-            ..Memo::default()
-        };
+        let mut memo = Memo::in_memory();
+        memo.path = Some(path.to_owned());
+        memo.subject = subject.to_owned();
         match std::fs::read(path) {
             Ok(bytes) => memo.fill(&bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -128,7 +127,6 @@ impl Memo {
             .ok_or_else(not_a_state)?;
         self.candidates = Some(candidates.to_owned());
         self.measured = measured;
-        self.is_written = true;
         Ok(())
     }
 
@@ -152,7 +150,7 @@ impl Memo {
 
     pub(super) fn insert(&mut self, key: String, measured: Measured) -> Result<(), MemoError> {
         self.measured.insert(key, measured);
-        self.is_written = false;
+        self.lacks_some = true;
         match self.last_write {
             Some(last) if last.elapsed() < WRITE_EVERY => Ok(()),
             _ => self.write(),
@@ -161,7 +159,7 @@ impl Memo {
 
     /// Writes the file, if there is one and it lacks something.
     pub(super) fn write(&mut self) -> Result<(), MemoError> {
-        let Some(path) = self.path.as_deref().filter(|_| !self.is_written) else {
+        let Some(path) = self.path.as_deref().filter(|_| self.lacks_some) else {
             return Ok(());
         };
         let entries = self.measured.iter();
@@ -178,7 +176,15 @@ impl Memo {
         crate::whole_file::write(path, state.to_string().as_bytes())
             .map_err(|error| self.file_error(&error))?;
         self.last_write = Some(Instant::now());
-        self.is_written = true;
+        self.lacks_some = false;
         Ok(())
+    }
+}
+
+/// A search that ends with an error keeps what it has measured.
+impl Drop for Memo {
+    fn drop(&mut self) {
+        // The error that ended the search is the one to tell.
+        let _ = self.write();
     }
 }

@@ -3,14 +3,15 @@
 //! A head's *cost* is the share of the causal area that it attends to and what its selection costs
 //! ([`HeadPolicy::sampling_cost`]), dense attention being 1; a model's is the mean over its heads. A profile's *divergence* is the mean
 //! Kullback-Leibler divergence of the model's predictions from those with dense attention, in bits. The search minimises divergence +
-//! price · cost, over a list of candidates for each head:
+//! price · Σ cost over the heads, so that a price is what making one dense head free is worth; over a list of candidates for each head:
 //!
 //! 1. **Each head alone** ([`Search::heads_by_divergence`]): what every candidate costs and how far it takes the model from dense
 //!    attention when all other heads are dense. Or the way that needs no run of the whole model ([`Search::heads_by_error`]): the error of
-//!    the head's output through the layer's output projection, which [`Search::fit_layers`] turns into bits by one run a layer.
-//! 2. **Choice** ([`HeadTable::choose`]): for each head by itself, as if divergences added up.
-//! 3. **Coordinate descent** ([`Search::descend`]): heads are made cheaper or dearer, one at a time, for as long as that lowers the
-//!    whole model's divergence + price · cost.
+//!    the head's output through the layer's output projection, which [`Search::fit_heads`] turns into bits by one run a head.
+//! 2. **Choice** ([`HeadTable::choose`]): for each head by itself, as if divergences added up. They do not, so the whole model is run with
+//!    the choices at several prices.
+//! 3. **Coordinate descent** ([`Search::descend`]): from the best of them, heads are made cheaper or dearer, one at a time, for as long as that lowers the
+//!    same for the whole model.
 //!
 //! What the texts ask for is what the profile keeps: texts for models that answer questions hold questions. A profile keeps too little
 //! of texts that are longer than those it was found on. An engine implements [`Engine`], [`HeadErrors`] or both. The result depends on
@@ -37,7 +38,7 @@
 //!
 //! let mut search = Search::new(default_candidates(), Memo::in_memory());
 //! let table = search.heads_by_divergence(&mut Toy)?;
-//! let found = search.descend(&mut Toy, &table, 0.1, 100)?;
+//! let found = search.descend(&mut Toy, &table, 0.05, 100)?;
 //! assert_eq!(found.heads[0][0], HeadPolicy::Dense);
 //! assert_ne!(found.heads[0][1], HeadPolicy::Dense);
 //! let profile = Profile::new("toy", found.heads)?;

@@ -47,6 +47,13 @@ pub enum Step {
         /// Of so many.
         total: usize,
     },
+    /// Heads measured once each, to turn errors into bits.
+    Fit {
+        /// So many.
+        done: usize,
+        /// Of so many.
+        total: usize,
+    },
     /// Trials of whole profiles.
     Descent {
         /// So many.
@@ -66,11 +73,11 @@ pub struct Found {
     pub heads: Vec<Vec<HeadPolicy>>,
     /// Of the whole model, on the texts of the calibration.
     pub measured: Measured,
-    /// The same before the descent.
+    /// The same with each head as [`HeadTable::choose`] has it at the price.
     pub before: Measured,
     /// Profiles that were tried.
     pub trials: usize,
-    /// Whether no single step lowers divergence + price · cost any more; else the trials were used up.
+    /// Whether no single step lowers divergence + price · Σ cost any more; else the trials were used up.
     pub is_settled: bool,
 }
 
@@ -122,7 +129,7 @@ impl<'a> Search<'a> {
     }
 
     /// Each head alone by the engine's [`HeadErrors`]: needs no run of the whole model. The divergences are errors, which
-    /// [`Search::fit_layers`] turns into bits.
+    /// [`Search::fit_heads`] turns into bits.
     ///
     /// # Errors
     /// Any [`CalibrateError`].
@@ -183,13 +190,14 @@ impl<'a> Search<'a> {
         let total = texts * layers * q_heads * (self.candidates.len() - 1);
         let mut done = 0;
         let mut of_texts = vec![vec![vec![Vec::new(); self.candidates.len()]; q_heads]; layers];
+        let candidates = self.candidates.clone();
         let mut heads = vec![vec![HeadPolicy::Dense; q_heads]; layers];
         engine.adopt(&heads);
         for text in 0..texts {
             for layer in 0..layers {
                 for head in 0..q_heads {
-                    for candidate in 1..self.candidates.len() {
-                        heads[layer][head] = self.candidates[candidate];
+                    for (candidate, policy) in candidates.iter().enumerate().skip(1) {
+                        heads[layer][head] = *policy;
                         let key = format!("alone {text} {layer} {head} {candidate}");
                         let mut measured = self.measure(engine, &heads, text, key)?;
                         // The head's own cost: the model's is a mean in which all others are 1.
@@ -207,42 +215,42 @@ impl<'a> Search<'a> {
         Ok(self.table(of_texts))
     }
 
-    /// Turns the errors of [`Search::heads_by_error`] into bits, by a factor for each layer: one run a text in which all heads of the
-    /// layer have a middling candidate and all others are dense gives the layer's divergence, and its heads' errors are known.
+    /// Turns the errors of [`Search::heads_by_error`] into bits, by a factor for each head: one run a text in which the head has a
+    /// middling candidate and all others are dense gives its divergence, and its error is known.
     ///
     /// # Errors
     /// Any [`CalibrateError`].
-    pub fn fit_layers<E: Engine>(
+    pub fn fit_heads<E: Engine>(
         &mut self,
         engine: &mut E,
         table: &HeadTable,
     ) -> Result<HeadTable, CalibrateError<E::Error>> {
         let (layers, q_heads) = (engine.layers(), engine.q_heads());
-        let dense = vec![vec![HeadPolicy::Dense; q_heads]; layers];
-        engine.adopt(&dense);
-        let mut factors = Vec::with_capacity(layers);
-        for layer in 0..layers {
-            let middling: Vec<usize> = (0..q_heads)
-                .map(|head| table.middling(layer, head))
-                .collect();
-            let mut heads = dense.clone();
-            heads[layer] = middling.iter().map(|&at| self.candidates[at]).collect();
-            let named = format!("layer {layer} {middling:?}");
+        let mut heads = vec![vec![HeadPolicy::Dense; q_heads]; layers];
+        engine.adopt(&heads);
+        let mut factors = vec![vec![None; q_heads]; layers];
+        let total = layers * q_heads;
+        for head in 0..total {
+            // From the last layer on, whose runs are short where an engine keeps what goes before.
+            let (layer, head) = (layers - 1 - head / q_heads, head % q_heads);
+            let candidate = table.middling(layer, head);
+            heads[layer][head] = self.candidates[candidate];
+            let named = format!("fit {layer} {head} {candidate}");
             let measured = self.measure_all(engine, &heads, &named)?;
-            let errors = middling.iter().zip(&table.measured[layer]);
-            let error: f64 = errors.map(|(&at, head)| head[at].divergence).sum();
-            factors.push((error > 0.0).then(|| measured.divergence / error));
+            heads[layer][head] = HeadPolicy::Dense;
+            let error = table.measured[layer][head][candidate].divergence;
+            factors[layer][head] = (error > 0.0).then(|| measured.divergence / error);
+            let done = (layers - 1 - layer) * q_heads + head + 1;
+            self.tell(Step::Fit { done, total });
         }
-        let known: Vec<f64> = factors.iter().copied().flatten().collect();
+        let known: Vec<f64> = factors.iter().flatten().copied().flatten().collect();
         let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
         let mut table = table.clone();
-        for (layer, factor) in table.measured.iter_mut().zip(factors) {
-            // A layer without errors has nothing to scale; its other candidates are taken for those of a mean layer.
+        let rows = table.measured.iter_mut().flatten();
+        for (row, factor) in rows.zip(factors.into_iter().flatten()) {
+            // A head whose middling candidate makes no error is scaled as a mean head.
             let factor = factor.unwrap_or(mean);
-            layer
-                .iter_mut()
-                .flatten()
-                .for_each(|one| one.divergence *= factor);
+            row.iter_mut().for_each(|one| one.divergence *= factor);
         }
         self.memo.write()?;
         Ok(table)

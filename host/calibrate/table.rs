@@ -69,9 +69,8 @@ impl HeadTable {
 
     /// The same as indices of candidates.
     pub(super) fn chosen(&self, price: f64) -> Vec<Vec<usize>> {
-        let heads = self.measured.iter().map(Vec::len).sum::<usize>() as f64;
         let of_head = |measured: &Vec<Measured>| {
-            let objective = |one: &Measured| one.divergence + price * one.cost / heads;
+            let objective = |one: &Measured| one.divergence + price * one.cost;
             let mut best = 0;
             for (candidate, one) in measured.iter().enumerate() {
                 // NaN is never better.
@@ -142,12 +141,11 @@ mod tests {
     #[test]
     fn a_choice_follows_the_price() {
         let table = table();
-        // Two heads: a head's cost is half of the model's.
-        assert_eq!(table.chosen(1.0), [[1, 2]]);
+        assert_eq!(table.chosen(0.5), [[1, 2]]);
         assert_eq!(table.chosen(0.0), [[0, 0]]);
-        assert_eq!(table.chosen(0.01), [[3, 0]]);
+        assert_eq!(table.chosen(0.002), [[3, 0]]);
         assert_eq!(table.chosen(1e9), [[1, 1]]);
-        assert_eq!(table.estimate(1.0).cost, (0.1 + 0.2) / 2.0);
+        assert_eq!(table.estimate(0.5).cost, (0.1 + 0.2) / 2.0);
     }
 
     #[test]

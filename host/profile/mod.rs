@@ -9,18 +9,18 @@
 //! | `version` | 1. A reader refuses versions that it does not know |
 //! | `model` | text: the model that was calibrated |
 //! | `layers`, `q_heads` | whole numbers from 1 on: the model's layers, and query heads of each |
-//! | `calibration` | an object, or null where nothing was calibrated: `texts` (text: what was read), `lengths` (tokens of the texts), `price` (bits of divergence that one more of the cost may save: see [`calibrate`](crate::calibrate)) |
+//! | `calibration` | an object, or null where nothing was calibrated: `texts` (text: what was read), `lengths` (tokens of the texts), `price` (bits of divergence: see [`calibrate`](crate::calibrate)) |
 //! | `heads` | `layers` lists of `q_heads` objects each |
 //!
-//! A head has a `kind` and the kind's parameters; those in brackets may be left out, and have the value given here then:
+//! A head has a `kind` and the kind's parameters; those in parentheses may be left out, and have the value given here then:
 //!
 //! | `kind` | parameters |
 //! |---|---|
 //! | `dense` | none |
 //! | `local` | `window`, `sinks` |
-//! | `rows` | `coverage`, `row_stride`, `window`, `sinks`, [`row_offset` 0], [`tail` 0], [`tail_stride` 4], [`fallback` `"auto"`] |
-//! | `blocks` | `coverage`, `row_stride`, `window`, `sinks`, [`stride_doubles_from` null: never], [`fallback` `"auto"`] |
-//! | `residual`, `paper` | `coverage`, `row_stride`, `window`, `sinks`, [`fallback` `"auto"`] |
+//! | `rows` | `coverage`, `row_stride`, `window`, `sinks`, (`row_offset` 0), (`tail` 0), (`tail_stride` 4), (`fallback` `"auto"`) |
+//! | `blocks` | `coverage`, `row_stride`, `window`, `sinks`, (`stride_doubles_from` null: never), (`fallback` `"auto"`) |
+//! | `residual`, `paper` | `coverage`, `row_stride`, `window`, `sinks`, (`fallback` `"auto"`) |
 //!
 //! They are the fields of [`Policy`](crate::Policy) in its units; in place of `window`, in tokens, there may be `window_ratio`, a
 //! share of all keys. Any other field is an error, and so is a field that is there twice.
@@ -77,7 +77,7 @@ pub struct Calibrated {
     pub texts: String,
     /// Tokens of the texts: a profile keeps too little of longer ones.
     pub lengths: Vec<usize>,
-    /// Bits of divergence that saving the cost of one whole dense attention was worth. Finite, not negative.
+    /// Bits of divergence that making one dense head free was worth. Finite, not negative.
     pub price: f64,
 }
 

@@ -153,7 +153,10 @@ fn of_head(layer: usize, head: usize, value: Value) -> Result<HeadPolicy, Profil
         "blocks" => Budget::Blocks,
         "residual" => Budget::Residual,
         "paper" => Budget::Paper,
-        _ => return Err(ProfileError::UnknownKind { layer, head, kind }),
+        _ => {
+            let kind = short(&kind);
+            return Err(ProfileError::UnknownKind { layer, head, kind });
+        }
     };
     of_budget(fields, budget).map(HeadPolicy::Selected)
 }
@@ -201,6 +204,11 @@ fn of_budget(mut fields: Fields, budget: Budget) -> Result<Policy, ProfileError>
     Ok(policy)
 }
 
+/// As much of a name as fits a line, whatever a hostile file makes of it.
+fn short(name: &str) -> String {
+    name.chars().take(60).collect()
+}
+
 fn whole(value: &Value) -> Option<usize> {
     match value {
         Value::Whole(number) => usize::try_from(*number).ok(),
@@ -221,7 +229,7 @@ impl Fields {
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(ProfileError::DuplicateField {
                 place,
-                field: pair[0].to_owned(),
+                field: short(pair[0]),
             });
         }
         Ok(Fields { fields, place })
@@ -301,8 +309,7 @@ impl Fields {
             None => Ok(()),
             Some((field, _)) => Err(ProfileError::UnknownField {
                 place: self.place,
-                // What a hostile file makes of it must fit a line.
-                field: field.chars().take(60).collect(),
+                field: short(&field),
                 known: known.join(", "),
             }),
         }

@@ -44,7 +44,7 @@ pub struct Options {
     /// Texts of each length, with questions at the end and in the middle by turns.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     texts: u64,
-    /// Bits of divergence that saving the cost of one dense attention is worth: the higher, the cheaper the profile.
+    /// Bits of divergence that making one dense head free is worth: the higher, the cheaper the profile.
     #[arg(long, default_value_t = 0.001, value_parser = price)]
     price: f64,
     /// Where to write the profile.
@@ -169,8 +169,7 @@ fn search(
         let errors = search
             .heads_by_error(&mut ModelErrors::new(model, texts))
             .map_err(|error| failed(&error))?;
-        bar.set_message("a factor for each layer");
-        search.fit_layers(&mut engine, &errors)
+        search.fit_heads(&mut engine, &errors)
     } else {
         search.heads_by_divergence(&mut engine)
     };
@@ -195,6 +194,11 @@ fn show(bar: &ProgressBar, step: Step) {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
             bar.set_message("each head alone");
+        }
+        Step::Fit { done, total } => {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            bar.set_message("from errors to bits");
         }
         Step::Descent { trials, most, best } => {
             bar.set_length(most as u64);

@@ -264,17 +264,17 @@ impl Panel<'_> {
         let cost = report.density + sampling_cost(self.asked, report);
         let mut facts = vec![head_text(&policy), format!("cost {cost:.3}")];
         if let Some(sampled) = report.sampled_coverage {
-            facts.push(format!("sampled coverage {:.1} %", 100.0 * sampled));
+            facts.push(format!("sampled {:.1} %", 100.0 * sampled));
         }
         if let Some(comparison) = &self.outcome.comparison {
             let coverage = &comparison.coverage[self.head];
             facts.push(format!(
-                "rows: 1st percentile {:.1} %, minimum {:.1} %",
+                "rows: p1 {:.1} %, min {:.1} %",
                 100.0 * coverage.percentile_1,
                 100.0 * coverage.min
             ));
             facts.push(format!(
-                "output error {:.4}",
+                "error of O {:.4}",
                 comparison.head_errors[self.head]
             ));
         }

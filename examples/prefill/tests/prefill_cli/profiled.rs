@@ -200,3 +200,23 @@ fn profiles_that_do_not_fit_are_named() {
     }
     assert_eq!(Profile::read(folder.file("p.json")).unwrap(), profile());
 }
+
+#[test]
+fn the_profile_of_the_repository_is_read() {
+    let folder = Folder::new();
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../inputs/data/lm-8k.profile.json"
+    );
+    let profile = Profile::read(path).unwrap();
+    // What calibration wrote, with the price in the unit that it has now.
+    assert_eq!(std::fs::read_to_string(path).unwrap(), profile.to_json());
+    for layer in 0..profile.layers() {
+        let input = "--synthetic 1100 --head-dim 16";
+        let table = succeeds(
+            &folder,
+            &format!("{input} --profile {path} --layer {layer}"),
+        );
+        assert!(table.contains(" local "), "{table}");
+    }
+}
