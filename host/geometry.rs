@@ -35,6 +35,8 @@ pub(crate) struct Geometry {
     pub(crate) q_len: usize,
     pub(crate) k_len: usize,
     pub(crate) causal: bool,
+    /// Keys before its position that a row sees at most.
+    pub(crate) window_left: Option<usize>,
 }
 
 impl Geometry {
@@ -43,6 +45,7 @@ impl Geometry {
             q_len: problem.q_len,
             k_len: problem.k_len,
             causal: problem.causal,
+            window_left: problem.window_left,
         }
     }
 
@@ -55,7 +58,14 @@ impl Geometry {
         self.blocks().div_ceil(SEGMENT_BLOCKS)
     }
 
-    /// Keys that row `row` may see: a prefix of this length.
+    /// First key that row `row` may see; it sees the keys from there on to [`visible_keys`](Geometry::visible_keys).
+    pub(crate) fn first_visible(&self, row: usize) -> usize {
+        self.window_left.map_or(0, |window_left| {
+            (row + self.k_len).saturating_sub(self.q_len.saturating_add(window_left))
+        })
+    }
+
+    /// Keys that row `row` may see, and those before its window: a prefix of this length.
     pub(crate) fn visible_keys(&self, row: usize) -> usize {
         if self.causal {
             (row + self.k_len + 1).saturating_sub(self.q_len)
@@ -122,7 +132,7 @@ impl Geometry {
     /// Pairs (row, key) of one head that the problem allows.
     pub(crate) fn visible_pairs(&self) -> u64 {
         (0..self.q_len)
-            .map(|row| self.visible_keys(row) as u64)
+            .map(|row| (self.visible_keys(row) - self.first_visible(row)) as u64)
             .sum()
     }
 }
@@ -299,6 +309,7 @@ mod tests {
                             q_len,
                             k_len,
                             causal: true,
+                            window_left: None,
                         };
                         for offset in [0, 3, stride - 1] {
                             check_rows(geometry, (stride, offset), tail, start..end);
@@ -323,6 +334,7 @@ mod tests {
                 q_len,
                 k_len,
                 causal: true,
+                window_left: None,
             };
             let rows: Vec<usize> = geometry
                 .query_blocks()

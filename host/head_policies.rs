@@ -279,11 +279,12 @@ impl HeadPlan {
         for head in 0..problem.heads() {
             let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
             let kv_head = q_head / problem.group_size();
-            let of_head = Inputs::new(
-                inputs.q.of_head(batch, q_head),
-                inputs.k.of_head(batch, kv_head),
-                inputs.v.of_head(batch, kv_head),
-            );
+            let of_head = Inputs {
+                q: inputs.q.of_head(batch, q_head),
+                k: inputs.k.of_head(batch, kv_head),
+                v: inputs.v.of_head(batch, kv_head),
+                sink_logits: inputs.sink_logits.map(|all| &all[q_head..=q_head]),
+            };
             let rows = head * problem.q_len..(head + 1) * problem.q_len;
             let outputs = Outputs {
                 o: o.of_head(batch, q_head),

@@ -28,6 +28,9 @@
 //! [`cuda`] runs them on a GPU; with `ptx` alone, an engine launches them itself. With the feature `profile`, the module `profile` reads
 //! and writes a policy for every head of a model, and `calibrate` finds one.
 //!
+//! [`squeeze`] is a system of its own beside the four stages: Squeezed Attention, for prompts of which a large part is fixed. Its keys are
+//! clustered once, and every query looks up which clusters it attends to. It runs on the CPU.
+//!
 //! # Conventions
 //! Tensors are [batch, heads, length, head_dim]. Query `i` stands at key position `i + k_len - q_len`. Query and key blocks
 //! are 128 tokens, counted from key position 0. Log-sum-exp is natural. Rows that see no key give 0 and −∞.
@@ -55,6 +58,7 @@ pub mod ptx;
 mod report;
 mod selection;
 mod shape;
+pub mod squeeze;
 mod stage;
 mod tensor;
 pub mod top_k;

@@ -36,6 +36,11 @@ pub struct Problem {
     /// Whether query `i` sees only keys `j <= i + k_len - q_len`. Without it every query sees every key, and
     /// only dense attention and the caller's own selections are defined.
     pub causal: bool,
+    /// A model's own sliding window (`window_size_left`): query `i` sees no key before `i + k_len - q_len - window_left`, whatever
+    /// else is selected. `None` has no window.
+    pub window_left: Option<usize>,
+    /// Scaled scores s become `softcap · tanh(s / softcap)`. `None` leaves them alone.
+    pub softcap: Option<f32>,
     /// Element type of Q, K and V.
     pub dtype: Dtype,
 }
@@ -56,6 +61,8 @@ impl Problem {
             head_dim,
             softmax_scale: 1.0 / (head_dim as f32).sqrt(),
             causal: true,
+            window_left: None,
+            softcap: None,
             dtype,
         }
     }
@@ -95,6 +102,22 @@ impl Problem {
     /// The same problem, causal or not.
     pub fn with_causal(self, causal: bool) -> Self {
         Problem { causal, ..self }
+    }
+
+    /// The same problem with another [`Problem::window_left`].
+    pub fn with_window_left(self, window_left: impl Into<Option<usize>>) -> Self {
+        Problem {
+            window_left: window_left.into(),
+            ..self
+        }
+    }
+
+    /// The same problem with another [`Problem::softcap`].
+    pub fn with_softcap(self, softcap: impl Into<Option<f32>>) -> Self {
+        Problem {
+            softcap: softcap.into(),
+            ..self
+        }
     }
 
     /// The same problem in another element type.
@@ -187,6 +210,11 @@ impl Problem {
             return Err(Error::Scale {
                 scale: self.softmax_scale,
             });
+        }
+        if let Some(softcap) = self.softcap
+            && !(softcap > 0.0 && softcap.is_finite() && (2.0 / softcap).is_finite())
+        {
+            return Err(Error::Softcap { softcap });
         }
         for (name, len) in [("q_len", self.q_len), ("k_len", self.k_len)] {
             if len > MAX_LEN {

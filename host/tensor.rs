@@ -497,6 +497,9 @@ pub struct Inputs<'a> {
     pub k: TensorView<'a>,
     /// Values [batch, kv_heads, k_len, head_dim].
     pub v: TensorView<'a>,
+    /// A learned sink of each query head \[q_heads\]: a logit in the softmax of every row that has no value. It is part of the
+    /// log-sum-exp, also of rows that see no key. `None` has no sinks, and so has a head with −∞.
+    pub sink_logits: Option<&'a [f32]>,
 }
 
 /// What one call writes.
@@ -513,7 +516,20 @@ pub struct Outputs<'a> {
 impl<'a> Inputs<'a> {
     /// Queries, keys and values.
     pub fn new(q: TensorView<'a>, k: TensorView<'a>, v: TensorView<'a>) -> Self {
-        Inputs { q, k, v }
+        Inputs {
+            q,
+            k,
+            v,
+            sink_logits: None,
+        }
+    }
+
+    /// The same with a learned sink of each query head: see [`Inputs::sink_logits`].
+    pub fn with_sink_logits(self, sink_logits: &'a [f32]) -> Self {
+        Inputs {
+            sink_logits: Some(sink_logits),
+            ..self
+        }
     }
 }
 
@@ -545,7 +561,19 @@ impl Inputs<'_> {
     pub(crate) fn check(&self, problem: &Problem) -> Result<()> {
         self.q.check("q", problem.q_shape(), problem.dtype)?;
         self.k.check("k", problem.kv_shape(), problem.dtype)?;
-        self.v.check("v", problem.kv_shape(), problem.dtype)
+        self.v.check("v", problem.kv_shape(), problem.dtype)?;
+        check_sinks(self.sink_logits, problem.q_heads)
+    }
+}
+
+/// There is one sink for each query head, or none at all.
+pub(crate) fn check_sinks(sink_logits: Option<&[f32]>, q_heads: usize) -> Result<()> {
+    match sink_logits {
+        Some(logits) if logits.len() != q_heads => Err(Error::SinkLogits {
+            given: logits.len(),
+            q_heads,
+        }),
+        _ => Ok(()),
     }
 }
 

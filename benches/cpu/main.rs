@@ -1,16 +1,18 @@
-//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode`, `heads` and `pipeline`.
+//! Microbenchmarks of the CPU backend, one group a stage, plus `dense`, `decode`, `heads` and `pipeline`, and `index`, `lookup` and `squeeze` of
+//! Squeezed Attention.
 //!
 //! ```text
 //! cargo bench --bench cpu                  everything
 //! cargo bench --bench cpu -- sampling      one stage
 //! ```
 //!
-//! Except for `decode`, two query heads share one key/value head; inputs are bf16, head_dim 128, synthetic (`testkit::synthetic`).
+//! Except for `decode` and Squeezed Attention, two query heads share one key/value head; inputs are bf16, head_dim 128, synthetic (`testkit::synthetic`).
 
 mod decode;
 mod dense;
 mod heads;
 mod pipeline;
+mod squeeze;
 mod stages;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -45,6 +47,7 @@ fn settings() -> Criterion {
 criterion_group! {
     name = cpu;
     config = settings();
-    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, heads::selection, pipeline::pipeline
+    targets = stages::sampling, stages::reduction, stages::top_k, stages::sparse_flash, dense::dense, decode::decode, heads::selection, pipeline::pipeline,
+        squeeze::index, squeeze::lookup, squeeze::squeeze
 }
 criterion_main!(cpu);

@@ -39,6 +39,8 @@ pub use sample::{
     sample_attn, sample_attn_varlen, sample_attn_varlen_paged, sample_attn_varlen_paged_with_lse,
     sample_attn_varlen_with_lse, sample_attn_with_lse,
 };
+#[cfg(feature = "profile")]
+pub use sample_attention::profile;
 pub use sample_attention::{Budget, Fallback, HeadPolicy, Policy, Report, Window};
 pub use workspace::Workspace;
 

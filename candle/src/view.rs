@@ -64,16 +64,6 @@ impl View {
         Ok(view)
     }
 
-    /// Tokens `from .. from + len` of the first sequence.
-    pub(crate) fn tokens(&self, from: usize, len: usize) -> View {
-        let [_, heads, _, head_dim] = self.shape;
-        View {
-            shape: [1, heads, len, head_dim],
-            start: self.start + from * self.strides[2],
-            ..*self
-        }
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.shape[2]
     }

@@ -92,17 +92,13 @@ impl Workspace {
         self.lock().report = report;
     }
 
-    /// The plan of a key, made by `make` if it is not known.
-    pub(crate) fn plan(
-        &self,
-        key: &cpu::Key,
-        make: impl FnOnce() -> Result<cpu::CpuPlan>,
-    ) -> Result<Arc<cpu::CpuPlan>> {
+    /// The plan of a key.
+    pub(crate) fn plan(&self, key: &cpu::Key) -> Result<Arc<cpu::CpuPlan>> {
         if let Some(plan) = self.lock().plans.get(key) {
             return Ok(plan);
         }
         // Not under the lock: plans take time, and it is right to make one twice.
-        let plan = Arc::new(make()?);
+        let plan = Arc::new(cpu::CpuPlan::new(key)?);
         self.lock().plans.insert(key.clone(), plan.clone());
         Ok(plan)
     }

@@ -37,11 +37,15 @@ pub(super) struct RunningStats {
 }
 
 impl RunningStats {
-    pub(super) const EMPTY: RunningStats = RunningStats {
-        recent: Stats::EMPTY,
-        stats: Stats::EMPTY,
-        carry: Lanes::ZERO,
-    };
+    /// Of a sink alone, by its score (log2); of nothing where that is -∞.
+    #[inline(always)]
+    pub(super) fn of_sink(sink_log2: f32) -> Self {
+        RunningStats {
+            recent: Stats::of_sink(sink_log2),
+            stats: Stats::EMPTY,
+            carry: Lanes::ZERO,
+        }
+    }
 
     /// Folds the recent tiles in. Returns what was folded before has to be multiplied by.
     #[inline(always)]
@@ -94,13 +98,13 @@ pub(super) struct Accumulator<'a> {
 }
 
 impl<'a> Accumulator<'a> {
-    /// Of nothing yet. What the memory holds does not matter.
-    pub(super) fn new(head_dim: usize, sums: Sums<'a>) -> Self {
+    /// Of nothing yet but the head's sink. What the memory holds does not matter.
+    pub(super) fn new(head_dim: usize, sums: Sums<'a>, sink_log2: f32) -> Self {
         sums.recent.fill(Lanes::ZERO);
         Accumulator {
             head_dim,
             sums,
-            stats: [RunningStats::EMPTY; PANELS],
+            stats: [RunningStats::of_sink(sink_log2); PANELS],
             recent_tiles: 0,
             has_total: false,
         }

@@ -261,7 +261,7 @@ fn attend(pass: &[Member<'_, '_, '_>], workers: &mut Workers<'_, '_>) -> usize {
     for Member { entry, .. } in others() {
         // SAFETY: the workers have ended.
         unsafe {
-            sparse_flash::write_fully_masked_rows(entry.call.geometry(), entry.output, zeros);
+            sparse_flash::write_fully_masked_rows(&entry.call, entry.output, zeros);
         }
     }
     few.iter().map(FewQueries::ranges).max().unwrap_or(0)

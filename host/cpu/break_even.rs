@@ -30,7 +30,9 @@ const MOST_SELECTION_SHARE: f64 = 0.15;
 
 /// Whether selecting may pay; [`Fallback::Auto`](crate::Fallback::Auto) attends to everything outright where it does not.
 pub(super) fn selects(problem: &Problem, policy: &Policy) -> bool {
-    if problem.k_len < BREAK_EVEN_TOKENS {
+    // A model's own window leaves as much to select from.
+    let seen = problem.window_left.unwrap_or(usize::MAX).saturating_add(1);
+    if problem.k_len.min(seen) < BREAK_EVEN_TOKENS {
         return false;
     }
     let share = selection_share(problem, policy);

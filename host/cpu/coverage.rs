@@ -4,7 +4,7 @@ use super::call::Call;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
-use super::tile::{self, KEY_GROUP, Stats};
+use super::tile::{self, KEY_GROUP, Softcap, Stats};
 use super::workers::for_each_task;
 use crate::geometry::{BLOCK, Geometry};
 use crate::report::Coverage;
@@ -34,6 +34,8 @@ pub(super) fn true_coverage(
                 geometry,
                 head_dim: problem.head_dim,
                 scale_log2: problem.scale_log2(),
+                softcap: call.softcap(),
+                sink_log2: call.sink_log2(head),
                 q: call.queries(head),
                 k: call.keys(head),
                 first_row,
@@ -80,6 +82,8 @@ struct DenseLse<'a, 's> {
     geometry: Geometry,
     head_dim: usize,
     scale_log2: f64,
+    softcap: Option<Softcap>,
+    sink_log2: f32,
     q: HeadRows<'a>,
     k: HeadRows<'a>,
     first_row: usize,
@@ -104,9 +108,10 @@ impl Kernel for DenseLse<'_, '_> {
             let tokens = first..(first + PANEL).min(rows.end);
             self.q.queries(tokens, self.scale_log2, scratch.row, lanes);
         }
-        let mut stats = [Stats::EMPTY; BLOCK / PANEL];
+        let mut stats = [Stats::of_sink(self.sink_log2); BLOCK / PANEL];
         let end = geometry.visible_keys(rows.end - 1);
-        for block in 0..end.div_ceil(BLOCK) {
+        let start = geometry.first_visible(rows.start);
+        for block in start / BLOCK..end.div_ceil(BLOCK) {
             let tokens = geometry.keys_of_block(block);
             let k = self.k.tile(tokens.clone(), scratch.keys, head_dim);
             let scores = &mut scratch.scores[..tokens.len().next_multiple_of(KEY_GROUP)];
@@ -114,14 +119,18 @@ impl Kernel for DenseLse<'_, '_> {
                 let queries = &queries[panel * head_dim..(panel + 1) * head_dim];
                 tile::scores(simd, queries, k, scores);
                 let scores = &mut scores[..tokens.len()];
-                let visible = Lanes(std::array::from_fn(|lane| {
-                    let row = (rows.start + panel * PANEL + lane).min(rows.end - 1);
-                    geometry
-                        .visible_keys(row)
-                        .saturating_sub(tokens.start)
-                        .min(BLOCK) as f32
-                }));
-                tile::mask(simd, scores, &visible, 0);
+                if let Some(softcap) = self.softcap {
+                    softcap.apply(simd, scores);
+                }
+                let row = |lane: usize| (rows.start + panel * PANEL + lane).min(rows.end - 1);
+                let in_tile = |key: usize| key.saturating_sub(tokens.start).min(BLOCK) as f32;
+                let visible = std::array::from_fn(|lane| in_tile(geometry.visible_keys(row(lane))));
+                tile::mask(simd, scores, &Lanes(visible), 0);
+                if geometry.window_left.is_some() {
+                    let first =
+                        std::array::from_fn(|lane| in_tile(geometry.first_visible(row(lane))));
+                    tile::mask_before(simd, scores, &Lanes(first));
+                }
                 tile::online_softmax::<S, false>(simd, scores, stats);
             }
         }

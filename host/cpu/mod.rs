@@ -38,12 +38,15 @@ pub use plan::Plan;
 pub use planned::MAX_THREADS;
 pub use reduction::MASS_ONE;
 pub use simd::InstructionSet;
+pub(crate) use simd::{Kernel, Lanes, PANEL, Simd};
 pub use stages::Stages;
+pub(crate) use tile::{KEY_GROUP, Rows, scores};
 #[cfg(test)]
 pub(crate) use units::{Unit, Units};
 pub use varlen::VarlenPlan;
+pub(crate) use workers::for_each_task;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Coverage;
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
@@ -61,6 +64,9 @@ pub(crate) fn attend(
     workspace: &mut [u8],
 ) -> Result<()> {
     inputs.check(&plan.problem)?;
+    if plan.problem.window_left.is_some() && !plan.problem.causal {
+        return Err(Error::SelectionWindow);
+    }
     let mut workspace = carved::workspace(plan, workspace, None)?;
     let mask = Mask::Selection(selection.as_ref());
     let memory = (&mut workspace.scratches[..], &mut *workspace.partials);

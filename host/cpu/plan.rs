@@ -9,7 +9,7 @@ use crate::plan::{Path, path};
 use crate::policy::Policy;
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::report::{Coverage, Report};
+use crate::report::{Coverage, HeadPath, Report};
 use crate::selection::Selection;
 use crate::tensor::{Inputs, Outputs};
 
@@ -111,6 +111,11 @@ impl Plan {
     /// How the selection is made; `None` for a dense plan.
     pub fn policy(&self) -> Option<&Policy> {
         self.0.policy.as_ref()
+    }
+
+    /// What runs do: [`HeadPath::Sparse`] where they select, else why they do not.
+    pub fn path(&self) -> HeadPath {
+        self.0.head_path()
     }
 
     /// Bytes that every run works in, beyond inputs and outputs. It grows with the number of threads, and never shrinks when there

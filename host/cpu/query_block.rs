@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::accumulator::Accumulator;
 use super::rows::{HeadRows, OutputRows};
 use super::simd::{Lanes, PANEL, Simd};
-use super::tile::{self, KEY_GROUP, Rows, Stats};
+use super::tile::{self, KEY_GROUP, Rows, Softcap, Stats};
 use crate::geometry::{BLOCK, Geometry};
 use crate::selection::HeadSelection;
 
@@ -15,6 +15,9 @@ pub(super) struct QueryBlock<'a> {
     pub(super) geometry: Geometry,
     pub(super) head_dim: usize,
     pub(super) scale_log2: f64,
+    pub(super) softcap: Option<Softcap>,
+    /// The head's sink (log2); −∞ where it has none.
+    pub(super) sink_log2: f32,
     pub(super) batch: usize,
     pub(super) head: usize,
     pub(super) index: usize,
@@ -53,6 +56,7 @@ impl<S: Simd> Walk<'_, S> {
             k,
             v,
             mask,
+            softcap,
             ..
         } = self.block;
         let (simd, weight_scale) = (self.simd, self.weight_scale);
@@ -61,13 +65,21 @@ impl<S: Simd> Walk<'_, S> {
         } else {
             geometry.blocks()
         };
-        for block in 0..end {
+        // Keys from the first one on are in some row's window, from the second one on in all rows'.
+        let [first_seen, first_of_all] =
+            [self.rows.start, self.rows.end - 1].map(|row| geometry.first_visible(row));
+        for block in first_seen / BLOCK..end {
             if mask.is_some_and(|mask| !mask.keeps_block(index, block)) {
                 continue;
             }
             let tokens = geometry.keys_of_block(block);
-            if geometry.causal && block == index {
-                self.attend_diagonal(tokens, accumulator);
+            if geometry.causal && block == index || tokens.start < first_of_all {
+                let start = tokens.start;
+                let visible = move |row| {
+                    let hidden = geometry.first_visible(row).saturating_sub(start).min(BLOCK);
+                    hidden..(geometry.visible_keys(row) - start).min(BLOCK)
+                };
+                self.attend_partly(tokens, visible, accumulator);
             } else {
                 let k = k.tile(tokens.clone(), self.keys, head_dim);
                 let v = v.tile(tokens.clone(), self.values, head_dim);
@@ -77,6 +89,7 @@ impl<S: Simd> Walk<'_, S> {
                     v,
                     keys: tokens.len(),
                     weight_scale,
+                    softcap,
                 };
                 tile.attend_panels(self.queries, self.scores, accumulator);
             }
@@ -84,44 +97,68 @@ impl<S: Simd> Walk<'_, S> {
         }
         let mut loose_len = 0;
         if let Some(mask) = &mask {
-            for (slot, key) in self.loose.iter_mut().zip(mask.loose_keys(index)) {
+            let seen = mask.loose_keys(index);
+            let seen = seen.skip_while(|&key| (key as usize) < first_seen);
+            for (slot, key) in self.loose.iter_mut().zip(seen) {
                 *slot = key;
                 loose_len += 1;
             }
         }
-        for tokens in self.loose[..loose_len].chunks(BLOCK) {
-            let gathered = tokens.iter().map(|&key| key as usize);
-            let k = k.gather(gathered.clone(), self.keys, head_dim);
-            let v = v.gather(gathered, self.values, head_dim);
-            let tile = Tile {
-                simd,
-                k,
-                v,
-                keys: tokens.len(),
-                weight_scale,
-            };
-            tile.attend_panels(self.queries, self.scores, accumulator);
+        for start in (0..loose_len).step_by(BLOCK) {
+            let len = BLOCK.min(loose_len - start);
+            if (self.loose[start] as usize) < first_of_all {
+                let mut tokens = [0; BLOCK];
+                tokens[..len].copy_from_slice(&self.loose[start..start + len]);
+                let tokens = &tokens[..len];
+                let visible = |row| {
+                    let first = geometry.first_visible(row);
+                    tokens.partition_point(|&key| (key as usize) < first)..len
+                };
+                let gathered = tokens.iter().map(|&key| key as usize);
+                self.attend_partly(gathered, visible, accumulator);
+            } else {
+                let gathered = self.loose[start..start + len].iter();
+                let gathered = gathered.map(|&key| key as usize);
+                let k = k.gather(gathered.clone(), self.keys, head_dim);
+                let v = v.gather(gathered, self.values, head_dim);
+                let tile = Tile {
+                    simd,
+                    k,
+                    v,
+                    keys: len,
+                    weight_scale,
+                    softcap,
+                };
+                tile.attend_panels(self.queries, self.scores, accumulator);
+            }
             accumulator.end_tile(simd);
         }
         accumulator.finish(simd);
     }
 
-    /// Attends to the block in which the queries themselves stand.
+    /// Attends to a tile of which each row sees some keys, side by side: `visible` gives their places in the tile. Both ends of it
+    /// ascend with the rows.
     #[inline(always)]
-    fn attend_diagonal(&mut self, tokens: Range<usize>, accumulator: &mut Accumulator<'_>) {
+    fn attend_partly(
+        &mut self,
+        tokens: impl ExactSizeIterator<Item = usize> + Clone,
+        visible: impl Fn(usize) -> Range<usize>,
+        accumulator: &mut Accumulator<'_>,
+    ) {
         let QueryBlock {
-            geometry,
             head_dim,
             k,
             v,
+            softcap,
             ..
         } = self.block;
+        let len = tokens.len();
         let k = k.gather(tokens.clone(), self.keys, head_dim);
         v.gather(tokens.clone(), self.values, head_dim);
-        let poisoned = take_poisoned_rows(self.values, head_dim, tokens.len());
+        let poisoned = take_poisoned_rows(self.values, head_dim, len);
         for (panel, queries) in self.queries.chunks_exact(head_dim).enumerate() {
             let first = self.rows.start + panel * PANEL;
-            let visible = VisibleKeys::of_panel(geometry, first, self.rows.end, tokens.start);
+            let visible = VisibleKeys::of_panel(&visible, first, self.rows.end);
             let (stats, output) = accumulator.panel(panel);
             let tile = Tile {
                 simd: self.simd,
@@ -132,18 +169,13 @@ impl<S: Simd> Walk<'_, S> {
                 },
                 keys: visible.most,
                 weight_scale: self.weight_scale,
+                softcap,
             };
             tile.attend(queries, self.scores, stats, output, Some(&visible));
             if poisoned != 0 {
-                add_poisoned_rows(
-                    v,
-                    tokens.start,
-                    poisoned,
-                    self.scores,
-                    &visible,
-                    self.row,
-                    output,
-                );
+                let keys = tokens.clone().enumerate().take(visible.most);
+                let poisoned = keys.filter(|&(key, _)| poisoned >> key & 1 == 1);
+                add_poisoned_rows(v, poisoned, self.scores, &visible, self.row, output);
             }
         }
     }
@@ -209,6 +241,7 @@ struct Tile<'a, S> {
     /// Keys of the tile that at least one query sees.
     keys: usize,
     weight_scale: f32,
+    softcap: Option<Softcap>,
 }
 
 impl<S: Simd> Tile<'_, S> {
@@ -234,14 +267,20 @@ impl<S: Simd> Tile<'_, S> {
         scores: &mut [Lanes],
         stats: &mut Stats,
         output: &mut [Lanes],
-        causal: Option<&VisibleKeys>,
+        partly: Option<&VisibleKeys>,
     ) {
         let simd = self.simd;
         let padded = self.keys.next_multiple_of(KEY_GROUP);
         tile::scores(simd, queries, self.k, &mut scores[..padded]);
         let scores = &mut scores[..self.keys];
-        if let Some(visible) = causal {
+        if let Some(softcap) = self.softcap {
+            softcap.apply(simd, scores);
+        }
+        if let Some(visible) = partly {
             tile::mask(simd, scores, &visible.lanes, visible.fewest);
+            if visible.hides_first {
+                tile::mask_before(simd, scores, &visible.first);
+            }
         }
         let rescale = tile::online_softmax::<S, true>(simd, scores, stats);
         if self.weight_scale != 1.0 {
@@ -251,24 +290,33 @@ impl<S: Simd> Tile<'_, S> {
     }
 }
 
-/// How many of a tile's keys each row of a panel sees. Lanes without a row see what the last row sees.
+/// Which of a tile's keys each row of a panel sees, as places in the tile. Lanes without a row see what the last row sees.
 struct VisibleKeys {
+    /// Where each row's keys begin and end.
+    first: Lanes,
     lanes: Lanes,
+    /// Whether some row does not see the tile's first key.
+    hides_first: bool,
+    /// The least and the largest end.
     fewest: usize,
     most: usize,
 }
 
 impl VisibleKeys {
-    fn of_panel(geometry: Geometry, first: usize, end: usize, tile_start: usize) -> Self {
-        let count = |row: usize| geometry.visible_keys(row) - tile_start;
+    fn of_panel(visible: impl Fn(usize) -> Range<usize>, first: usize, end: usize) -> Self {
         let last = (first + PANEL).min(end) - 1;
+        let row = |lane: usize| visible((first + lane).min(last));
         VisibleKeys {
-            lanes: Lanes(std::array::from_fn(|lane| {
-                count((first + lane).min(last)) as f32
-            })),
-            fewest: count(first),
-            most: count(last),
+            first: Lanes(std::array::from_fn(|lane| row(lane).start as f32)),
+            lanes: Lanes(std::array::from_fn(|lane| row(lane).end as f32)),
+            hides_first: visible(last).start > 0,
+            fewest: visible(first).end,
+            most: visible(last).end,
         }
+    }
+
+    fn sees(&self, lane: usize, key: usize) -> bool {
+        (self.first.0[lane]..self.lanes.0[lane]).contains(&(key as f32))
     }
 }
 
@@ -286,19 +334,18 @@ fn take_poisoned_rows(values: &mut [f32], head_dim: usize, keys: usize) -> u128 
     poisoned
 }
 
-/// Adds the rows that [`take_poisoned_rows`] took out to the queries that do see them.
+/// Adds the rows that [`take_poisoned_rows`] took out, by their places in the tile and their tokens, to the queries that see them.
 fn add_poisoned_rows(
     v: HeadRows<'_>,
-    tile_start: usize,
-    poisoned: u128,
+    poisoned: impl Iterator<Item = (usize, usize)>,
     weights: &[Lanes],
     visible: &VisibleKeys,
     row: &mut [f32],
     output: &mut [Lanes],
 ) {
-    for key in (0..visible.most).filter(|&key| poisoned >> key & 1 == 1) {
-        v.read(tile_start + key, row);
-        for lane in (0..PANEL).filter(|&lane| (key as f32) < visible.lanes.0[lane]) {
+    for (key, token) in poisoned {
+        v.read(token, row);
+        for lane in (0..PANEL).filter(|&lane| visible.sees(lane, key)) {
             for (output, x) in output.iter_mut().zip(row.iter()) {
                 output.0[lane] += weights[key].0[lane] * x;
             }

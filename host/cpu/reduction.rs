@@ -15,7 +15,7 @@ use super::rows::HeadRows;
 use super::sampling::{BlockStats, PanelRows};
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
-use super::tile::{self, Stats};
+use super::tile::{self, Softcap, Stats};
 use super::units::{Unit, Units};
 use super::workers::take;
 use crate::geometry::{BLOCK, SampledRows};
@@ -77,6 +77,8 @@ pub(super) fn tasks<'a>(
                 slot,
                 task,
                 k: call.keys(unit.head),
+                softcap: call.softcap(),
+                sink_log2: call.sink_log2(unit.head),
                 sampled,
                 mass: take(&mut mass, per_task),
                 outside: take(&mut outside, outside_per_task),
@@ -94,6 +96,8 @@ pub(super) struct Task<'a> {
     /// Query block within the unit, or key block where single keys are ranked.
     task: usize,
     k: HeadRows<'a>,
+    softcap: Option<Softcap>,
+    sink_log2: f32,
     sampled: Sampled<'a>,
     mass: &'a mut [u64],
     outside: &'a mut [u64],
@@ -279,6 +283,8 @@ impl Kernel for ReduceKeys<'_, '_> {
             slot,
             task: block,
             k,
+            softcap,
+            sink_log2,
             sampled,
             mass,
             outside,
@@ -292,16 +298,26 @@ impl Kernel for ReduceKeys<'_, '_> {
         let (all, beyond) = self.scratch.output[..2 * BLOCK].split_at_mut(BLOCK);
         all.fill(Lanes::ZERO);
         beyond.fill(Lanes::ZERO);
+        let mut in_sink = 0.0;
         for panel in 0..units.panels {
             let at = slot * units.panels + panel;
             let panel = PanelRows::new(geometry, &rows, panel);
-            if panel.len == 0 || panel.most_visible() <= tokens.start {
+            if panel.len == 0 {
+                continue;
+            }
+            if block == 0 {
+                // The head's sink has no key; it is counted once.
+                let normaliser = Normaliser::new(simd, &sampled.row_stats[at]);
+                let shares = normaliser.shares(simd, &Stats::of_sink(sink_log2));
+                in_sink += shares.0.iter().map(|&x| f64::from(x)).sum::<f64>();
+            }
+            if panel.sees_none((tokens.start, tokens.len())) {
                 continue;
             }
             let queries = &sampled.queries[at * head_dim..(at + 1) * head_dim];
             let span = (tokens.start, tokens.len());
             let scores = &mut *self.scratch.scores;
-            let keys = panel.masked_scores(simd, queries, k, span, scores);
+            let keys = panel.masked_scores(simd, queries, k, span, scores, softcap);
             let normaliser = Normaliser::new(simd, &sampled.row_stats[at]);
             let outside_window = Lanes(std::array::from_fn(|lane| {
                 let reaches = block + units.window_blocks > panel.query_block(lane);
@@ -320,7 +336,7 @@ impl Kernel for ReduceKeys<'_, '_> {
         }
         mass.fill(0);
         outside.fill(0);
-        *covered = 0;
+        *covered = fixed_point(in_sink, rows.len());
         for key in 0..tokens.len() {
             let sum = |lanes: &Lanes| {
                 let sum = lanes.0.iter().map(|&x| f64::from(x)).sum::<f64>();

@@ -18,7 +18,7 @@ use super::call::Call;
 use super::rows::HeadRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Lanes, PANEL, Simd};
-use super::tile::{self, KEY_GROUP, Stats};
+use super::tile::{self, KEY_GROUP, Softcap, Stats};
 use super::units::{Unit, Units};
 use super::workers::take;
 use crate::geometry::{BLOCK, Geometry, SampledRows};
@@ -80,6 +80,8 @@ pub(super) fn tasks<'a>(
                     q: call.queries(unit.head),
                     k: call.keys(unit.head),
                     scale_log2: call.problem.scale_log2(),
+                    softcap: call.softcap(),
+                    sink_log2: call.sink_log2(unit.head),
                     queries: take(&mut queries, panels * units.head_dim),
                     row_stats: take(&mut row_stats, panels),
                     blocks: take(
@@ -103,6 +105,8 @@ pub(super) struct PanelGroup<'a> {
     q: HeadRows<'a>,
     k: HeadRows<'a>,
     scale_log2: f64,
+    softcap: Option<Softcap>,
+    sink_log2: f32,
     queries: &'a mut [Lanes],
     row_stats: &'a mut [Stats],
     blocks: &'a mut [BlockStats],
@@ -131,6 +135,8 @@ pub(super) struct PanelRows {
     /// Rows in the panel; lanes from here on stand for nothing.
     pub(super) len: usize,
     visible: [usize; PANEL],
+    /// First keys of the rows' windows.
+    first: [usize; PANEL],
 }
 
 impl PanelRows {
@@ -152,11 +158,21 @@ impl PanelRows {
             // Lanes without a row repeat the last one, so that they ask for no mask of their own.
             _ => geometry.visible_keys(rows.row(first_rank + lane.min(len - 1))),
         });
+        let first = std::array::from_fn(|lane| match len {
+            0 => 0,
+            _ => geometry.first_visible(rows.row(first_rank + lane.min(len - 1))),
+        });
         PanelRows {
             first_rank,
             len,
             visible,
+            first,
         }
+    }
+
+    /// Whether no row sees any of the `keys` keys from position `start` on.
+    pub(super) fn sees_none(&self, (start, keys): (usize, usize)) -> bool {
+        self.most_visible() <= start || self.first[0] >= start + keys
     }
 
     /// Keys that the panel's last row sees.
@@ -179,6 +195,7 @@ impl PanelRows {
         k: tile::Rows<'_>,
         (start, keys): (usize, usize),
         scores: &mut [Lanes],
+        softcap: Option<Softcap>,
     ) -> usize {
         let keys = keys.min(self.most_visible().saturating_sub(start));
         tile::scores(
@@ -187,12 +204,21 @@ impl PanelRows {
             k,
             &mut scores[..keys.next_multiple_of(KEY_GROUP)],
         );
+        if let Some(softcap) = softcap {
+            softcap.apply(simd, &mut scores[..keys]);
+        }
         let fewest = self.visible[0].saturating_sub(start);
         if fewest < keys {
             let visible = self
                 .visible
                 .map(|end| end.saturating_sub(start).min(BLOCK) as f32);
             tile::mask(simd, &mut scores[..keys], &Lanes(visible), fewest);
+        }
+        if self.first[PANEL - 1] > start {
+            let first = self
+                .first
+                .map(|first| first.saturating_sub(start).min(BLOCK) as f32);
+            tile::mask_before(simd, &mut scores[..keys], &Lanes(first));
         }
         keys
     }
@@ -210,6 +236,8 @@ impl Kernel for Sample<'_, '_> {
             q,
             k,
             scale_log2,
+            softcap,
+            sink_log2,
             queries,
             row_stats,
             blocks,
@@ -224,6 +252,7 @@ impl Kernel for Sample<'_, '_> {
             first_rank: 0,
             len: 0,
             visible: [0; PANEL],
+            first: [0; PANEL],
         }; PANELS_PER_TASK];
         let panels = &mut panels[..row_stats.len()];
         for (index, panel) in panels.iter_mut().enumerate() {
@@ -233,9 +262,15 @@ impl Kernel for Sample<'_, '_> {
             let row = &mut scratch.row[..head_dim];
             q.queries(ranks.map(|rank| rows.row(rank)), scale_log2, row, lanes);
         }
-        let mut running = [RunningStats::EMPTY; PANELS_PER_TASK];
+        // Blocks have the head's sink among the sinks.
+        let sink_of_columns = if per_block {
+            f32::NEG_INFINITY
+        } else {
+            sink_log2
+        };
+        let mut running = [RunningStats::of_sink(sink_of_columns); PANELS_PER_TASK];
         blocks.fill(Stats::EMPTY);
-        sinks.fill(Stats::EMPTY);
+        sinks.fill(Stats::of_sink(sink_log2));
 
         let end = panels
             .iter()
@@ -249,7 +284,7 @@ impl Kernel for Sample<'_, '_> {
                 let queries = &queries[index * head_dim..(index + 1) * head_dim];
                 let span = (tokens.start, tokens.len());
                 let scores = &mut *scratch.scores;
-                let keys = panel.masked_scores(simd, queries, k, span, scores);
+                let keys = panel.masked_scores(simd, queries, k, span, scores, softcap);
                 if per_block {
                     let (in_sinks, rest) = scores[..keys]
                         .split_at_mut(units.sinks.saturating_sub(tokens.start).min(keys));

@@ -26,7 +26,6 @@ use super::query_block::{QueryBlock, Walk};
 use super::rows::OutputRows;
 use super::scratch::Scratch;
 use super::simd::{Kernel, PANEL, Simd};
-use crate::geometry::Geometry;
 use crate::selection::SelectionRef;
 
 /// What the heads attend to.
@@ -51,6 +50,8 @@ pub(super) fn tasks<'a>(
             geometry,
             head_dim: problem.head_dim,
             scale_log2: problem.scale_log2(),
+            softcap: call.softcap(),
+            sink_log2: call.sink_log2(head),
             batch,
             head: q_head,
             index,
@@ -73,34 +74,40 @@ pub(super) fn attend(block: QueryBlock<'_>, scratch: &mut Scratch<'_>) {
     scratch.instruction_set.run(Attend { block, scratch });
 }
 
-/// Writes O = 0, lse = -∞ for the rows of a call that stand before the first key.
+/// Writes O = 0 and the log-sum-exp of the sink alone for the rows of a call that stand before the first key.
 ///
 /// # Safety
 /// No other thread writes to the output at the same time.
 pub(super) unsafe fn write_fully_masked_rows(
-    geometry: Geometry,
+    call: &Call<'_>,
     output: OutputRows<'_>,
     zeros: &mut [f32],
 ) {
+    let geometry = call.geometry();
     let masked = (0..geometry.q_len)
         .take_while(|&row| geometry.visible_keys(row) == 0)
         .count();
     // SAFETY: the caller's.
-    unsafe { write_zeros(output, 0..masked, zeros) };
+    unsafe { write_zeros(output, 0..masked, zeros, |head| call.sink(head)) };
 }
 
-/// Writes O = 0, lse = -∞ for some rows of all heads.
+/// Writes O = 0 and the log-sum-exp of each head's sink, −∞ where it has none, for some rows of all heads.
 ///
 /// # Safety
 /// No other thread writes to these rows at the same time.
-pub(super) unsafe fn write_zeros(output: OutputRows<'_>, rows: Range<usize>, zeros: &mut [f32]) {
+pub(super) unsafe fn write_zeros(
+    output: OutputRows<'_>,
+    rows: Range<usize>,
+    zeros: &mut [f32],
+    sink: impl Fn(usize) -> f32,
+) {
     let [batches, heads, ..] = output.shape();
     zeros.fill(0.0);
     for batch in 0..batches {
         for head in 0..heads {
             for row in rows.clone() {
                 // SAFETY: the caller's.
-                unsafe { output.write((batch, head, row), zeros, f32::NEG_INFINITY) };
+                unsafe { output.write((batch, head, row), zeros, sink(head)) };
             }
         }
     }
@@ -120,6 +127,7 @@ impl Kernel for Attend<'_, '_> {
         let head_dim = block.head_dim;
         let rows = block.geometry.rows_of_block(block.index);
         let panels = rows.len().div_ceil(PANEL);
+        let sink_log2 = block.sink_log2;
         let Scratch {
             queries,
             output,
@@ -155,12 +163,12 @@ impl Kernel for Attend<'_, '_> {
             total: &mut total[..panels * head_dim],
             carry: &mut carry[..panels * head_dim],
         };
-        let mut accumulator = Accumulator::new(head_dim, sums.reborrow());
+        let mut accumulator = Accumulator::new(head_dim, sums.reborrow(), sink_log2);
         walk.attend(&mut accumulator);
         let beyond = walk.write(&accumulator, !0);
         if beyond != 0 {
             walk.weight_scale = SMALL_WEIGHT;
-            let mut accumulator = Accumulator::new(head_dim, sums);
+            let mut accumulator = Accumulator::new(head_dim, sums, sink_log2);
             walk.attend(&mut accumulator);
             walk.write(&accumulator, beyond);
         }

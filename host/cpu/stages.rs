@@ -418,8 +418,7 @@ pub(crate) fn attend(
         few_queries(&calls, (scratches, partials), || count.advance());
         return Ok(());
     }
-    let geometry = call.geometry();
-    let tasks = problem.heads() * geometry.query_blocks().len();
+    let tasks = problem.heads() * call.geometry().query_blocks().len();
     let count = Count::new(progress, Stage::SparseFlash, 0, tasks);
     let tasks = sparse_flash::tasks(call, mask, output);
     for_each_task(scratches, tasks, |scratch, block| {
@@ -427,7 +426,7 @@ pub(crate) fn attend(
         count.advance();
     });
     // SAFETY: the workers have ended.
-    unsafe { sparse_flash::write_fully_masked_rows(geometry, output, scratches[0].row) };
+    unsafe { sparse_flash::write_fully_masked_rows(&call, output, scratches[0].row) };
     Ok(())
 }
 

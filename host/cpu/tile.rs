@@ -10,9 +10,9 @@ use super::simd::{Lanes, PANEL, Simd};
 
 /// Rows of f32 that lie `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) stride: usize,
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -29,7 +29,7 @@ const fn register_rows<S: Simd>() -> usize {
 }
 
 /// Keys are worked on in groups of this many; a tile's key rows are padded to it.
-pub(super) const KEY_GROUP: usize = 8;
+pub(crate) const KEY_GROUP: usize = 8;
 
 /// Running softmax statistics of a panel: maximum of the scores so far (log2) and sum of 2^(score - maximum).
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
@@ -44,11 +44,67 @@ impl Stats {
         max: Lanes::NEG_INFINITY,
         sum: Lanes::ZERO,
     };
+
+    /// Of a sink alone, whose score (log2) is the same in all rows; −∞ for none.
+    #[inline(always)]
+    pub(super) fn of_sink(sink_log2: f32) -> Self {
+        if sink_log2 == f32::NEG_INFINITY {
+            return Stats::EMPTY;
+        }
+        Stats {
+            max: Lanes([sink_log2; PANEL]),
+            sum: Lanes([1.0; PANEL]),
+        }
+    }
+}
+
+/// cap · tanh(score / cap), of scores in the log2 domain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Softcap {
+    /// In the log2 domain.
+    cap_log2: f32,
+    /// e^(2·s / cap) = 2^(score · this), since score = s · log2(e).
+    exponent: f32,
+}
+
+impl Softcap {
+    /// Of a cap of scores in the natural domain.
+    pub(super) fn new(cap: f32) -> Self {
+        Softcap {
+            cap_log2: (f64::from(cap) * std::f64::consts::LOG2_E) as f32,
+            exponent: 2.0 / cap,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn apply<S: Simd>(self, simd: S, scores: &mut [Lanes]) {
+        // tanh is 1 in f32 from 9.02 on; 2^127 is the largest power that `exp2` has.
+        let most = simd.splat(64.0);
+        for score in scores {
+            let mut power = Lanes::ZERO;
+            for at in (0..PANEL).step_by(S::LANES) {
+                let x = simd.mul(simd.load(score, at), simd.splat(self.exponent));
+                let x = simd.select_lt(most, x, most, x);
+                simd.store(&mut power, at, simd.exp2(x));
+            }
+            for (score, power) in score.0.iter_mut().zip(power.0) {
+                let y = *score / self.cap_log2;
+                let squared = y * y;
+                // 1 - 2 / (e^2y + 1) loses the bits of small y; this fraction has them.
+                let numerator = 135_135.0 + squared * (17_325.0 + squared * (378.0 + squared));
+                let denominator =
+                    135_135.0 + squared * (62_370.0 + squared * (3_150.0 + squared * 28.0));
+                let near = y * numerator / denominator;
+                let far = 1.0 - 2.0 / (power + 1.0);
+                *score = self.cap_log2 * if squared < 1.0 { near } else { far };
+            }
+        }
+    }
 }
 
 /// `scores[key] = keys[key] · queries` for all keys of `scores`, whose number is a multiple of [`KEY_GROUP`].
 #[inline(always)]
-pub(super) fn scores<S: Simd>(simd: S, queries: &[Lanes], keys: Rows<'_>, scores: &mut [Lanes]) {
+pub(crate) fn scores<S: Simd>(simd: S, queries: &[Lanes], keys: Rows<'_>, scores: &mut [Lanes]) {
     if register_rows::<S>() == 8 {
         scores_in_groups::<S, 8>(simd, queries, keys, scores);
     } else {
@@ -150,6 +206,19 @@ pub(super) fn mask<S: Simd>(simd: S, scores: &mut [Lanes], visible: &Lanes, firs
         let key = simd.splat(key as f32);
         for at in (0..PANEL).step_by(S::LANES) {
             let kept = simd.select_lt(key, simd.load(visible, at), simd.load(score, at), hidden);
+            simd.store(score, at, kept);
+        }
+    }
+}
+
+/// Scores of -∞ before each row's first key of the tile.
+#[inline(always)]
+pub(super) fn mask_before<S: Simd>(simd: S, scores: &mut [Lanes], first: &Lanes) {
+    let hidden = simd.splat(f32::NEG_INFINITY);
+    for (key, score) in scores.iter_mut().enumerate() {
+        let key = simd.splat(key as f32);
+        for at in (0..PANEL).step_by(S::LANES) {
+            let kept = simd.select_lt(key, simd.load(first, at), hidden, simd.load(score, at));
             simd.store(score, at, kept);
         }
     }

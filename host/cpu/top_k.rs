@@ -238,5 +238,7 @@ fn sparse_tiles(geometry: Geometry, mask: &HeadSelection<'_>) -> usize {
 }
 
 fn dense_tiles(geometry: Geometry) -> usize {
-    geometry.query_blocks().map(|block| block + 1).sum()
+    let first = |block| geometry.first_visible(geometry.rows_of_block(block).start) / BLOCK;
+    let blocks = geometry.query_blocks();
+    blocks.map(|block| block + 1 - first(block)).sum()
 }

@@ -202,16 +202,24 @@ impl VarlenPlan {
         let of_heads = (bounds.q_heads, &mut heads[..]);
         let (times, key_ranges) = batch::run(&entries, workers, memory.pass, of_heads);
         let zeros = &mut *memory.scratches[0].row;
+        let sink = |head: usize| {
+            inputs
+                .sink_logits
+                .map_or(f32::NEG_INFINITY, |logits| logits[head])
+        };
         let mut end = 0;
         for Span { q, k, .. } in &spans {
-            // Tokens before the first sequence, and of a sequence without keys.
-            let last = if k.is_empty() { q.end } else { q.start };
+            // Tokens of no sequence.
             // SAFETY: the workers have ended.
-            unsafe { write_zeros(output, end..last, zeros) };
+            unsafe { write_zeros(output, end..q.start, zeros, |_| f32::NEG_INFINITY) };
+            if k.is_empty() {
+                // SAFETY: as above.
+                unsafe { write_zeros(output, q.clone(), zeros, sink) };
+            }
             end = q.end;
         }
-        // SAFETY: the workers have ended.
-        unsafe { write_zeros(output, end..tokens, zeros) };
+        // SAFETY: as above.
+        unsafe { write_zeros(output, end..tokens, zeros, |_| f32::NEG_INFINITY) };
         Ok(Report {
             heads,
             times,
@@ -235,7 +243,7 @@ impl VarlenPlan {
             let (q, [k, v]) = (inputs.queries(span), inputs.keys_and_values(span)?);
             match &self.heads {
                 Heads::Alike(policy) => entries.push(Entry {
-                    call: Call::new(problem, q, [k, v]),
+                    call: Call::new(problem, q, [k, v], inputs.sink_logits),
                     output: output.part(0..problem.q_heads, span.q.clone()),
                     way: way(*policy, &problem, self.threads)?,
                     sequence: span.sequence,
@@ -246,7 +254,9 @@ impl VarlenPlan {
                         let kv_head = q_head / problem.group_size();
                         let kv = [k, v].map(|all| all.with_heads(kv_head..kv_head + 1));
                         let one_head = problem.with_heads(1, 1);
-                        let call = Call::new(one_head, q.with_heads(q_head..q_head + 1), kv);
+                        let of_head = q.with_heads(q_head..q_head + 1);
+                        let sink = inputs.sink_logits.map(|all| &all[q_head..=q_head]);
+                        let call = Call::new(one_head, of_head, kv, sink);
                         entries.push(Entry {
                             call,
                             output: output.part(q_head..q_head + 1, span.q.clone()),

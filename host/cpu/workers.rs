@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 /// Runs `work` once for every task, on as many threads as there are scratches. Tasks are taken in order, so the heavy
 /// ones should come first.
-pub(super) fn for_each_task<S: Send, T>(
+pub(crate) fn for_each_task<S: Send, T>(
     scratches: &mut [S],
     tasks: impl Iterator<Item = T> + Send,
     work: impl Fn(&mut S, T) + Sync,

@@ -130,6 +130,7 @@ impl Emulator {
         mut outputs: Outputs<'_>,
     ) -> Result<()> {
         packed.check(plan, inputs)?;
+        refuse_sinks(inputs)?;
         let mut gpu = Gpu::new();
         let [_, q_heads, q_tokens, _] = inputs.q.shape();
         let kv_shape = inputs.k.shape();
@@ -201,6 +202,7 @@ impl Emulator {
     ) -> Result<Outcome> {
         let problem = plan.problem();
         inputs.check(problem)?;
+        refuse_sinks(inputs)?;
         outputs.check(problem)?;
         let mut gpu = Gpu::new();
         let q = upload(&mut gpu, "q", &inputs.q)?;
@@ -253,6 +255,16 @@ impl Emulator {
             to.copy_from_slice(&executor.gpu.read(&lse));
         }
         Ok(run)
+    }
+}
+
+/// The kernels have none.
+fn refuse_sinks(inputs: &Inputs<'_>) -> Result<()> {
+    match inputs.sink_logits {
+        Some(_) => Err(Error::KernelModel {
+            what: "sink_logits",
+        }),
+        None => Ok(()),
     }
 }
 

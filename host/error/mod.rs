@@ -58,6 +58,33 @@ pub enum Error {
         /// The given scale.
         scale: f32,
     },
+    /// The softcap is NaN, infinite, or not positive.
+    #[error("softcap is {softcap}; it must be positive and finite (50 in Gemma 2), or None")]
+    Softcap {
+        /// The given softcap.
+        softcap: f32,
+    },
+    /// Not one sink logit a query head.
+    #[error(
+        "{given} sink logits for {q_heads} query heads; give one for each query head of a sequence"
+    )]
+    SinkLogits {
+        /// Logits given.
+        given: usize,
+        /// Query heads of the problem.
+        q_heads: usize,
+    },
+    /// A model's own window in a problem that is not causal, with the caller's own selection.
+    #[error(
+        "own selections with a window_left are for causal problems only; use Plan::dense and run, or set causal"
+    )]
+    SelectionWindow,
+    /// What the GPU kernels do not have of a model's attention.
+    #[error("the GPU kernels have no {what}: use the CPU backend")]
+    KernelModel {
+        /// Which part.
+        what: &'static str,
+    },
     /// A length exceeds what the indices hold.
     #[error(
         "{name} is {len}; at most {max} tokens are supported, so split the sequence into chunks"

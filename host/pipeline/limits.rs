@@ -27,6 +27,14 @@ pub(super) fn selects(problem: &Problem, _: &Policy) -> bool {
 
 /// The sizes of a valid problem, if the kernels take them.
 pub(super) fn sizes(problem: &Problem) -> Result<ProblemSizes> {
+    for (what, is_asked) in [
+        ("window_left", problem.window_left.is_some()),
+        ("softcap", problem.softcap.is_some()),
+    ] {
+        if is_asked {
+            return Err(Error::KernelModel { what });
+        }
+    }
     let heads = problem.heads();
     // Query blocks of all heads are one dimension of a grid, and so are their key blocks.
     let blocks = problem.q_len.div_ceil(BLOCK) + problem.k_len.div_ceil(BLOCK) + 1;

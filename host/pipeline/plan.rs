@@ -18,6 +18,7 @@ use crate::head_policy::HeadPolicy;
 use crate::plan::{Path, path};
 use crate::policy::{Fallback, Policy};
 use crate::problem::{Dtype, Problem};
+use crate::report::HeadPath;
 use crate::selection::SelectionShape;
 use crate::varlen::VarlenBounds;
 
@@ -355,6 +356,11 @@ impl GpuPlan {
     /// What is computed.
     pub fn problem(&self) -> &Problem {
         &self.problem
+    }
+
+    /// What runs do: [`HeadPath::Sparse`] where they select, else why they do not.
+    pub fn head_path(&self) -> HeadPath {
+        self.path.of_heads()
     }
 
     /// What runs of the plan do.

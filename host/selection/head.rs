@@ -48,7 +48,8 @@ impl<'a> HeadSelection<'a> {
 
     /// The mask itself: whether query `row` attends to key `key`. `false` where the problem has no such query or key.
     pub fn keeps(&self, row: usize, key: usize) -> bool {
-        let visible = row < self.geometry.q_len && key < self.geometry.visible_keys(row);
+        let visible = row < self.geometry.q_len
+            && (self.geometry.first_visible(row)..self.geometry.visible_keys(row)).contains(&key);
         visible
             && (self.dense
                 || self.keeps_block(self.geometry.query_block(row), key / BLOCK)
@@ -94,6 +95,9 @@ impl<'a> HeadSelection<'a> {
         if self.dense {
             return geometry.visible_pairs();
         }
+        if geometry.window_left.is_some() {
+            return self.pairs_in_windows();
+        }
         geometry
             .query_blocks()
             .map(|query_block| {
@@ -115,6 +119,26 @@ impl<'a> HeadSelection<'a> {
                 listed + loose
             })
             .sum()
+    }
+
+    /// The same where each row has its own first key.
+    fn pairs_in_windows(&self) -> u64 {
+        let geometry = self.geometry;
+        let of_row = |query_block, row| {
+            let visible = geometry.first_visible(row)..geometry.visible_keys(row);
+            let listed = self.blocks(query_block).map(|block| {
+                let keys = geometry.keys_of_block(block);
+                let end = keys.end.min(visible.end);
+                end.saturating_sub(keys.start.max(visible.start))
+            });
+            let loose = self.loose_keys(query_block);
+            let loose = loose.filter(|&key| visible.contains(&(key as usize)));
+            (listed.sum::<usize>() + loose.count()) as u64
+        };
+        let blocks = geometry.query_blocks();
+        let rows =
+            blocks.flat_map(|block| geometry.rows_of_block(block).map(move |row| (block, row)));
+        rows.map(|(block, row)| of_row(block, row)).sum()
     }
 
     /// Kept share of the pairs that the problem allows.

@@ -36,6 +36,10 @@ pub struct VarlenBounds {
     pub dtype: Dtype,
     /// Factor on q·k before the softmax, as in [`Problem`].
     pub softmax_scale: f32,
+    /// A model's own sliding window, as in [`Problem`].
+    pub window_left: Option<usize>,
+    /// As in [`Problem`].
+    pub softcap: Option<f32>,
     /// Whether query `i` of a sequence sees only the sequence's keys `j <= i + k_len - q_len`.
     pub causal: bool,
 }
@@ -55,6 +59,8 @@ impl VarlenBounds {
             max_seqlen_k: max_seqlen,
             dtype,
             softmax_scale: problem.softmax_scale,
+            window_left: None,
+            softcap: None,
             causal: true,
         }
     }
@@ -103,6 +109,22 @@ impl VarlenBounds {
         VarlenBounds { causal, ..self }
     }
 
+    /// The same bounds with another [`VarlenBounds::window_left`].
+    pub fn with_window_left(self, window_left: impl Into<Option<usize>>) -> Self {
+        VarlenBounds {
+            window_left: window_left.into(),
+            ..self
+        }
+    }
+
+    /// The same bounds with another [`VarlenBounds::softcap`].
+    pub fn with_softcap(self, softcap: impl Into<Option<f32>>) -> Self {
+        VarlenBounds {
+            softcap: softcap.into(),
+            ..self
+        }
+    }
+
     /// The same heads and element type, and the least bounds that these lengths are within.
     ///
     /// # Errors
@@ -129,6 +151,8 @@ impl VarlenBounds {
             q_len,
             softmax_scale: self.softmax_scale,
             causal: self.causal,
+            window_left: self.window_left,
+            softcap: self.softcap,
             ..Problem::causal(k_len, self.head_dim, self.dtype)
         }
     }

@@ -7,7 +7,7 @@ use super::kv::KvView;
 use super::seqlens::SeqLens;
 use super::table::BlockTable;
 use crate::error::{Error, Result};
-use crate::tensor::TensorView;
+use crate::tensor::{TensorView, check_sinks};
 
 /// Q, K and V of a ragged batch, and where its sequences lie in them.
 ///
@@ -29,6 +29,8 @@ pub struct VarlenInputs<'a> {
     pub seqlens_k: SeqLens<'a>,
     /// Where the keys and values of each sequence lie, if they are in pages.
     pub block_table: Option<BlockTable<'a>>,
+    /// A learned sink of each query head, as [`Inputs::sink_logits`](crate::Inputs::sink_logits).
+    pub sink_logits: Option<&'a [f32]>,
 }
 
 /// Where one sequence lies.
@@ -61,6 +63,15 @@ impl<'a> VarlenInputs<'a> {
             seqlens_q,
             seqlens_k,
             block_table: None,
+            sink_logits: None,
+        }
+    }
+
+    /// The same with a learned sink of each query head.
+    pub fn with_sink_logits(self, sink_logits: &'a [f32]) -> Self {
+        VarlenInputs {
+            sink_logits: Some(sink_logits),
+            ..self
         }
     }
 
@@ -86,6 +97,7 @@ impl<'a> VarlenInputs<'a> {
         let kv_shape = [blocks, bounds.kv_heads, kv_tokens, bounds.head_dim];
         self.k.check("k", kv_shape, bounds.dtype)?;
         self.v.check("v", kv_shape, bounds.dtype)?;
+        check_sinks(self.sink_logits, bounds.q_heads)?;
         if self.block_table.is_some() && !PAGE_SIZES.contains(&kv_tokens) {
             return Err(Error::PageTokens { given: kv_tokens });
         }

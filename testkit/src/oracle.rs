@@ -7,6 +7,7 @@ mod attention;
 mod mask;
 mod rows;
 mod selection;
+pub mod squeeze;
 
 pub use attention::{Row, attention, attention_row};
 pub use mask::{HeadMask, Mask};
@@ -20,9 +21,13 @@ pub fn position(problem: &Problem, row: usize) -> i64 {
     row as i64 + problem.k_len as i64 - problem.q_len as i64
 }
 
-/// Whether query `row` may see key `key`.
+/// Whether query `row` may see key `key`: none after its position where that is causal, none before its window.
 pub fn sees(problem: &Problem, row: usize, key: usize) -> bool {
-    !problem.causal || key as i64 <= position(problem, row)
+    let p = position(problem, row);
+    let in_window = problem
+        .window_left
+        .is_none_or(|window| key as i128 >= i128::from(p) - window as i128);
+    in_window && (!problem.causal || key as i64 <= p)
 }
 
 /// Query block of a query that sees something: by key position in causal problems, else by row.
@@ -35,8 +40,17 @@ pub fn query_block(problem: &Problem, row: usize) -> usize {
     usize::try_from(position).expect("the row sees a key") / 128
 }
 
-/// Scaled score of one query and one key.
+/// Scaled score of one query and one key, capped where the problem says so.
 fn score(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
+    let product = product(problem, query, key);
+    match problem.softcap {
+        Some(cap) => f64::from(cap) * (product / f64::from(cap)).tanh(),
+        None => product,
+    }
+}
+
+/// The same without a cap.
+fn product(problem: &Problem, query: &[f32], key: &[f32]) -> f64 {
     let products = query
         .iter()
         .zip(key)

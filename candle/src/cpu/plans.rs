@@ -3,18 +3,37 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use candle_core::{Error, Result};
-use sample_attention::{HeadPlan, Inputs, Outputs, Plan, Problem, Report};
+use candle_core::{Error, Result, bail};
+use sample_attention::{
+    HeadPlan, Inputs, Outputs, Plan, Problem, Report, VarlenBounds, VarlenInputs, VarlenPlan,
+};
 
 use crate::policies::Visible;
 
 /// What a plan is of.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Key {
-    pub(super) problem: Problem,
-    pub(super) visible: Visible,
+    sizes: Sizes,
+    visible: Visible,
     /// Of the rayon pool that the call is made in, all of which it may use.
-    pub(super) threads: usize,
+    threads: usize,
+}
+
+/// The sizes of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Sizes {
+    Batch(Problem),
+    Packed(VarlenBounds),
+}
+
+impl Key {
+    pub(super) fn new(sizes: Sizes, visible: &Visible) -> Self {
+        Key {
+            sizes,
+            visible: visible.clone(),
+            threads: rayon::current_num_threads(),
+        }
+    }
 }
 
 /// A plan of the library.
@@ -22,15 +41,29 @@ pub(crate) struct Key {
 pub(crate) enum CpuPlan {
     Alike(Plan),
     PerHead(HeadPlan),
+    Packed(VarlenPlan),
 }
 
 impl CpuPlan {
-    pub(super) fn new(key: &Key) -> Result<Self> {
-        let plan = match &key.visible {
-            Visible::Dense { .. } => Plan::dense(key.problem).map(CpuPlan::Alike),
-            Visible::Same(policy) => Plan::new(key.problem, *policy).map(CpuPlan::Alike),
-            Visible::PerHead(policies) => {
-                HeadPlan::new(key.problem, policies).map(CpuPlan::PerHead)
+    pub(crate) fn new(key: &Key) -> Result<Self> {
+        let plan = match (&key.sizes, &key.visible) {
+            (&Sizes::Batch(problem), Visible::Dense { .. }) => {
+                Plan::dense(problem).map(CpuPlan::Alike)
+            }
+            (&Sizes::Batch(problem), Visible::Same(policy)) => {
+                Plan::new(problem, *policy).map(CpuPlan::Alike)
+            }
+            (&Sizes::Batch(problem), Visible::PerHead(policies)) => {
+                HeadPlan::new(problem, policies).map(CpuPlan::PerHead)
+            }
+            (&Sizes::Packed(bounds), Visible::Dense { .. }) => {
+                VarlenPlan::dense(bounds).map(CpuPlan::Packed)
+            }
+            (&Sizes::Packed(bounds), Visible::Same(policy)) => {
+                VarlenPlan::new(bounds, *policy).map(CpuPlan::Packed)
+            }
+            (&Sizes::Packed(bounds), Visible::PerHead(policies)) => {
+                VarlenPlan::per_head(bounds, policies).map(CpuPlan::Packed)
             }
         };
         plan.map_err(Error::wrap)
@@ -40,9 +73,11 @@ impl CpuPlan {
         match self {
             CpuPlan::Alike(plan) => plan.workspace_bytes(),
             CpuPlan::PerHead(plan) => plan.workspace_bytes(),
+            CpuPlan::Packed(plan) => plan.workspace_bytes(),
         }
     }
 
+    /// Runs a plan of a batch.
     pub(super) fn run(
         &self,
         inputs: &Inputs<'_>,
@@ -52,8 +87,22 @@ impl CpuPlan {
         match self {
             CpuPlan::Alike(plan) => plan.run(inputs, outputs, workspace),
             CpuPlan::PerHead(plan) => plan.run(inputs, outputs, workspace),
+            CpuPlan::Packed(_) => bail!("the plan is one of packed sequences"),
         }
         .map_err(Error::wrap)
+    }
+
+    /// Runs a plan of packed sequences.
+    pub(super) fn run_packed(
+        &self,
+        inputs: &VarlenInputs<'_>,
+        outputs: Outputs<'_>,
+        workspace: &mut [u8],
+    ) -> Result<Report> {
+        match self {
+            CpuPlan::Packed(plan) => plan.run(inputs, outputs, workspace).map_err(Error::wrap),
+            CpuPlan::Alike(_) | CpuPlan::PerHead(_) => bail!("the plan is one of a batch"),
+        }
     }
 }
 

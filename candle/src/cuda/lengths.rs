@@ -1,7 +1,7 @@
 //! Lengths and page numbers in device memory, which nobody reads on the host.
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr, DeviceRepr, DeviceSlice, SyncOnDrop,
+    CudaSlice, CudaStream, DevicePtr, DeviceRepr, SyncOnDrop,
 };
 use candle_core::{CudaDevice, DType, Layout, Result, Storage, StorageRef, Tensor, bail};
 use sample_attention::pipeline::DeviceMemory;

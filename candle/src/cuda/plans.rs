@@ -1,8 +1,8 @@
 //! Plans, made once for all layers and calls of the same bounds.
 
 use candle_core::{Error, Result, bail};
-use sample_attention::pipeline::{Bounds, GpuPlan};
-use sample_attention::{Dtype, Problem};
+use sample_attention::pipeline::GpuPlan;
+use sample_attention::{Dtype, Problem, VarlenBounds};
 
 use crate::call::{Attention, Views};
 use crate::policies::Visible;
@@ -17,7 +17,7 @@ pub(super) struct Key {
 #[derive(Clone, Debug, PartialEq)]
 enum Sizes {
     Batch(Problem),
-    Packed(Bounds),
+    Packed(VarlenBounds),
 }
 
 impl Key {
@@ -51,19 +51,15 @@ impl Key {
                         pages.block_table.dims2()?.0
                     )
                 }
-                Sizes::Packed(Bounds {
-                    sequences,
-                    q_heads: heads,
-                    kv_heads: views.k.heads(),
-                    head_dim,
-                    // A tensor with room for more holds no more than this.
-                    total_q: tokens.min(sequences * packed.max_seqlen_q),
-                    max_q: packed.max_seqlen_q,
-                    max_k: packed.max_seqlen_k,
-                    dtype,
-                    softmax_scale: attention.softmax_scale,
-                    causal,
-                })
+                Sizes::Packed(
+                    VarlenBounds::causal(sequences, packed.max_seqlen_k, head_dim, dtype)
+                        .with_heads(heads, views.k.heads())
+                        .with_max_seqlen_q(packed.max_seqlen_q)
+                        // A tensor with room for more holds no more than this.
+                        .with_total_q(tokens.min(sequences.saturating_mul(packed.max_seqlen_q)))
+                        .with_softmax_scale(attention.softmax_scale)
+                        .with_causal(causal),
+                )
             }
         };
         Ok(Key {

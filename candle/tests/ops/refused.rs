@@ -118,20 +118,20 @@ fn lengths_and_pages_that_are_not_there() {
         ))
     };
     for (line, words) in [
-        (varlen(&[0, 12, 8], &[0, 12, 20], 20), "falls from 12 to 8"),
-        (varlen(&[0, 21], &[0, 20], 21), "seqlens_q ends at 21"),
-        (varlen(&[0, 20], &[0, 21], 21), "seqlens_k ends at 21"),
         (
-            varlen(&[0, 20], &[0, 20], 19),
-            "more than max_seqlen_q = 19",
+            varlen(&[0, 12, 8], &[0, 12, 20], 20),
+            "goes from 12 to 8 at sequence 1",
         ),
+        (varlen(&[0, 21], &[0, 20], 21), "seqlens_q ends at token 21"),
+        (varlen(&[0, 20], &[0, 21], 21), "seqlens_k ends at token 21"),
+        (varlen(&[0, 20], &[0, 20], 19), "made for max_seqlen_q = 19"),
         (
             varlen(&[0, 20], &[0, 10, 20], 20),
-            "seqlens_q is of 1 sequences",
+            "seqlens_k has 3 entries",
         ),
         (
             varlen(&[20], &[20], 20),
-            "one more than there are sequences",
+            "must be cumulative lengths, [sequences + 1]",
         ),
     ] {
         assert!(line.contains(words), "{line}");
@@ -162,15 +162,15 @@ fn lengths_and_pages_that_are_not_there() {
             .unwrap()
     };
     let line = paged(table(&[0, 2]), 20);
+    assert!(line.contains("is 2, but there are 2 pages"), "{line}");
+    let line = paged(table(&[0, 1]), 33);
     assert!(
-        line.contains("names page 2 for sequence 0, and there are 2"),
+        line.contains("lies in 3 pages, but its row of the block table has 2 entries"),
         "{line}"
     );
-    let line = paged(table(&[0, 1]), 33);
-    assert!(line.contains("block_table has room for 2 pages"), "{line}");
     let negative = Tensor::new(&[[0i32, -1]], &Device::Cpu).unwrap();
     let line = paged(negative, 20);
-    assert!(line.contains("block_table holds -1"), "{line}");
+    assert!(line.contains("is -1, but there are 2 pages"), "{line}");
     let line = paged(Tensor::new(&[[0i64, 1]], &Device::Cpu).unwrap(), 20);
     assert!(line.contains("must be u32 or i32"), "{line}");
 }

@@ -7,19 +7,27 @@ mod allocator;
 mod args;
 mod compute;
 mod engine;
-mod failure;
-mod files;
+#[doc(hidden)]
+pub mod failure;
+#[doc(hidden)]
+pub mod files;
 mod gpu;
 mod input;
-mod memory;
+#[doc(hidden)]
+pub mod memory;
 mod output;
 mod picture;
+mod plan;
 mod progress;
+mod ragged;
 mod report;
 #[cfg(unix)]
 mod signals;
 mod table;
 mod treatment;
+
+#[doc(hidden)]
+pub use picture::canvas;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -43,6 +51,7 @@ struct Asked<'a> {
 pub fn main() -> ExitCode {
     let ended = match args::parse() {
         Ok(args::Asked::Run(request)) => run(&request),
+        Ok(args::Asked::Plan(request)) => plan::describe(&request).and_then(|text| print(&text)),
         Ok(args::Asked::Text(text)) => print(&text),
         Err(failure) => Err(failure),
     };
@@ -52,17 +61,23 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// As many threads as are asked for, or as the machine has.
+fn threads(threads: Option<usize>) -> Result<rayon::ThreadPool, Failure> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0));
+    pool.build().map_err(|error| match threads {
+        Some(threads) => Failure::of(format_args!("--threads {threads}"), error),
+        None => Failure::of("threads cannot be started, --threads asks for fewer", error),
+    })
+}
+
 fn run(request: &Request) -> Result<(), Failure> {
     memory::prepare();
     let mut files = Staged::new(request.written_files(), &request.read_files())?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(request.threads.unwrap_or(0))
-        .build()
-        .map_err(|error| match request.threads {
-            Some(threads) => Failure::of(format_args!("--threads {threads}"), error),
-            None => Failure::of("threads cannot be started, --threads asks for fewer", error),
-        })?;
+    let pool = threads(request.threads)?;
     let text = pool.install(|| -> Result<String, Failure> {
+        if let Some(path) = ragged::file_of(request) {
+            return ragged::run(request, path, &mut files);
+        }
         let machine = Machine::open(request.backend)?;
         let input = input::load(request)?;
         for warning in &input.warnings {

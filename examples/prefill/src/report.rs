@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use sample_attention::{HeadPath, HeadPolicy, Policy, Stage, Window};
+use sample_attention::{HeadPath, HeadPolicy, Policy, Problem, Stage, Window};
 use serde_json::{Map, Value, json};
 
 use crate::Asked;
@@ -22,7 +22,7 @@ pub fn write(to: &mut dyn Write, asked: &Asked<'_>, outcome: &Outcome) -> Result
         "backend": request.backend.name(),
         "instruction_set": outcome.instruction_set,
         "threads": outcome.threads,
-        "policy": asked.treatment.policy().map(|policy| Value::Object(policy_fields(policy))),
+        "policy": policy(asked.treatment.policy()),
         "profile": profile(asked.treatment),
         "times_ms": times(outcome),
         "measured": outcome.measured.to_string(),
@@ -48,20 +48,34 @@ pub fn write(to: &mut dyn Write, asked: &Asked<'_>, outcome: &Outcome) -> Result
 
 fn problem(input: &Input) -> Value {
     let problem = input.problem();
-    json!({
-        "source": input.title,
-        "warnings": input.warnings,
-        "metadata": input.capture.metadata,
-        "batch": problem.batch,
-        "q_heads": problem.q_heads,
-        "kv_heads": problem.kv_heads,
-        "q_len": problem.q_len,
-        "k_len": problem.k_len,
-        "head_dim": problem.head_dim,
-        "softmax_scale": problem.softmax_scale,
-        "causal": problem.causal,
-        "dtype": problem.dtype.to_string(),
-    })
+    let mut fields = Map::from_iter([
+        ("source".to_owned(), json!(input.title)),
+        ("warnings".to_owned(), json!(input.warnings)),
+        ("metadata".to_owned(), json!(input.capture.metadata)),
+    ]);
+    fields.append(&mut sizes(problem));
+    Value::Object(fields)
+}
+
+/// The fields of a problem.
+pub fn sizes(problem: &Problem) -> Map<String, Value> {
+    let fields = [
+        ("batch", json!(problem.batch)),
+        ("q_heads", json!(problem.q_heads)),
+        ("kv_heads", json!(problem.kv_heads)),
+        ("q_len", json!(problem.q_len)),
+        ("k_len", json!(problem.k_len)),
+        ("head_dim", json!(problem.head_dim)),
+        ("softmax_scale", json!(problem.softmax_scale)),
+        ("causal", json!(problem.causal)),
+        ("dtype", json!(problem.dtype.to_string())),
+    ];
+    Map::from_iter(fields.map(|(name, value)| (name.to_owned(), value)))
+}
+
+/// The fields of a policy; null for none.
+pub fn policy(policy: Option<&Policy>) -> Value {
+    policy.map_or(Value::Null, |policy| Value::Object(policy_fields(policy)))
 }
 
 /// Where each head's policy comes from; null where all have the same.

@@ -287,12 +287,17 @@ impl<'a> FewQueries<'a> {
         } = self.call.problem;
         let scale_log2 = self.call.problem.scale_log2();
         let rows = unit.rows.len();
-        let mut visible = [0; ROWS];
+        let (mut visible, mut first) = ([0; ROWS], [0; ROWS]);
+        let mut sinks = [f32::NEG_INFINITY; ROWS];
         let queries: &mut [f32] = bytemuck::cast_slice_mut(scratch.queries);
         let stride = range::padded(head_dim);
         for (row, query) in queries.chunks_exact_mut(stride).take(rows).enumerate() {
             let (head, token) = self.cut.place(unit, unit.rows.start + row);
             visible[row] = self.geometry.visible_keys(token);
+            first[row] = self.geometry.first_visible(token);
+            if range == 0 {
+                sinks[row] = self.call.sink_log2(self.head(unit, head));
+            }
             self.call
                 .queries(self.head(unit, head))
                 .read(token, scratch.row);
@@ -314,9 +319,11 @@ impl<'a> FewQueries<'a> {
             },
             tokens: range * RANGE..((range + 1) * RANGE).min(k_len),
             visible: &visible[..rows],
+            first: &first[..rows],
+            softcap: self.call.softcap(),
             queries: &queries[..rows * stride],
             weights: &mut weights[..rows * TILE],
-            partial: Partial::new(partial, rows, head_dim),
+            partial: Partial::new(partial, head_dim, sinks[..rows].iter().copied()),
         });
     }
 

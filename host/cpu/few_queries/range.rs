@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::cpu::simd::{Kernel, Lanes, Loadable, Simd};
+use crate::cpu::tile::Softcap;
 use crate::varlen::RowIndex;
 
 /// The most rows of a task: their queries and partial results stay in the caches while keys and values stream past.
@@ -74,13 +75,25 @@ impl<'a> Partial<'a> {
         rows * (2 + padded(head_dim))
     }
 
-    /// Of nothing yet, in memory for at least as many rows.
-    pub(super) fn new(memory: &'a mut [f32], rows: usize, head_dim: usize) -> Self {
+    /// Of nothing yet but a sink for each row, by its score (log2): −∞ for none. In memory for at least as many rows.
+    pub(super) fn new(
+        memory: &'a mut [f32],
+        head_dim: usize,
+        sinks: impl ExactSizeIterator<Item = f32>,
+    ) -> Self {
+        let rows = sinks.len();
         let (max, rest) = memory.split_at_mut(rows);
         let (sum, o) = rest.split_at_mut(rows);
         let o = &mut o[..rows * padded(head_dim)];
-        max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
+        for ((max, sum), sink) in max.iter_mut().zip(sum.iter_mut()).zip(sinks) {
+            let has_sink = sink != f32::NEG_INFINITY;
+            *max = sink;
+            *sum = if has_sink {
+                WEIGHT_LOG2.exp2() as f32
+            } else {
+                0.0
+            };
+        }
         o.fill(0.0);
         Partial { max, sum, o }
     }
@@ -108,6 +121,9 @@ pub(super) struct RangeOfKeys<'a, T> {
     pub(super) tokens: Range<usize>,
     /// Keys of the head that each row sees: a prefix, of ascending length.
     pub(super) visible: &'a [usize],
+    /// First key of the head that each row sees, ascending too.
+    pub(super) first: &'a [usize],
+    pub(super) softcap: Option<Softcap>,
     /// Queries, in rows that are padded with zeros, scaled for scores in the log2 domain.
     pub(super) queries: &'a [f32],
     /// [`TILE`] elements a row.
@@ -122,7 +138,11 @@ impl<T: Loadable> Kernel for RangeOfKeys<'_, T> {
     fn run<S: Simd>(mut self, simd: S) {
         let most = self.visible.last().copied().unwrap_or(0);
         let end = self.tokens.end.min(most);
+        let first = self.first.first().copied().unwrap_or(0);
         for start in (self.tokens.start..end).step_by(TILE) {
+            if start + TILE <= first {
+                continue;
+            }
             let tile = start..(start + TILE).min(end);
             self.scores(simd, tile.clone());
             self.add_tile(simd, tile);
@@ -133,6 +153,13 @@ impl<T: Loadable> Kernel for RangeOfKeys<'_, T> {
 impl<T: Loadable> RangeOfKeys<'_, T> {
     fn rows(&self) -> usize {
         self.visible.len()
+    }
+
+    /// Keys of a tile that a row sees, by their places in the tile.
+    #[inline(always)]
+    fn seen(&self, tile: &Range<usize>, row: usize) -> Range<usize> {
+        let place = |key: usize| key.clamp(tile.start, tile.end) - tile.start;
+        place(self.first[row])..place(self.visible[row])
     }
 
     /// Scores of all rows with the keys of a tile, whose values are on their way to the cache meanwhile.
@@ -218,15 +245,20 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
     fn add_tile<S: Simd>(&mut self, simd: S, tile: Range<usize>) {
         let rows = self.rows();
         let mut factors = [1.0; ROWS];
-        let seen_by_all = self.visible[0] >= tile.end;
+        let seen_by_all = self.visible[0] >= tile.end && self.first[rows - 1] <= tile.start;
         for (row, factor) in factors[..rows].iter_mut().enumerate() {
-            let seen = self.visible[row].clamp(tile.start, tile.end) - tile.start;
-            if seen > 0 {
+            let Range { start, end: seen } = self.seen(&tile, row);
+            if start < seen {
                 let weights = &mut self.weights[row * TILE..][..TILE];
+                if let Some(softcap) = self.softcap {
+                    softcap.apply(simd, bytemuck::cast_slice_mut(weights));
+                }
+                weights[..start].fill(f32::NEG_INFINITY);
                 let stats = (&mut self.partial.max[row], &mut self.partial.sum[row]);
                 *factor = online_softmax(simd, weights, seen, stats);
             }
         }
+        let of_rows = factors;
         for part in (0..tile.len()).step_by(KEYS_PER_SUM) {
             let keys = part..(part + KEYS_PER_SUM).min(tile.len());
             if part > 0 {
@@ -252,10 +284,13 @@ impl<T: Loadable> RangeOfKeys<'_, T> {
                 }
             }
             for row in row..rows {
-                let seen = self.visible[row].clamp(tile.start, tile.end) - tile.start;
-                let keys = keys.start..keys.end.min(seen);
+                let seen = self.seen(&tile, row);
+                // What was added up before is rescaled with the first keys that the row sees.
+                let is_first = keys.contains(&seen.start);
+                let keys = keys.start.max(seen.start)..keys.end.min(seen.end);
                 if !keys.is_empty() {
-                    self.add::<S, 1, 8>(simd, tile.start, keys, row, &factors);
+                    let factors = if is_first { &of_rows } else { &[1.0; ROWS] };
+                    self.add::<S, 1, 8>(simd, tile.start, keys, row, factors);
                 }
             }
         }

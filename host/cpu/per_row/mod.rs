@@ -166,6 +166,8 @@ impl Task<'_> {
             q: call.queries(self.head),
             k: call.keys(self.head),
             scale_log2: call.problem.scale_log2(),
+            softcap: call.softcap(),
+            sink_log2: call.sink_log2(self.head),
             row_max: self.row_max,
             row_sum: self.row_sum,
             buffers,

@@ -5,7 +5,7 @@ use crate::cpu::rows::HeadRows;
 use crate::cpu::sampling::PanelRows;
 use crate::cpu::scratch::Scratch;
 use crate::cpu::simd::{Kernel, PANEL, Simd};
-use crate::cpu::tile::{self, Stats};
+use crate::cpu::tile::{self, Softcap, Stats};
 use crate::cpu::units::Units;
 use crate::geometry::{BLOCK, SampledRows};
 
@@ -21,6 +21,8 @@ pub(super) struct Statistics<'a, 'b, 's> {
     pub(super) q: HeadRows<'a>,
     pub(super) k: HeadRows<'a>,
     pub(super) scale_log2: f64,
+    pub(super) softcap: Option<Softcap>,
+    pub(super) sink_log2: f32,
     pub(super) row_max: &'a mut [f32],
     pub(super) row_sum: &'a mut [f32],
     pub(super) buffers: &'a mut TaskBuffers<'b>,
@@ -61,7 +63,7 @@ impl Kernel for Statistics<'_, '_, '_> {
             self.q.queries(rows, self.scale_log2, row, lanes);
         }
         of_blocks[..panels.len() * blocks].fill(Stats::EMPTY);
-        of_sinks[..panels.len()].fill(Stats::EMPTY);
+        of_sinks[..panels.len()].fill(Stats::of_sink(self.sink_log2));
 
         // Later rows see more keys.
         let end = panels.last().map_or(0, PanelRows::most_visible);
@@ -69,12 +71,12 @@ impl Kernel for Statistics<'_, '_, '_> {
             let tokens = geometry.keys_of_block(block);
             let k = self.k.tile(tokens.clone(), key_tile, head_dim);
             for (index, panel) in panels.iter().enumerate() {
-                if panel.most_visible() <= tokens.start {
+                if panel.sees_none((tokens.start, tokens.len())) {
                     continue;
                 }
                 let queries = &queries[index * head_dim..(index + 1) * head_dim];
                 let span = (tokens.start, tokens.len());
-                let keys = panel.masked_scores(simd, queries, k, span, scores);
+                let keys = panel.masked_scores(simd, queries, k, span, scores, self.softcap);
                 let sinks = self.units.sinks.saturating_sub(tokens.start).min(keys);
                 let (in_sinks, others) = scores[..keys].split_at_mut(sinks);
                 let stats = &mut of_blocks[index * blocks + block];

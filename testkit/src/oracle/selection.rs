@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use sample_attention::{Budget, Policy, Problem, Window};
 
-use super::{log_sum_exp, position, score, sees, softmax};
+use super::{log_sum_exp, position, product, score, sees, softmax};
 use crate::tensor::Qkv;
 
 /// What spends its mass by itself: one segment of 64 query blocks of one head for `blocks`, else one head.
@@ -110,13 +110,17 @@ pub fn normaliser(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> f64 
     log_sum_exp(&visible_scores(problem, qkv, head, row))
 }
 
+/// Scores of a row with every key; −∞ where it does not see one.
 pub(super) fn visible_scores(problem: &Problem, qkv: &Qkv, head: usize, row: usize) -> Vec<f64> {
     let (batch, q_head) = (head / problem.q_heads, head % problem.q_heads);
     let kv_head = q_head / (problem.q_heads / problem.kv_heads);
     let query = qkv.q.row(batch, q_head, row);
+    let score = |key| score(problem, query, qkv.k.row(batch, kv_head, key));
     (0..problem.k_len)
-        .filter(|&key| sees(problem, row, key))
-        .map(|key| score(problem, query, qkv.k.row(batch, kv_head, key)))
+        .map(|key| match sees(problem, row, key) {
+            true => score(key),
+            false => f64::NEG_INFINITY,
+        })
         .collect()
 }
 
@@ -206,7 +210,7 @@ pub(super) fn score_magnitude(problem: &Problem, qkv: &Qkv, head: usize, row: us
     let query = absolute(qkv.q.row(batch, q_head, row));
     (0..problem.k_len)
         .filter(|&key| sees(problem, row, key))
-        .map(|key| score(problem, &query, &absolute(qkv.k.row(batch, kv_head, key))).abs())
+        .map(|key| product(problem, &query, &absolute(qkv.k.row(batch, kv_head, key))).abs())
         .fold(0.0, f64::max)
 }
 

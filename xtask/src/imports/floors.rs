@@ -39,6 +39,7 @@ const FLOORS: &[&[&[&[&str]]]] = &[
             &["host/emulator/"],
             &["host/cuda/"],
             &["host/head_policies.rs"],
+            &["host/squeeze/"],
         ],
     ],
     // device: the hardware → the words of a launch → tiles → stages. Reduction takes what sampling left, and top-k what reduction

@@ -246,14 +246,15 @@ mod tests {
         let files = [
             (
                 "device/src/lib.rs",
-                "mod gpu; mod tile; mod top_k; mod sampling;",
+                "mod gpu; mod tile; mod top_k; mod sparse_flash; mod sampling;",
             ),
             ("device/src/gpu/mod.rs", ""),
             ("device/src/tile/mod.rs", "use crate::top_k::K;"),
             ("device/src/top_k/mod.rs", "pub struct K;"),
+            ("device/src/sparse_flash/mod.rs", "pub struct S;"),
             (
                 "device/src/sampling/mod.rs",
-                "use crate::top_k::K;\n#[cfg(target_arch = \"x\")]\nfn f() {}",
+                "use crate::sparse_flash::S;\n#[cfg(target_arch = \"x\")]\nfn f() {}",
             ),
         ];
         let text = checked(&files).expect_err("three offences");

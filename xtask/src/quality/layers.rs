@@ -83,13 +83,13 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Turns of the first `len` positions.
-    pub fn new(len: usize, head_dim: usize, theta: f32) -> Self {
+    /// Turns of the `len` positions from `first` on.
+    pub fn new(first: usize, len: usize, head_dim: usize, theta: f32) -> Self {
         let half = head_dim / 2;
         let frequencies: Vec<f32> = (0..half)
             .map(|i| 1.0 / theta.powf(i as f32 / half as f32))
             .collect();
-        let turns = (0..len)
+        let turns = (first..first + len)
             .flat_map(|position| {
                 // Angles are rounded to f32, as the model was trained.
                 frequencies
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn rotary_turns_halves_and_keeps_relative_positions() {
-        let rotary = Rotary::new(9, 4, 100.0);
+        let rotary = Rotary::new(0, 9, 4, 100.0);
         let turned = |position: usize, x: [f32; 4]| {
             let mut rows = vec![0.0; 9 * 4];
             rows[position * 4..][..4].copy_from_slice(&x);

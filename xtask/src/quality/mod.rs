@@ -12,6 +12,7 @@ pub(crate) mod model;
 mod policies;
 pub(crate) mod progress;
 pub(crate) mod retrieval;
+mod squeezed;
 mod table;
 pub(crate) mod weights;
 #[cfg(test)]
@@ -54,6 +55,8 @@ pub struct Options {
     cases: u64,
     #[command(flatten)]
     grid: Grid,
+    #[command(flatten)]
+    squeeze: squeezed::SqueezeOptions,
     /// Measure this profile too, and without policy options nothing else.
     #[arg(long, value_name = "FILE.json")]
     profile: Option<PathBuf>,
@@ -75,7 +78,12 @@ fn report_file(name: &str) -> Result<PathBuf, String> {
 
 /// Measures and prints; what went wrong goes to standard error.
 pub fn run(options: Options) -> ExitCode {
-    match measure(&options) {
+    let measured = if options.squeeze.is_asked() {
+        squeeze(&options)
+    } else {
+        measure(&options)
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");
@@ -84,11 +92,26 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-fn measure(options: &Options) -> Result<(), String> {
+fn squeeze(options: &Options) -> Result<(), String> {
     let model = load(&options.model)?;
+    let texts = squeezed::Texts {
+        text: &read_text(options)?,
+        bytes: options.bytes,
+        offsets: &options.offsets,
+        cases: options.cases,
+    };
+    squeezed::measure(&options.squeeze, &model, &texts)
+}
+
+fn read_text(options: &Options) -> Result<Vec<u8>, String> {
     let beside = || options.model.join("text.txt");
     let path = options.text.clone().unwrap_or_else(beside);
-    let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn measure(options: &Options) -> Result<(), String> {
+    let model = load(&options.model)?;
+    let text = read_text(options)?;
     let stretches = options
         .offsets
         .iter()

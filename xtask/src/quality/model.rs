@@ -98,7 +98,18 @@ impl Model {
         bytes: &[u8],
         attention: &mut impl Attention,
     ) -> Result<Vec<f32>, String> {
-        let rotary = self.rotary(bytes.len());
+        self.forward_at(0, bytes, attention)
+    }
+
+    /// The same of bytes that stand at the positions from `first` on: `attention` knows what stands before them.
+    pub fn forward_at(
+        &self,
+        first: usize,
+        bytes: &[u8],
+        attention: &mut impl Attention,
+    ) -> Result<Vec<f32>, String> {
+        let config = &self.config;
+        let rotary = Rotary::new(first, bytes.len(), config.head_dim, config.rope_theta);
         let mut x = self.embed(bytes);
         for layer in 0..self.layers.len() {
             self.layer(layer, &rotary, &mut x, attention)?;
@@ -118,7 +129,7 @@ impl Model {
 
     /// The turns of the first `len` positions.
     pub fn rotary(&self, len: usize) -> Rotary {
-        Rotary::new(len, self.config.head_dim, self.config.rope_theta)
+        Rotary::new(0, len, self.config.head_dim, self.config.rope_theta)
     }
 
     /// Attention of each layer over `len` positions.

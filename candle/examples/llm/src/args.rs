@@ -58,6 +58,9 @@ pub struct Options {
     /// Element type of weights and cache; f32 on the CPU and bf16 on CUDA devices if not given.
     #[arg(long, value_enum)]
     pub dtype: Option<ElementType>,
+    /// Profile with a policy for each layer and head, in place of the policy below.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["coverage", "window", "row_stride", "tail", "sinks", "budget"])]
+    pub profile: Option<PathBuf>,
     #[command(flatten)]
     policy: PolicyOptions,
 }

@@ -118,8 +118,8 @@ fn rename(from: &Path, to: &Path, mut add: impl FnMut(String)) -> Result<usize, 
         add(llama.clone());
         renamed.push((llama, view));
     }
-    safetensors::serialize_to_file(renamed, None, to)
-        .map_err(|error| Failure::of(to.display(), error))?;
+    let bytes = safetensors::serialize(renamed, None).map_err(|error| of_file(&error))?;
+    fs::write(to, bytes).map_err(|error| Failure::of(to.display(), error))?;
     Ok(total_bytes)
 }
 

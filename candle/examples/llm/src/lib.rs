@@ -16,6 +16,7 @@ mod convert;
 mod failure;
 mod model;
 mod names;
+mod policies;
 mod prefill;
 mod report;
 mod rope;

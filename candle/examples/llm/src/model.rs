@@ -3,12 +3,13 @@
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::ops::rms_norm;
 use candle_sample_attention::{
-    Policies, flash_attn, flash_attn_varlen_paged_windowed, sample_attn, sample_attn_varlen_paged,
+    flash_attn, flash_attn_varlen_paged_windowed, sample_attn, sample_attn_varlen_paged,
 };
 
 use crate::cache::{Cache, Keys, Shape};
 use crate::config::Config;
 use crate::failure::Failure;
+use crate::policies::LayerPolicies;
 use crate::rope::Rope;
 use crate::weights::Weights;
 
@@ -71,7 +72,7 @@ impl Module for Linear {
 #[derive(Clone, Copy)]
 pub enum Attention<'a> {
     Dense,
-    Sparse(Policies<'a>),
+    Sparse(&'a LayerPolicies),
 }
 
 impl Layer {
@@ -161,7 +162,7 @@ impl Model {
         let mut x = self.embedding.index_select(&tokens, 0)?;
         for (at, (layer, cache)) in self.layers.iter().zip(caches).enumerate() {
             let h = rms_norm(&x, &layer.input_norm, self.eps)?;
-            x = (x + self.attend(layer, &h, cache, attention)?)?;
+            x = (x + self.attend((at, layer), &h, cache, attention)?)?;
             let h = rms_norm(&x, &layer.after_norm, self.eps)?;
             let gated = (layer.gate.forward(&h)?.silu()? * layer.up.forward(&h)?)?;
             x = (x + layer.down.forward(&gated)?)?;
@@ -172,7 +173,7 @@ impl Model {
 
     fn attend(
         &self,
-        layer: &Layer,
+        (at, layer): (usize, &Layer),
         h: &Tensor,
         cache: &mut Cache,
         attention: Attention<'_>,
@@ -198,7 +199,7 @@ impl Model {
         let o = match cache.keys()? {
             Keys::Whole { k, v } => match attention {
                 Attention::Dense => flash_attn(&q, &k, &v, scale, true),
-                Attention::Sparse(policies) => sample_attn(&q, &k, &v, scale, policies),
+                Attention::Sparse(policies) => sample_attn(&q, &k, &v, scale, policies.of(at)),
             },
             Keys::Paged { k, v, table, page } => {
                 let q = q.squeeze(0)?;
@@ -223,7 +224,17 @@ impl Model {
                         None,
                     ),
                     Attention::Sparse(policies) => sample_attn_varlen_paged(
-                        &q, &k, &v, &ends_q, &ends_k, &table, tokens, k_len, scale, page, policies,
+                        &q,
+                        &k,
+                        &v,
+                        &ends_q,
+                        &ends_k,
+                        &table,
+                        tokens,
+                        k_len,
+                        scale,
+                        page,
+                        policies.of(at),
                     ),
                 }
             }

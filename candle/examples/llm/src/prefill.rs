@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use candle_sample_attention::{Policies, Policy, Workspace};
+use candle_sample_attention::Workspace;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cache::Cache;
 use crate::failure::Failure;
 use crate::model::{Attention, Model};
+use crate::policies::LayerPolicies;
 
 /// What a prefill gave.
 pub struct Prefilled {
@@ -63,7 +64,7 @@ pub struct Request<'a> {
     /// Tokens of its pages.
     pub page: usize,
     /// `None` attends to everything.
-    pub policy: Option<Policy>,
+    pub policies: Option<&'a LayerPolicies>,
 }
 
 /// # Errors
@@ -72,6 +73,7 @@ pub fn prefill(model: &Model, request: &Request<'_>) -> Result<Prefilled, Failur
     let mut caches = model.caches(request.capacity, request.page)?;
     let mut kept = vec![Kept::default(); model.layers()];
     let workspace = Workspace::new();
+    let of_chunks = request.policies.map(LayerPolicies::without_tail);
     let chunks: Vec<&[u32]> = request.tokens.chunks(request.chunk).collect();
     let bar = bar(request.label, chunks.len() * model.layers());
     model.device().synchronize()?;
@@ -80,14 +82,12 @@ pub fn prefill(model: &Model, request: &Request<'_>) -> Result<Prefilled, Failur
     let mut done = 0;
     workspace.scope(|| -> Result<(), Failure> {
         for (number, chunk) in chunks.iter().enumerate() {
-            let mut policy = request.policy;
-            // The question stands at the end of the prompt, not of every chunk.
-            if let Some(policy) = policy.as_mut().filter(|_| number + 1 < chunks.len()) {
-                policy.tail = 0;
-            }
-            let attention = match &policy {
-                None => Attention::Dense,
-                Some(policy) => Attention::Sparse(Policies::Same(policy)),
+            let attention = match (request.policies, &of_chunks) {
+                (Some(_), Some(policies)) if number + 1 < chunks.len() => {
+                    Attention::Sparse(policies)
+                }
+                (Some(policies), _) => Attention::Sparse(policies),
+                (None, _) => Attention::Dense,
             };
             done += chunk.len();
             states.push(model.forward(chunk, &mut caches, attention, |layer| {

@@ -5,17 +5,17 @@ use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
 use candle_core::DType;
-use candle_sample_attention::Policy;
 
 use crate::args::Options;
 use crate::compare::Compared;
 use crate::failure::Failure;
 use crate::model::Model;
+use crate::policies::LayerPolicies;
 use crate::prefill::Prefilled;
 
 pub struct Outcome<'a> {
     pub options: &'a Options,
-    pub policy: &'a Policy,
+    pub policies: &'a LayerPolicies,
     pub dtype: DType,
     pub model: &'a Model,
     pub tokens: usize,
@@ -37,7 +37,7 @@ pub fn text(outcome: &Outcome<'_>) -> String {
 fn write(outcome: &Outcome<'_>, to: &mut String) -> std::fmt::Result {
     let Outcome {
         options,
-        policy,
+        policies,
         model,
         sparse,
         compared,
@@ -67,16 +67,7 @@ fn write(outcome: &Outcome<'_>, to: &mut String) -> std::fmt::Result {
         "prompt       {} tokens, {chunk}; cache {cache}",
         outcome.tokens
     )?;
-    writeln!(
-        to,
-        "policy       {}, coverage {}, one row in {}, window {:?}, sinks {}, tail {}",
-        policy.budget.name(),
-        policy.coverage,
-        policy.row_stride,
-        policy.window,
-        policy.sinks,
-        policy.tail
-    )?;
+    writeln!(to, "policy       {}", policies.name)?;
     let (dense, sparse_time) = (
         outcome.dense_time.as_secs_f64(),
         sparse.time_to_first_token.as_secs_f64(),

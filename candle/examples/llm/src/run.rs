@@ -9,6 +9,7 @@ use crate::compare::compare;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::model::{Attention, Model};
+use crate::policies::LayerPolicies;
 use crate::prefill::{Prefilled, Request, prefill};
 use crate::report::{self, Outcome};
 use crate::text::Text;
@@ -49,10 +50,14 @@ pub fn run(options: &Options) -> Result<String, Failure> {
             "the model has a sliding window of {window} tokens, which is not supported: use at most that many, --generate included"
         )));
     }
+    let policies = match &options.profile {
+        Some(path) => LayerPolicies::of_profile(path, &config)?,
+        None => LayerPolicies::alike(options.policy(), config.num_hidden_layers),
+    };
     let weights = Weights::open(&options.model, dtype, &device)?;
     let model = Model::load(config, &weights, capacity, dtype, &device)?;
 
-    let request = |label, policy| Request {
+    let request = |label, policies| Request {
         label,
         tokens: &tokens,
         chunk: match options.chunk {
@@ -61,20 +66,19 @@ pub fn run(options: &Options) -> Result<String, Failure> {
         },
         capacity,
         page: options.page,
-        policy,
+        policies,
     };
-    let policy = options.policy();
     let dense = prefill(&model, &request("dense", None))?;
     let dense_hidden = dense.hidden.clone();
     let dense_time = dense.time_to_first_token;
     // Its cache goes before the next is made.
     drop(dense);
-    let mut sparse = prefill(&model, &request("sparse", Some(policy)))?;
+    let mut sparse = prefill(&model, &request("sparse", Some(&policies)))?;
     let compared = compare(&model, &dense_hidden, &sparse.hidden, &tokens)?;
     let (answer, decoding) = generate(&model, &mut sparse, options.generate)?;
     Ok(report::text(&Outcome {
         options,
-        policy: &policy,
+        policies: &policies,
         dtype,
         model: &model,
         tokens: tokens.len(),

@@ -5,7 +5,7 @@ mod policy;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{ArgGroup, Args, Parser, ValueEnum};
 use sample_attention::{Dtype, Policy, Problem};
 use sample_attention_inputs::capture::Layout;
 use sample_attention_inputs::synthetic::Structure;
@@ -20,9 +20,12 @@ use policy::PolicyOptions;
 /// dense attention.
 #[derive(Parser)]
 #[command(name = "prefill", version, max_term_width = 100, after_help = policy::in_words())]
+#[command(group(ArgGroup::new("sizes").args(["synthetic", "plan"])))]
 struct CommandLine {
     /// Safetensors file with q [batch, query heads, queries, head_dim], k and v [batch, key/value heads, keys, head_dim];
-    /// bf16, f16 or f32.
+    /// bf16, f16 or f32. With cu_seqlens_q and cu_seqlens_k (i32, i64 or u32, one more than there are sequences) a ragged batch: q
+    /// [tokens, query heads, head_dim], k and v [tokens, key/value heads, head_dim], or with block_table [sequences, pages] also k and
+    /// v [pages, page size, key/value heads, head_dim].
     #[arg(long, value_name = "FILE", conflicts_with = "synthetic")]
     input: Option<PathBuf>,
     /// Order of the dimensions in the input file; bshd is what hooks on flash-attention see. Files that are written are always
@@ -63,9 +66,30 @@ struct CommandLine {
     #[arg(long, value_name = "N", value_parser = whole(0, 1 << 20), requires = "profile", allow_negative_numbers = true)]
     layer: Option<u64>,
     #[command(flatten)]
+    planned: PlanOptions,
+    #[command(flatten)]
     synthetic: SyntheticOptions,
     #[command(flatten)]
     policy: PolicyOptions,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Plan")]
+struct PlanOptions {
+    /// Say as JSON what would run for these sizes and how much workspace it takes, and run nothing. Takes --q-heads, --kv-heads,
+    /// --head-dim and the policy too.
+    #[arg(
+        long,
+        requires = "k_len",
+        conflicts_with_all = ["input", "layout", "compare_dense", "output", "report", "picture", "heads", "device", "structure", "seed", "profile", "layer"],
+    )]
+    plan: bool,
+    /// Queries: the last ones of the keys [default: as many as keys].
+    #[arg(long, value_name = "N", requires = "plan", value_parser = whole(1, 1 << 30), allow_negative_numbers = true)]
+    q_len: Option<u64>,
+    /// Keys.
+    #[arg(long, value_name = "N", requires = "plan", value_parser = whole(1, 1 << 30), allow_negative_numbers = true)]
+    k_len: Option<u64>,
 }
 
 #[derive(Args)]
@@ -88,14 +112,14 @@ struct SyntheticOptions {
         allow_negative_numbers = true
     )]
     seed: u64,
-    /// Query heads of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 4, value_parser = whole(1, 4096), allow_negative_numbers = true)]
+    /// Query heads of the synthetic input or the plan.
+    #[arg(long, value_name = "N", requires = "sizes", conflicts_with = "input", default_value_t = 4, value_parser = whole(1, 4096), allow_negative_numbers = true)]
     q_heads: u64,
-    /// Key/value heads of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 2, value_parser = whole(1, 4096), allow_negative_numbers = true)]
+    /// Key/value heads of the synthetic input or the plan.
+    #[arg(long, value_name = "N", requires = "sizes", conflicts_with = "input", default_value_t = 2, value_parser = whole(1, 4096), allow_negative_numbers = true)]
     kv_heads: u64,
-    /// Elements of one query, key or value of the synthetic input.
-    #[arg(long, value_name = "N", requires = "synthetic", conflicts_with = "input", default_value_t = 128, value_parser = whole(1, 256), allow_negative_numbers = true)]
+    /// Elements of one query, key or value of the synthetic input or the plan.
+    #[arg(long, value_name = "N", requires = "sizes", conflicts_with = "input", default_value_t = 128, value_parser = whole(1, 256), allow_negative_numbers = true)]
     head_dim: u64,
 }
 
@@ -133,8 +157,19 @@ fn whole(least: u64, most: u64) -> clap::builder::RangedU64ValueParser<u64> {
 pub enum Asked {
     /// A run.
     Run(Box<Request>),
+    /// What a run would be.
+    Plan(PlanRequest),
     /// Help or the version.
     Text(String),
+}
+
+/// What to plan.
+pub struct PlanRequest {
+    pub problem: Problem,
+    pub backend: Backend,
+    /// `None` is dense.
+    pub policy: Option<Policy>,
+    pub threads: Option<usize>,
 }
 
 /// Where to compute.
@@ -162,6 +197,8 @@ impl Backend {
 /// A run, with everything checked that can be checked without its input.
 pub struct Request {
     pub source: Source,
+    /// Whether --layout was given.
+    pub has_layout: bool,
     pub backend: Backend,
     pub policy: Policy,
     pub dense: bool,
@@ -231,17 +268,45 @@ pub fn parse() -> Result<Asked, Failure> {
         Err(error) if error.use_stderr() => return Err(brief(&error)),
         Err(help) => return Ok(Asked::Text(help.to_string())),
     };
+    if line.planned.plan {
+        return plan_request(&line).map(Asked::Plan);
+    }
     request(line).map(|request| Asked::Run(Box::new(request)))
 }
 
+fn plan_request(line: &CommandLine) -> Result<PlanRequest, Failure> {
+    let policy = line.policy.policy()?;
+    refuse_ignored(line)?;
+    line.policy.refuse_ignored(&policy)?;
+    let sizes = &line.synthetic;
+    let k_len = line.planned.k_len.unwrap_or(0);
+    let q_len = line.planned.q_len.unwrap_or(k_len) as usize;
+    let problem = Problem::causal(k_len as usize, sizes.head_dim as usize, Dtype::Bf16)
+        .with_heads(sizes.q_heads as usize, sizes.kv_heads as usize)
+        .with_q_len(q_len);
+    problem.validate()?;
+    Ok(PlanRequest {
+        problem,
+        backend: line.backend(),
+        policy: (!line.dense).then_some(policy),
+        threads: line.threads.map(|threads| threads as usize),
+    })
+}
+
+impl CommandLine {
+    fn backend(&self) -> Backend {
+        match self.backend {
+            Backends::Cpu => Backend::Cpu,
+            Backends::Emulator => Backend::Emulator,
+            Backends::Cuda => Backend::Cuda {
+                ordinal: self.device.unwrap_or(0) as u32,
+            },
+        }
+    }
+}
+
 fn request(line: CommandLine) -> Result<Request, Failure> {
-    let backend = match line.backend {
-        Backends::Cpu => Backend::Cpu,
-        Backends::Emulator => Backend::Emulator,
-        Backends::Cuda => Backend::Cuda {
-            ordinal: line.device.unwrap_or(0) as u32,
-        },
-    };
+    let backend = line.backend();
     let policy = line.policy.policy()?;
     refuse_ignored(&line)?;
     line.policy.refuse_ignored(&policy)?;
@@ -262,6 +327,7 @@ fn request(line: CommandLine) -> Result<Request, Failure> {
     Ok(Request {
         compare_dense: line.compare_dense || matches!(source, Source::Carried),
         source,
+        has_layout: line.layout.is_some(),
         backend,
         policy,
         dense: line.dense,

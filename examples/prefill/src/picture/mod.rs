@@ -1,7 +1,8 @@
 //! The picture: per head, the mask over the attention mass, the coverage curve and the coverage of the rows.
 
 mod axis;
-mod canvas;
+#[doc(hidden)]
+pub mod canvas;
 mod curve;
 mod map;
 mod mass;

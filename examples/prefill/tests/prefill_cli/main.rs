@@ -3,9 +3,11 @@
 mod accounted;
 mod compared;
 mod drawn;
+mod planned;
 mod profiled;
 #[cfg(unix)]
 mod published;
+mod ragged;
 mod refused;
 mod support;
 mod understood;

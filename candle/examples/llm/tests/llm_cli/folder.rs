@@ -9,11 +9,14 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// Shape and values of a tensor.
+pub type Weight = (Vec<usize>, Vec<f32>);
+
 /// A model of Llama's kind with random weights.
 #[derive(Clone)]
 pub struct Tiny {
     pub config: Value,
-    pub tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    pub tensors: BTreeMap<String, Weight>,
 }
 
 pub const HIDDEN: usize = 32;
@@ -161,7 +164,7 @@ impl Tiny {
 }
 
 /// A safetensors file of f32.
-pub fn write_tensors(path: &Path, tensors: &[(&String, &(Vec<usize>, Vec<f32>))]) {
+pub fn write_tensors(path: &Path, tensors: &[(&String, &Weight)]) {
     let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = tensors
         .iter()
         .map(|(name, (shape, values))| {

@@ -67,12 +67,12 @@ fn attend(model: &Tiny, name: &str, h: &Rows) -> Rows {
         heads("v_proj", "-"),
     );
     let mut o = Vec::new();
-    for row in 0..h.len() {
+    for (row, q) in q.iter().enumerate() {
         let mut joined = Vec::new();
-        for head in 0..HEADS {
+        for (head, query) in q.iter().enumerate() {
             let kv_head = head / (HEADS / KV_HEADS);
             let weights: Vec<f64> = (0..=row)
-                .map(|key| (dot(&q[row][head], &k[key][kv_head]) / (HEAD_DIM as f64).sqrt()).exp())
+                .map(|key| (dot(query, &k[key][kv_head]) / (HEAD_DIM as f64).sqrt()).exp())
                 .collect();
             let sum: f64 = weights.iter().sum();
             joined.extend((0..HEAD_DIM).map(|d| {

@@ -1,7 +1,10 @@
 //! What a run prints.
 
+use candle_sample_attention::profile::Profile;
+use candle_sample_attention::{HeadPolicy, Window};
+
 use crate::folder::{Kind, LLAMA, QWEN2, QWEN3, Tiny, prompt};
-use crate::{printed, reference, text};
+use crate::{printed, reference, refusal, text};
 
 /// The loss that a report states for `dense` or `sparse`.
 fn loss(report: &str, name: &str) -> f64 {
@@ -92,4 +95,53 @@ fn chunks_and_pages_change_neither_loss_nor_answer() {
         }
         assert_eq!(answer(&report), answer(&whole), "{more:?}");
     }
+}
+
+#[test]
+fn a_profile_gives_each_head_its_policy() {
+    let folder = Tiny::new(LLAMA).write(false);
+    prompt(folder.path(), 1300);
+    let file = folder.path().join("prompt.txt");
+    let path = folder.path().join("profile.json");
+    let local = HeadPolicy::Local {
+        window: Window::Tokens(128),
+        sinks: 16,
+    };
+    let heads = vec![HeadPolicy::Dense, local, local, HeadPolicy::Dense];
+    let run = |layers: usize| {
+        let profile = Profile::new("tiny", vec![heads.clone(); layers]).unwrap();
+        profile.write(&path).unwrap();
+        let mut args = vec![
+            "run",
+            "--model",
+            text(folder.path()),
+            "--prompt",
+            text(&file),
+        ];
+        args.extend([
+            "--chunk",
+            "512",
+            "--generate",
+            "0",
+            "--profile",
+            text(&path),
+        ]);
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let args = run(2);
+    let report = printed(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let layer = report.lines().find(|line| line.starts_with("1  ")).unwrap();
+    let shares: Vec<f64> = layer
+        .split_whitespace()
+        .skip(2)
+        .map(|x| x.parse().unwrap())
+        .collect();
+    assert_eq!([shares[0], shares[3]], [1.0, 1.0], "{report}");
+    assert!(shares[1] < 0.5 && shares[1] == shares[2], "{report}");
+    let args = run(3);
+    let line = refusal(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(
+        line.contains("the profile has 3 layers, and the model 2"),
+        "{line}"
+    );
 }
