@@ -22,7 +22,7 @@
 //! | `blocks` | `coverage`, `row_stride`, `window`, `sinks`, (`stride_doubles_from` null: never), (`fallback` `"auto"`) |
 //! | `residual`, `paper` | `coverage`, `row_stride`, `window`, `sinks`, (`fallback` `"auto"`) |
 //!
-//! They are the fields of [`Policy`](crate::Policy) in its units; in place of `window`, in tokens, there may be `window_ratio`, a
+//! They are the fields of [`Policy`] in its units; in place of `window`, in tokens, there may be `window_ratio`, a
 //! share of all keys. Any other field is an error, and so is a field that is there twice.
 
 mod document;
