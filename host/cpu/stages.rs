@@ -42,7 +42,7 @@ use crate::tensor::{Inputs, Outputs};
 /// # let inputs = Inputs::new(view, view, view);
 /// let policy = Policy::default().with_fallback(Fallback::Never);
 /// let plan = Plan::new(problem, policy)?;
-/// let mut workspace = vec![0; plan.workspace_bytes];
+/// let mut workspace = vec![0; plan.workspace_bytes()];
 /// let mut stages = plan.stages(&inputs, &mut workspace)?;
 /// for wave in 0..stages.waves() {
 ///     stages.sampling(wave)?;

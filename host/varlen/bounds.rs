@@ -12,7 +12,7 @@ use crate::problem::{Dtype, Problem};
 /// let cu_seqlens_k = [0u32, 300, 812];
 /// let bounds = VarlenBounds::causal(2, 512, 128, Dtype::Bf16).with_heads(32, 8);
 /// let exact = bounds.within(SeqLens::cumulative(&cu_seqlens_q), SeqLens::cumulative(&cu_seqlens_k))?;
-/// assert_eq!((exact.total_q, exact.max_seqlen_q, exact.max_seqlen_k), (301, 300, 511));
+/// assert_eq!((exact.total_q, exact.max_seqlen_q, exact.max_seqlen_k), (301, 300, 512));
 /// # Ok::<(), sample_attention::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
