@@ -23,7 +23,6 @@ fn no_arguments_run_the_carried_capture_and_compare_it_with_dense() {
         "sparse_flash",
         "dense attention",
         "speed-up",
-        "runs after a warm-up",
         "density",
         "stripes",
         "sampled",
@@ -32,6 +31,12 @@ fn no_arguments_run_the_carried_capture_and_compare_it_with_dense() {
     ] {
         assert!(table.contains(word), "no {word:?} in\n{table}");
     }
+    // On a machine that has much else to do, one run is all that is timed.
+    let measured = ["runs after a warm-up", "one run"];
+    assert!(
+        measured.iter().any(|words| table.contains(words)),
+        "{table}"
+    );
     let heads: Vec<&str> = table
         .lines()
         .filter(|line| line.contains(" sparse "))
