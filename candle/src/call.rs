@@ -36,6 +36,36 @@ pub(crate) struct Pages {
     pub(crate) page_tokens: usize,
 }
 
+impl Packed {
+    /// Sequences whose keys and values are packed too.
+    pub(crate) fn new(
+        seqlens_q: &Tensor,
+        seqlens_k: &Tensor,
+        max_seqlen_q: usize,
+        max_seqlen_k: usize,
+    ) -> Self {
+        Packed {
+            seqlens_q: seqlens_q.clone(),
+            seqlens_k: seqlens_k.clone(),
+            max_seqlen_q,
+            max_seqlen_k,
+            pages: None,
+        }
+    }
+
+    /// The same sequences, with keys and values in pages.
+    pub(crate) fn in_pages(self, block_table: &Tensor, page_tokens: usize) -> Self {
+        let pages = Pages {
+            block_table: block_table.clone(),
+            page_tokens,
+        };
+        Packed {
+            pages: Some(pages),
+            ..self
+        }
+    }
+}
+
 /// Views of q, k and v.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Views {

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::call::{Attention, Packed, Pages};
+use crate::call::{Attention, Packed};
 use crate::policies::Visible;
 use crate::windows;
 
@@ -96,13 +96,7 @@ pub fn flash_attn_varlen(
     softmax_scale: f32,
     causal: bool,
 ) -> Result<Tensor> {
-    let packed = Packed {
-        seqlens_q: seqlens_q.clone(),
-        seqlens_k: seqlens_k.clone(),
-        max_seqlen_q,
-        max_seqlen_k,
-        pages: None,
-    };
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k);
     dense(softmax_scale, causal, Some(packed)).run(q, k, v)
 }
 
@@ -179,15 +173,7 @@ pub fn flash_attn_varlen_paged_windowed(
         max_seqlen_q,
         max_seqlen_k,
     )?;
-    let packed = Packed {
-        seqlens_q: seqlens_q.clone(),
-        seqlens_k: seqlens_k.clone(),
-        max_seqlen_q,
-        max_seqlen_k,
-        pages: Some(Pages {
-            block_table: block_table.clone(),
-            page_tokens: page_block_size,
-        }),
-    };
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k)
+        .in_pages(block_table, page_block_size);
     dense(softmax_scale, causal, Some(packed)).run(q, k, v)
 }

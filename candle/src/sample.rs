@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::call::{Attention, Packed, Pages};
+use crate::call::{Attention, Packed};
 use crate::policies::Policies;
 
 /// Sparse causal attention over the keys that `policies` select.
@@ -69,7 +69,7 @@ pub fn sample_attn_varlen<'p>(
     softmax_scale: f32,
     policies: impl Into<Policies<'p>>,
 ) -> Result<Tensor> {
-    let packed = packed(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k);
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k);
     attention(softmax_scale, policies.into(), Some(packed)).run(q, k, v)
 }
 
@@ -89,7 +89,7 @@ pub fn sample_attn_varlen_with_lse<'p>(
     softmax_scale: f32,
     policies: impl Into<Policies<'p>>,
 ) -> Result<(Tensor, Tensor)> {
-    let packed = packed(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k);
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k);
     attention(softmax_scale, policies.into(), Some(packed)).run_with_lse(q, k, v)
 }
 
@@ -112,10 +112,8 @@ pub fn sample_attn_varlen_paged<'p>(
     page_block_size: usize,
     policies: impl Into<Policies<'p>>,
 ) -> Result<Tensor> {
-    let packed = Packed {
-        pages: Some(pages(block_table, page_block_size)),
-        ..packed(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k)
-    };
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k)
+        .in_pages(block_table, page_block_size);
     attention(softmax_scale, policies.into(), Some(packed)).run(q, k, v)
 }
 
@@ -137,10 +135,8 @@ pub fn sample_attn_varlen_paged_with_lse<'p>(
     page_block_size: usize,
     policies: impl Into<Policies<'p>>,
 ) -> Result<(Tensor, Tensor)> {
-    let packed = Packed {
-        pages: Some(pages(block_table, page_block_size)),
-        ..packed(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k)
-    };
+    let packed = Packed::new(seqlens_q, seqlens_k, max_seqlen_q, max_seqlen_k)
+        .in_pages(block_table, page_block_size);
     attention(softmax_scale, policies.into(), Some(packed)).run_with_lse(q, k, v)
 }
 
@@ -149,27 +145,5 @@ fn attention(softmax_scale: f32, policies: Policies<'_>, packed: Option<Packed>)
         softmax_scale,
         visible: policies.into(),
         packed,
-    }
-}
-
-fn packed(
-    seqlens_q: &Tensor,
-    seqlens_k: &Tensor,
-    max_seqlen_q: usize,
-    max_seqlen_k: usize,
-) -> Packed {
-    Packed {
-        seqlens_q: seqlens_q.clone(),
-        seqlens_k: seqlens_k.clone(),
-        max_seqlen_q,
-        max_seqlen_k,
-        pages: None,
-    }
-}
-
-fn pages(block_table: &Tensor, page_tokens: usize) -> Pages {
-    Pages {
-        block_table: block_table.clone(),
-        page_tokens,
     }
 }

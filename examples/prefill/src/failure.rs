@@ -1,6 +1,6 @@
-//! What went wrong, in one line.
+//! What went wrong, in one line; and the other stream, whose errors are failures too.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// A message for stderr.
@@ -18,6 +18,15 @@ impl Failure {
     /// Something wrong with `what`: an option, or an option and its file.
     pub fn of(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
         Failure(format!("{what}: {error}"))
+    }
+
+    /// The first paragraph of clap's message, on one line.
+    pub fn of_options(error: &clap::Error) -> Self {
+        let text = error.to_string();
+        let paragraph = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = paragraph.split_whitespace().collect();
+        let line = words.join(" ");
+        Failure::new(line.strip_prefix("error: ").unwrap_or(&line))
     }
 
     /// Writes the line; the exit code says that the input was bad.
@@ -64,4 +73,16 @@ pub fn one_line(message: &str) -> String {
         }
     }
     line
+}
+
+/// Prints to stdout. A reader that has seen enough is no failure.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("stdout", error)),
+        _ => Ok(()),
+    }
 }

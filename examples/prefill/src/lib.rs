@@ -29,12 +29,11 @@ mod treatment;
 #[doc(hidden)]
 pub use picture::canvas;
 
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 use args::Request;
 use engine::Machine;
-use failure::Failure;
+use failure::{Failure, print};
 use files::Staged;
 use input::Input;
 use treatment::Treatment;
@@ -107,16 +106,4 @@ fn run(request: &Request) -> Result<(), Failure> {
     print(&text)?;
     files.keep();
     Ok(())
-}
-
-/// Prints to stdout. A reader that has seen enough is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("stdout", error)),
-        _ => Ok(()),
-    }
 }

@@ -1,10 +1,11 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum};
 use sample_attention::squeeze::Score;
+use sample_attention_prefill::canvas::png_name;
 use sample_attention_prefill::failure::Failure;
 
 /// Clusters a fixed context once, and lets the queries after it look up what they attend to.
@@ -123,7 +124,7 @@ pub struct Request {
 pub fn parse() -> Result<Asked, Failure> {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(error) if error.use_stderr() => return Err(brief(&error)),
+        Err(error) if error.use_stderr() => return Err(Failure::of_options(&error)),
         Err(help) => return Ok(Asked::Text(help.to_string())),
     };
     request(line).map(|request| Asked::Run(Box::new(request)))
@@ -186,27 +187,4 @@ fn positive(option: &str, x: f32) -> Result<f32, Failure> {
             "it must be above 0",
         )),
     }
-}
-
-/// The picture is a PNG whatever its name, so the name must say so.
-fn png_name(path: &Path) -> Result<(), Failure> {
-    let is_png = path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
-    if is_png {
-        return Ok(());
-    }
-    Err(Failure::of(
-        format_args!("--picture {}", path.display()),
-        "pictures are PNG files: give a name that ends in .png",
-    ))
-}
-
-/// The first paragraph of clap's message, on one line.
-fn brief(error: &clap::Error) -> Failure {
-    let text = error.to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = paragraph.split_whitespace().collect();
-    let line = words.join(" ");
-    Failure::new(line.strip_prefix("error: ").unwrap_or(&line))
 }

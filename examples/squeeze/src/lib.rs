@@ -11,12 +11,12 @@ mod picture;
 mod table;
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
 use sample_attention::squeeze::Index;
-use sample_attention_prefill::failure::Failure;
+use sample_attention_prefill::failure::{Failure, print};
 use sample_attention_prefill::files::Staged;
 use sample_attention_prefill::memory;
 
@@ -85,16 +85,4 @@ fn copy_index(index: &Index, to: &mut dyn Write) -> Result<(), Failure> {
     let mut file = File::open(&path).map_err(Failure::new)?;
     std::io::copy(&mut file, to).map_err(Failure::new)?;
     Ok(())
-}
-
-/// Prints to stdout. A reader that has seen enough is no failure.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::of("stdout", error)),
-        _ => Ok(()),
-    }
 }

@@ -11,6 +11,7 @@ use sample_attention_inputs::capture::Layout;
 use sample_attention_inputs::synthetic::Structure;
 
 use crate::failure::Failure;
+use crate::picture::canvas::png_name;
 pub use heads::Heads;
 use policy::PolicyOptions;
 
@@ -265,7 +266,7 @@ impl Request {
 pub fn parse() -> Result<Asked, Failure> {
     let line = match CommandLine::try_parse() {
         Ok(line) => line,
-        Err(error) if error.use_stderr() => return Err(brief(&error)),
+        Err(error) if error.use_stderr() => return Err(Failure::of_options(&error)),
         Err(help) => return Ok(Asked::Text(help.to_string())),
     };
     if line.planned.plan {
@@ -368,20 +369,6 @@ fn refuse_ignored(line: &CommandLine) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The picture is a PNG whatever its name, so the name must say so.
-fn png_name(path: &Path) -> Result<(), Failure> {
-    let is_png = path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
-    if is_png {
-        return Ok(());
-    }
-    Err(Failure::of(
-        format_args!("--picture {}", path.display()),
-        "pictures are PNG files: give a name that ends in .png",
-    ))
-}
-
 fn synthetic(options: &SyntheticOptions, tokens: usize) -> Result<Source, Failure> {
     let problem = Problem::causal(tokens, options.head_dim as usize, Dtype::Bf16)
         .with_heads(options.q_heads as usize, options.kv_heads as usize);
@@ -397,13 +384,4 @@ fn synthetic(options: &SyntheticOptions, tokens: usize) -> Result<Source, Failur
         structure_name: name.to_owned(),
         seed: options.seed,
     })
-}
-
-/// The first paragraph of clap's message, on one line.
-fn brief(error: &clap::Error) -> Failure {
-    let text = error.to_string();
-    let paragraph = text.split("\n\n").next().unwrap_or_default();
-    let words: Vec<&str> = paragraph.split_whitespace().collect();
-    let line = words.join(" ");
-    Failure::new(line.strip_prefix("error: ").unwrap_or(&line))
 }

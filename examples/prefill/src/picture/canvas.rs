@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write;
+use std::path::Path;
 
 use embedded_graphics::mono_font::{MonoFont, MonoTextStyle, iso_8859_1 as fonts};
 use embedded_graphics::pixelcolor::Rgb888;
@@ -227,4 +228,18 @@ pub fn mix(under: Color, over: Color, share: f64) -> Color {
         let (under, over) = (f64::from(under[channel]), f64::from(over[channel]));
         (under + (over - under) * share.clamp(0.0, 1.0)).round() as u8
     })
+}
+
+/// The picture is a PNG whatever its name, so the name of `--picture` must say so.
+pub fn png_name(path: &Path) -> Result<(), Failure> {
+    let is_png = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("png"));
+    if is_png {
+        return Ok(());
+    }
+    Err(Failure::of(
+        format_args!("--picture {}", path.display()),
+        "pictures are PNG files: give a name that ends in .png",
+    ))
 }
