@@ -145,50 +145,6 @@ pub fn wgmma_wait_group<const PENDING: u32, A: Accumulators>(accumulators: &mut 
     accumulators.wait::<PENDING>();
 }
 
-/// The `asm!` of [`keep_operand`].
-#[cfg(target_arch = "nvptx64")]
-macro_rules! keep_asm {
-    ($a:ident, $after:ident, [$($x:ident $y:ident $z:ident $w:ident $r:literal),*]) => {
-        core::arch::asm!(
-            concat!("{{ .reg .pred p; .reg .b32 at;\nsetp.neu.f32 p, {after}, 0fBF800000;\n@p bra KEPT;\nmov.b32 at, 0;\n",
-                $("st.shared.v4.b32 [at], {{{", stringify!($x), "}, {", stringify!($y), "}, {", stringify!($z), "}, {",
-                    stringify!($w), "}}};\n",)*
-                "trap;\nKEPT: }}"),
-            after = in(reg32) $after,
-            $($x = in(reg32) $a[$r][0], $y = in(reg32) $a[$r][1], $z = in(reg32) $a[$r][2], $w = in(reg32) $a[$r][3],)*
-            options(nostack))
-    };
-}
-/// Keeps the registers of an A operand whose product is in flight from everything that `after` is computed from. Call it before the wait
-/// for the product, with a number above −1, or NaN, that depends on all that should run beside it.
-///
-/// The assembler knows when a product reads its registers, but not that what comes before the wait was meant to hide it. It may give
-/// those registers to the results, and has to wait before it writes the first of them. Here they are used once more: on a path that is never
-/// taken, which it cannot know, and which is a block of its own, that no wait moves above.
-///
-/// # PTX
-/// `setp.neu.f32`, `bra` around `st.shared.v4.b32` and `trap`.
-#[inline(always)]
-#[cfg_attr(
-    not(target_arch = "nvptx64"),
-    expect(unused_variables, reason = "the emulator allocates no registers")
-)]
-#[cfg_attr(
-    target_arch = "nvptx64",
-    allow(
-        named_asm_labels,
-        reason = "PTX labels are local to their braces, and PTX has no numeric ones"
-    )
-)]
-pub fn keep_operand(a: &[[u32; 4]; 8], after: f32) {
-    #[cfg(target_arch = "nvptx64")]
-    // SAFETY: the stores are never reached.
-    unsafe {
-        keep_asm!(a, after, [x0 y0 z0 w0 0, x1 y1 z1 w1 1, x2 y2 z2 w2 2, x3 y3 z3 w3 3,
-            x4 y4 z4 w4 4, x5 y5 z5 w5 5, x6 y6 z6 w6 6, x7 y7 z7 w7 7]);
-    }
-}
-
 /// The braced list of accumulator operands, `{ {0}, {1}, … }`.
 #[cfg(target_arch = "nvptx64")]
 macro_rules! registers {

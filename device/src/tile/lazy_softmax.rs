@@ -1,7 +1,7 @@
 //! The online softmax of a warpgroup's rows, which rescales what came before only when it has to.
 //!
 //! Weights are 2^(score · scale − reference), and any reference that is near the row's maximum gives the same quotients. A new
-//! maximum becomes the reference when it exceeds the old one by more than a slack, in the log2 domain: with a slack of 0 always
+//! maximum becomes the reference when it exceeds the old one by more than a threshold, in the log2 domain: with a threshold of 0 always
 //! (the textbook's online softmax), with 8 hardly ever after a row's first tiles. Weights then reach 2^8, which 16-bit formats
 //! hold as precisely as 1.
 //!
@@ -24,9 +24,8 @@ pub struct LazySoftmax {
     sum: [f32; 2],
     /// What is added to scaled scores, in the form of [`exponent`] that the reference has. It changes with the reference alone.
     offset: [f32; 2],
-    /// Whether a reference of the warp has the far form. Tiles that raise no reference and have none in the far form take one vote and one
-    /// branch.
-    far: bool,
+    /// Whether a reference of the warp has the far form.
+    has_far_row: bool,
 }
 
 /// What multiplies earlier weighted sums, for each of a thread's two rows.
@@ -38,39 +37,50 @@ impl LazySoftmax {
         reference: [f32::NEG_INFINITY; 2],
         sum: [0.0; 2],
         offset: [0.0; 2],
-        far: true,
+        has_far_row: true,
     };
 
-    /// Turns scores, −∞ where masked, into weights. `None`, in all lanes of the warp, where earlier weights keep their reference.
+    /// Raises the references to what a tile of scores, −∞ where masked, asks for. `None`, in all lanes of the warp, where earlier weights
+    /// keep theirs.
     #[inline(always)]
-    pub fn weigh<T: Float16>(
+    pub fn raise_references<T: Float16>(
         &mut self,
-        scores: &mut Scores,
+        scores: &Scores,
         scale_log2: f32,
-        slack_log2: f32,
+        threshold_log2: f32,
     ) -> Option<Rescale> {
-        let top = T::TOP_WEIGHT_LOG2;
         let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
         let mut grows = false;
         for (row, maximum) in maximum.iter().enumerate() {
             // Nothing seen before and nothing now: NaN, which is not greater.
-            grows |= (maximum - self.reference[row]) * scale_log2 > slack_log2;
+            grows |= (maximum - self.reference[row]) * scale_log2 > threshold_log2;
         }
-        let mut rescale = None;
-        if gpu::vote_sync_any(WARP, grows || self.far) {
-            if gpu::vote_sync_any(WARP, grows) {
-                rescale = Some(self.raise(maximum, scale_log2, top));
-            }
-            if self.far {
-                for row in 0..2 {
-                    let near_offset = exponent::near_offset(self.reference[row], scale_log2, top);
-                    let shift = exponent::shift(self.reference[row], near_offset);
-                    for i in 0..32 {
-                        scores[i / 2 * 4 + 2 * row + i % 2] -= shift;
-                    }
-                }
+        gpu::vote_sync_any(WARP, grows)
+            .then(|| self.raise(maximum, scale_log2, T::TOP_WEIGHT_LOG2))
+    }
+
+    /// Whether a reference of the warp has the far form: scores are then shifted before they are weighed. It changes only where
+    /// [`raise_references`](Self::raise_references) returns factors.
+    #[inline(always)]
+    pub const fn has_far_row(&self) -> bool {
+        self.has_far_row
+    }
+
+    /// Subtracts the references of the far form.
+    #[inline(always)]
+    pub fn shift_far_rows<T: Float16>(&self, scores: &mut Scores, scale_log2: f32) {
+        for (row, &reference) in self.reference.iter().enumerate() {
+            let near_offset = exponent::near_offset(reference, scale_log2, T::TOP_WEIGHT_LOG2);
+            let shift = exponent::shift(reference, near_offset);
+            for i in 0..32 {
+                scores[i / 2 * 4 + 2 * row + i % 2] -= shift;
             }
         }
+    }
+
+    /// Turns scores into weights. The references have been raised, and far rows shifted.
+    #[inline(always)]
+    pub fn weigh(&mut self, scores: &mut Scores, scale_log2: f32) {
         let offset = self.offset;
         // Two sums a row: half as long a chain of additions. Of the tile alone: thousands of small weights, added one by one to a large
         // sum, would lose bits.
@@ -84,7 +94,6 @@ impl LazySoftmax {
         for (sum, [even, odd]) in self.sum.iter_mut().zip(&sums) {
             *sum += even + odd;
         }
-        rescale
     }
 
     /// Takes the rows' maxima for their references; what multiplies earlier weighted sums. The whole warp calls it.
@@ -101,7 +110,7 @@ impl LazySoftmax {
             far |= exponent::is_far(near_offset);
             self.offset[row] = exponent::offset(near_offset, top);
         }
-        self.far = gpu::vote_sync_any(WARP, far);
+        self.has_far_row = gpu::vote_sync_any(WARP, far);
         factors
     }
 
@@ -125,12 +134,6 @@ impl LazySoftmax {
         let reference = self.reference[row];
         let exponent = exponent::exponent(score, reference, scale_log2, T::TOP_WEIGHT_LOG2);
         gpu::ex2_approx_ftz_f32(exponent)
-    }
-
-    /// A number that no weight so far is missing from: not below 0, or NaN.
-    #[inline(always)]
-    pub fn after_all(&self) -> f32 {
-        self.sum[0] + self.sum[1]
     }
 
     /// Ends the softmax: by row, the factor that makes weighted sums averages, and the natural logarithm of the sum of exponentials. See

@@ -264,6 +264,13 @@ fn copy_pages<D: HeadDim>(
 /// Bytes of a row of a tile's piece.
 const PIECE_ROW_BYTES: u32 = PIECE_BYTES / TILE;
 
+/// The address through a shuffle: the compiler then knows that it is the whole warp's, and keeps it in a uniform register, which products
+/// take their descriptors from.
+#[inline(always)]
+fn of_warp(at: Shared<u8>) -> Shared<u8> {
+    Shared::from_address(gpu::shfl_sync_idx(WARP, at.address(), 0))
+}
+
 #[inline(always)]
 fn consume<T: Float16, D: Products<T>>(
     p: &SamplingParams,
@@ -275,7 +282,7 @@ fn consume<T: Float16, D: Products<T>>(
     let first_rank = consumer * GROUP;
     let warp = gpu::shfl_sync_idx(WARP, gpu::tid_x() / 32 % 4, 0);
     let mut rows = Rows::new(panel, first_rank + warp * WARP_ROWS, ring.lanes());
-    let queries = ring.queries(consumer);
+    let queries = of_warp(ring.queries(consumer));
     rows::copy_queries::<T, D>(
         p,
         panel,
@@ -291,11 +298,12 @@ fn consume<T: Float16, D: Products<T>>(
     let steps = steps.of_warp();
     let mut step = 0;
     while step < steps.count() {
+        let tile = of_warp(ring.tile(step));
         ring.wait(step);
         if step < steps.for_sinks || step >= first_seen {
             let mut again = false;
             let sums = loop {
-                let mut scores = D::scores_of_group(queries, ring.tile(step));
+                let mut scores = D::scores_of_group(queries, tile);
                 gpu::wgmma_wait_group::<0, _>(&mut scores);
                 let sums = rows.weigh(p, steps, step, &mut scores, again, ring.lanes());
                 // Twice at most, whatever the scores: what is too large after that is so for no reference.

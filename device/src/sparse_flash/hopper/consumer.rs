@@ -1,12 +1,14 @@
 //! The consumers: 64 rows of each work tile, from Q to O.
 
+use core::marker::PhantomData;
+
 use super::super::work::QueryRows;
 use super::HopperParams;
 use super::lane_rows::{LaneRows, scale_rows};
 use super::shared::{Barrier, Memory, PipelineState, TileInfo};
 use super::{nonfinite, output};
 use crate::gpu;
-use crate::tile::warpgroup::{self, Products, Scores};
+use crate::tile::warpgroup::{self, Products, Scores, Weights};
 use crate::tile::{Float16, LazySoftmax, Rescale, scale};
 
 /// A consumer warpgroup's work.
@@ -70,47 +72,43 @@ fn attend<T: Float16, D: Products<T>>(
     scale_log2: f32,
     state: &mut PipelineState,
 ) {
-    let mut softmax = LazySoftmax::EMPTY;
-    // SAFETY: an array of floats, for which zero bits are the number 0. (As an array expression it would be a loop.)
-    let mut output: D::Output = unsafe { core::mem::zeroed() };
-
-    let mut scores = begin_scores::<T, D>(queries, *state);
-    let mut info = Memory::<D>::read_tile_info(state.stage);
-    gpu::wgmma_wait_group::<0, _>(&mut scores);
-    Memory::<D>::arrive_warp(Barrier::KEmpty(state.stage));
-    weigh::<T>(p, info, &mut scores, &mut softmax, scale_log2);
-    let mut weights = warpgroup::pack::<T>(&scores);
-    let mut poisoned = false;
-    Memory::<D>::wait(Barrier::VFull(state.stage), state.parity);
-    let mut has_read_values = info.is_diagonal();
-    if has_read_values {
-        poisoned = nonfinite::zero::<T, D>(LaneRows::of_this_thread(), Memory::<D>::v(state.stage));
-    }
-
-    while !info.is_last() {
-        let next = state.next::<D>();
-        scores = begin_scores::<T, D>(queries, next);
-        D::add_values(&mut output, &weights, Memory::<D>::v(state.stage));
-        info = Memory::<D>::read_tile_info(next.stage);
-        gpu::wgmma_wait_group::<1, _>(&mut scores);
-        Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
-        let rescale = weigh::<T>(p, info, &mut scores, &mut softmax, scale_log2);
-        // The exponentials run beside the product of the weights before.
-        gpu::keep_operand(&weights, softmax.after_all());
-        gpu::wgmma_wait_group::<0, _>(&mut output);
-        Memory::<D>::release_values(state.stage, has_read_values);
-        has_read_values = false;
-        if let Some(factors) = rescale {
-            scale_rows(output.as_mut(), factors);
+    let mut rows = Rows::<T, D>::of_first_tile(p, queries, scale_log2, *state);
+    let poisoned = rows.zero_nonfinite_values();
+    // Two loops, so that the one that runs is short enough for the instruction cache.
+    let mut begun = None;
+    if !rows.softmax.has_far_row() {
+        while !rows.info.is_last() {
+            let rescale = rows.begin_tile(p);
+            if rescale.is_some() && rows.softmax.has_far_row() {
+                begun = Some(rescale);
+                break;
+            }
+            rows.softmax.weigh(&mut rows.scores, scale_log2);
+            rows.finish_values(rescale);
+            rows.take_weights();
         }
-        weights = warpgroup::pack::<T>(&scores);
-        Memory::<D>::wait(Barrier::VFull(next.stage), next.parity);
-        *state = next;
     }
-    D::add_values(&mut output, &weights, Memory::<D>::v(state.stage));
-    gpu::wgmma_wait_group::<0, _>(&mut output);
-    Memory::<D>::release_values(state.stage, has_read_values);
-    *state = state.next::<D>();
+    if rows.softmax.has_far_row() {
+        loop {
+            let rescale = match begun.take() {
+                Some(rescale) => rescale,
+                None if rows.info.is_last() => break,
+                None => rows.begin_tile(p),
+            };
+            // The shifts find room only where the product before is done with its weights.
+            rows.finish_values(rescale);
+            rows.softmax.shift_far_rows::<T>(&mut rows.scores, scale_log2);
+            rows.softmax.weigh(&mut rows.scores, scale_log2);
+            rows.take_weights();
+        }
+    }
+    *state = rows.add_last_values();
+    let Rows {
+        softmax,
+        mut output,
+        info,
+        ..
+    } = rows;
 
     let lane_rows = LaneRows::of_this_thread();
     let work = Memory::<D>::read_work(slot);
@@ -130,6 +128,123 @@ fn attend<T: Float16, D: Products<T>>(
     output::write::<T, D>(p, lane_rows, work, finished, &mut output);
 }
 
+/// A thread's rows on their way through the tiles: one tile has weights, the next one scores.
+struct Rows<'a, T: Float16, D: Products<T>> {
+    queries: &'a D::Queries,
+    scale_log2: f32,
+    softmax: LazySoftmax,
+    /// Of the tiles before the one with weights.
+    output: D::Output,
+    /// Of the tile before `next`.
+    weights: Weights,
+    /// Of the tile of `next`, once it is begun.
+    scores: Scores,
+    /// What is known of the latest tile.
+    info: TileInfo,
+    /// The stage of the tile after the one with weights.
+    next: PipelineState,
+    /// Whether each lane has read the values of the tile with weights by itself.
+    has_read_values: bool,
+    element: PhantomData<T>,
+}
+
+impl<'a, T: Float16, D: Products<T>> Rows<'a, T, D> {
+    /// Weighs the tile of stage `state`, the work tile's first, whose values are there when it returns.
+    #[inline(always)]
+    fn of_first_tile(
+        p: &HopperParams,
+        queries: &'a D::Queries,
+        scale_log2: f32,
+        state: PipelineState,
+    ) -> Self {
+        let mut softmax = LazySoftmax::EMPTY;
+        let mut scores = begin_scores::<T, D>(queries, state);
+        let info = Memory::<D>::read_tile_info(state.stage);
+        gpu::wgmma_wait_group::<0, _>(&mut scores);
+        Memory::<D>::arrive_warp(Barrier::KEmpty(state.stage));
+        mask(info, &mut scores);
+        softmax.raise_references::<T>(&scores, scale_log2, p.rescale_threshold_log2);
+        if softmax.has_far_row() {
+            softmax.shift_far_rows::<T>(&mut scores, scale_log2);
+        }
+        softmax.weigh(&mut scores, scale_log2);
+        let weights = warpgroup::pack::<T>(&scores);
+        Memory::<D>::wait(Barrier::VFull(state.stage), state.parity);
+        Self {
+            queries,
+            scale_log2,
+            softmax,
+            // SAFETY: an array of floats, for which zero bits are the number 0. (As an array expression it would be a loop.)
+            output: unsafe { core::mem::zeroed() },
+            weights,
+            scores,
+            info,
+            next: state.next::<D>().of_warp(),
+            has_read_values: false,
+            element: PhantomData,
+        }
+    }
+
+    /// Takes what is not finite out of the first tile's values, if that is the diagonal block; whether there is any.
+    #[inline(always)]
+    fn zero_nonfinite_values(&mut self) -> bool {
+        self.has_read_values = self.info.is_diagonal();
+        self.has_read_values
+            && nonfinite::zero::<T, D>(LaneRows::of_this_thread(), Memory::<D>::v(self.stage()))
+    }
+
+    /// The stage of the tile with weights: worked out from the next one's, which the compiler knows to be the whole warp's.
+    #[inline(always)]
+    fn stage(&self) -> u32 {
+        self.next.stage_before::<D>()
+    }
+
+    /// Issues the next tile's scores, and the values of the one with weights; masks the scores and raises the references to them.
+    #[inline(always)]
+    fn begin_tile(&mut self, p: &HopperParams) -> Option<Rescale> {
+        let stage = self.stage();
+        self.scores = begin_scores::<T, D>(self.queries, self.next);
+        D::add_values(&mut self.output, &self.weights, Memory::<D>::v(stage));
+        self.info = Memory::<D>::read_tile_info(self.next.stage);
+        gpu::wgmma_wait_group::<1, _>(&mut self.scores);
+        Memory::<D>::arrive_warp(Barrier::KEmpty(self.next.stage));
+        mask(self.info, &mut self.scores);
+        let threshold_log2 = p.rescale_threshold_log2;
+        self.softmax
+            .raise_references::<T>(&self.scores, self.scale_log2, threshold_log2)
+    }
+
+    /// Waits for the values of the tile with weights, and rescales the output.
+    #[inline(always)]
+    fn finish_values(&mut self, rescale: Option<Rescale>) {
+        gpu::wgmma_wait_group::<0, _>(&mut self.output);
+        Memory::<D>::release_values(self.stage(), self.has_read_values);
+        self.has_read_values = false;
+        if let Some(factors) = rescale {
+            scale_rows(self.output.as_mut(), factors);
+        }
+    }
+
+    /// The tile that was begun, and weighed, is the one with weights: its values are there when this returns.
+    #[inline(always)]
+    fn take_weights(&mut self) {
+        let after = self.next.next::<D>().of_warp();
+        self.weights = warpgroup::pack::<T>(&self.scores);
+        Memory::<D>::wait(Barrier::VFull(self.next.stage), self.next.parity);
+        self.next = after;
+    }
+
+    /// Adds the values of the tile with weights, which is the last; the stage of the next work tile's first.
+    #[inline(always)]
+    fn add_last_values(&mut self) -> PipelineState {
+        let stage = self.stage();
+        D::add_values(&mut self.output, &self.weights, Memory::<D>::v(stage));
+        gpu::wgmma_wait_group::<0, _>(&mut self.output);
+        Memory::<D>::release_values(stage, self.has_read_values);
+        self.next
+    }
+}
+
 /// Issues the scores of a stage, once it is full.
 #[inline(always)]
 fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, state: PipelineState) -> Scores {
@@ -137,15 +252,9 @@ fn begin_scores<T: Float16, D: Products<T>>(queries: &D::Queries, state: Pipelin
     D::scores(queries, Memory::<D>::k(state.stage))
 }
 
-/// Masks a tile's scores and makes weights of them.
+/// Masks a tile's scores.
 #[inline(always)]
-fn weigh<T: Float16>(
-    p: &HopperParams,
-    info: TileInfo,
-    scores: &mut Scores,
-    softmax: &mut LazySoftmax,
-    scale_log2: f32,
-) -> Option<Rescale> {
+fn mask(info: TileInfo, scores: &mut Scores) {
     if info.is_partial() {
         let lane_rows = LaneRows::of_this_thread();
         let first_column = (lane_rows.lane % 4 * 2) as i32;
@@ -159,5 +268,4 @@ fn weigh<T: Float16>(
         }
         warpgroup::mask(scores, last);
     }
-    softmax.weigh::<T>(scores, scale_log2, p.rescale_threshold_log2)
 }

@@ -95,6 +95,26 @@ impl PipelineState {
         parity: 0,
     };
 
+    /// The same, through a shuffle: the compiler then knows that the stage is the whole warp's, and keeps the addresses of its tiles in
+    /// uniform registers, which products take their descriptors from.
+    #[inline(always)]
+    pub fn of_warp(self) -> Self {
+        Self {
+            stage: gpu::shfl_sync_idx(WARP, self.stage, 0),
+            ..self
+        }
+    }
+
+    /// The stage before this one.
+    #[inline(always)]
+    pub fn stage_before<D: HeadDim>(self) -> u32 {
+        if self.stage == 0 {
+            stages(D::DIM) - 1
+        } else {
+            self.stage - 1
+        }
+    }
+
     #[inline(always)]
     pub fn next<D: HeadDim>(self) -> Self {
         if self.stage + 1 == stages(D::DIM) {
