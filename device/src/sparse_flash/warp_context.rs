@@ -147,10 +147,10 @@ impl WarpContext {
         self.number(3)
     }
 
-    /// Where a key lies in the tensors: `[token, head, batch]`.
+    /// Where a key lies in the tensors: `[token, head, batch]`. The token of a gathered tile's `start` means nothing.
     #[inline(always)]
     pub fn place_of_key(self, key: u32) -> [i32; 3] {
-        let token = self.number(4) + key;
+        let token = self.number(4).wrapping_add(key);
         [token, self.number(13), self.number(8)].map(|i| i as i32)
     }
 

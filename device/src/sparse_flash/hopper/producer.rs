@@ -65,6 +65,8 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                 && !tile.is_gathered()
                 && tile.start >= context.query_block() * BLOCK;
             let info = TileInfo::new(tile.keys, own, next.keys == 0);
+            // All that a copy needs, before the stage is free.
+            let at = context.place_of_key(tile.start);
             Memory::<D>::wait(Barrier::KEmpty(state.stage), state.parity ^ 1);
             if gpu::tid_x() == 0 {
                 Memory::<D>::write_tile_info(state.stage, info);
@@ -80,7 +82,6 @@ pub(super) fn produce<D: HeadDim>(p: &HopperParams, in_place: &HopperParams) {
                 gpu::cp_async_wait_group::<0>();
                 hand_over::<D>(v_full);
             } else {
-                let at = context.place_of_key(tile.start);
                 if attention.k.is_paged() {
                     let pages = context.k(attention).pages;
                     load_pages::<D>(
