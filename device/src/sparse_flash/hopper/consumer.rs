@@ -159,7 +159,7 @@ impl<'a, T: Float16, D: Products<T>> Rows<'a, T, D> {
     ) -> Self {
         let mut softmax = LazySoftmax::EMPTY;
         let mut scores = begin_scores::<T, D>(queries, state);
-        let info = Memory::<D>::read_tile_info(state.stage);
+        let info = Memory::<D>::load_tile_info(state.stage).of_warp();
         gpu::wgmma_wait_group::<0, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(state.stage));
         mask(info, &mut scores);
@@ -203,9 +203,11 @@ impl<'a, T: Float16, D: Products<T>> Rows<'a, T, D> {
     #[inline(always)]
     fn begin_tile(&mut self, p: &HopperParams) -> Option<Rescale> {
         let stage = self.stage();
-        self.scores = begin_scores::<T, D>(self.queries, self.next);
+        Memory::<D>::wait(Barrier::KFull(self.next.stage), self.next.parity);
+        let info = Memory::<D>::load_tile_info(self.next.stage);
+        self.scores = D::scores(self.queries, Memory::<D>::k(self.next.stage));
         D::add_values(&mut self.output, &self.weights, Memory::<D>::v(stage));
-        self.info = Memory::<D>::read_tile_info(self.next.stage);
+        self.info = info.of_warp();
         gpu::wgmma_wait_group::<1, _>(&mut self.scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(self.next.stage));
         mask(self.info, &mut self.scores);

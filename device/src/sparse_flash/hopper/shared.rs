@@ -168,6 +168,14 @@ impl TileInfo {
         self.bits & Self::LAST != 0
     }
 
+    /// Lane 0's. The whole warp calls it.
+    #[inline(always)]
+    pub fn of_warp(self) -> Self {
+        Self {
+            bits: gpu::shfl_sync_idx(WARP, self.bits, 0),
+        }
+    }
+
     /// Whether a row may not see all 128 keys.
     #[inline(always)]
     pub const fn is_partial(self) -> bool {
@@ -280,10 +288,13 @@ impl<D: HeadDim> Memory<D> {
         gpu::st_shared(Self::info(stage), info.bits);
     }
 
-    /// What a stage holds. The whole warp calls it.
+    /// What a stage holds, in lane 0 alone: [`TileInfo::of_warp`] tells the others, once the load had time.
     #[inline(always)]
-    pub fn read_tile_info(stage: u32) -> TileInfo {
-        let [bits] = read_once(|| [gpu::ld_shared(Self::info(stage))]);
+    pub fn load_tile_info(stage: u32) -> TileInfo {
+        let mut bits = 0;
+        if gpu::laneid() == 0 {
+            bits = gpu::ld_shared(Self::info(stage));
+        }
         TileInfo { bits }
     }
 
