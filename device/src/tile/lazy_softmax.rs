@@ -40,27 +40,25 @@ impl LazySoftmax {
         has_far_row: true,
     };
 
-    /// Raises the references to what a tile of scores, −∞ where masked, asks for. `None`, in all lanes of the warp, where earlier weights
-    /// keep theirs.
+    /// The maxima of the rows' scores, −∞ where masked, and references.
     #[inline(always)]
-    pub fn raise_references<T: Float16>(
-        &mut self,
-        scores: &Scores,
-        scale_log2: f32,
-        threshold_log2: f32,
-    ) -> Option<Rescale> {
-        let maximum = [self.maximum(scores, 0), self.maximum(scores, 1)];
+    pub fn maxima(&self, scores: &Scores) -> [f32; 2] {
+        [self.maximum(scores, 0), self.maximum(scores, 1)]
+    }
+
+    /// Whether a tile's [`maxima`](Self::maxima) ask for other references: the same in all lanes of the warp.
+    #[inline(always)]
+    pub fn must_raise(&self, maxima: [f32; 2], scale_log2: f32, threshold_log2: f32) -> bool {
         let mut grows = false;
-        for (row, maximum) in maximum.iter().enumerate() {
+        for (row, maximum) in maxima.iter().enumerate() {
             // Nothing seen before and nothing now: NaN, which is not greater.
             grows |= (maximum - self.reference[row]) * scale_log2 > threshold_log2;
         }
         gpu::vote_sync_any(WARP, grows)
-            .then(|| self.raise(maximum, scale_log2, T::TOP_WEIGHT_LOG2))
     }
 
-    /// Whether a reference of the warp has the far form: scores are then shifted before they are weighed. It changes only where
-    /// [`raise_references`](Self::raise_references) returns factors.
+    /// Whether a reference of the warp has the far form: scores are then shifted before they are weighed. Only [`raise`](Self::raise)
+    /// changes it.
     #[inline(always)]
     pub const fn has_far_row(&self) -> bool {
         self.has_far_row
@@ -96,9 +94,10 @@ impl LazySoftmax {
         }
     }
 
-    /// Takes the rows' maxima for their references; what multiplies earlier weighted sums. The whole warp calls it.
+    /// Takes a tile's [`maxima`](Self::maxima) for the references; what multiplies earlier weighted sums. The whole warp calls it.
     #[inline(always)]
-    fn raise(&mut self, maximum: [f32; 2], scale_log2: f32, top: f32) -> Rescale {
+    pub fn raise<T: Float16>(&mut self, maximum: [f32; 2], scale_log2: f32) -> Rescale {
+        let top = T::TOP_WEIGHT_LOG2;
         let mut factors = [1.0; 2];
         let mut far = false;
         for row in 0..2 {
@@ -108,10 +107,19 @@ impl LazySoftmax {
             self.sum[row] *= factors[row];
             let near_offset = exponent::near_offset(maximum[row], scale_log2, top);
             far |= exponent::is_far(near_offset);
-            self.offset[row] = exponent::offset(near_offset, top);
         }
         self.has_far_row = gpu::vote_sync_any(WARP, far);
         factors
+    }
+
+    /// Ends what [`raise`](Self::raise) began: scores are weighed relative to the new references from here on.
+    #[inline(always)]
+    pub fn use_raised<T: Float16>(&mut self, scale_log2: f32) {
+        let top = T::TOP_WEIGHT_LOG2;
+        for row in 0..2 {
+            let near_offset = exponent::near_offset(self.reference[row], scale_log2, top);
+            self.offset[row] = exponent::offset(near_offset, top);
+        }
     }
 
     /// The maximum of a row and its reference, in its four lanes. A NaN is no maximum.

@@ -9,7 +9,7 @@ use super::shared::{Barrier, Memory, PipelineState, TileInfo};
 use super::{nonfinite, output};
 use crate::gpu;
 use crate::tile::warpgroup::{self, Products, Scores, Weights};
-use crate::tile::{Float16, LazySoftmax, Rescale, scale};
+use crate::tile::{Float16, LazySoftmax, scale};
 
 /// A consumer warpgroup's work.
 #[inline(always)]
@@ -72,35 +72,12 @@ fn attend<T: Float16, D: Products<T>>(
     scale_log2: f32,
     state: &mut PipelineState,
 ) {
-    let mut rows = Rows::<T, D>::of_first_tile(p, queries, scale_log2, *state);
+    let mut rows = Rows::<T, D>::of_first_tile(queries, scale_log2, *state);
     let poisoned = rows.zero_nonfinite_values();
-    // Two loops, so that the one that runs is short enough for the instruction cache.
-    let mut begun = None;
-    if !rows.softmax.has_far_row() {
-        while !rows.info.is_last() {
-            let rescale = rows.begin_tile(p);
-            if rescale.is_some() && rows.softmax.has_far_row() {
-                begun = Some(rescale);
-                break;
-            }
-            rows.softmax.weigh(&mut rows.scores, scale_log2);
-            rows.finish_values(rescale);
-            rows.take_weights();
-        }
-    }
-    if rows.softmax.has_far_row() {
-        loop {
-            let rescale = match begun.take() {
-                Some(rescale) => rescale,
-                None if rows.info.is_last() => break,
-                None => rows.begin_tile(p),
-            };
-            // The shifts find room only where the product before is done with its weights.
-            rows.finish_values(rescale);
-            rows.softmax.shift_far_rows::<T>(&mut rows.scores, scale_log2);
-            rows.softmax.weigh(&mut rows.scores, scale_log2);
-            rows.take_weights();
-        }
+    while !rows.info.is_last() {
+        rows.begin_tile(p);
+        rows.softmax.weigh(&mut rows.scores, scale_log2);
+        rows.take_weights();
     }
     *state = rows.add_last_values();
     let Rows {
@@ -151,19 +128,16 @@ struct Rows<'a, T: Float16, D: Products<T>> {
 impl<'a, T: Float16, D: Products<T>> Rows<'a, T, D> {
     /// Weighs the tile of stage `state`, the work tile's first, whose values are there when it returns.
     #[inline(always)]
-    fn of_first_tile(
-        p: &HopperParams,
-        queries: &'a D::Queries,
-        scale_log2: f32,
-        state: PipelineState,
-    ) -> Self {
+    fn of_first_tile(queries: &'a D::Queries, scale_log2: f32, state: PipelineState) -> Self {
         let mut softmax = LazySoftmax::EMPTY;
         let mut scores = begin_scores::<T, D>(queries, state);
         let info = Memory::<D>::load_tile_info(state.stage).of_warp();
         gpu::wgmma_wait_group::<0, _>(&mut scores);
         Memory::<D>::arrive_warp(Barrier::KEmpty(state.stage));
         mask(info, &mut scores);
-        softmax.raise_references::<T>(&scores, scale_log2, p.rescale_threshold_log2);
+        let maxima = softmax.maxima(&scores);
+        softmax.raise::<T>(maxima, scale_log2);
+        softmax.use_raised::<T>(scale_log2);
         if softmax.has_far_row() {
             softmax.shift_far_rows::<T>(&mut scores, scale_log2);
         }
@@ -199,31 +173,40 @@ impl<'a, T: Float16, D: Products<T>> Rows<'a, T, D> {
         self.next.stage_before::<D>()
     }
 
-    /// Issues the next tile's scores, and the values of the one with weights; masks the scores and raises the references to them.
+    /// Issues the next tile's scores, and the values of the one with weights; masks the scores, raises the references to them, and rescales
+    /// the output.
     #[inline(always)]
-    fn begin_tile(&mut self, p: &HopperParams) -> Option<Rescale> {
-        let stage = self.stage();
-        Memory::<D>::wait(Barrier::KFull(self.next.stage), self.next.parity);
-        let info = Memory::<D>::load_tile_info(self.next.stage);
-        self.scores = D::scores(self.queries, Memory::<D>::k(self.next.stage));
+    fn begin_tile(&mut self, p: &HopperParams) {
+        let (stage, next) = (self.stage(), self.next);
+        Memory::<D>::wait(Barrier::KFull(next.stage), next.parity);
+        let info = Memory::<D>::load_tile_info(next.stage);
+        self.scores = D::scores(self.queries, Memory::<D>::k(next.stage));
         D::add_values(&mut self.output, &self.weights, Memory::<D>::v(stage));
         self.info = info.of_warp();
         gpu::wgmma_wait_group::<1, _>(&mut self.scores);
-        Memory::<D>::arrive_warp(Barrier::KEmpty(self.next.stage));
+        Memory::<D>::arrive_warp(Barrier::KEmpty(next.stage));
         mask(self.info, &mut self.scores);
-        let threshold_log2 = p.rescale_threshold_log2;
-        self.softmax
-            .raise_references::<T>(&self.scores, self.scale_log2, threshold_log2)
-    }
-
-    /// Waits for the values of the tile with weights, and rescales the output.
-    #[inline(always)]
-    fn finish_values(&mut self, rescale: Option<Rescale>) {
+        let maxima = self.softmax.maxima(&self.scores);
+        let mut factors = [1.0; 2];
+        let raises = self
+            .softmax
+            .must_raise(maxima, self.scale_log2, p.rescale_threshold_log2);
+        if raises {
+            factors = self.softmax.raise::<T>(maxima, self.scale_log2);
+        }
         gpu::wgmma_wait_group::<0, _>(&mut self.output);
-        Memory::<D>::release_values(self.stage(), self.has_read_values);
+        // The assembler moves the exponentials up to the branch below and no further: it decides what they are relative to. So the stage is
+        // handed back before them, and its copy has the time that they take.
+        Memory::<D>::release_values(stage, self.has_read_values);
         self.has_read_values = false;
-        if let Some(factors) = rescale {
+        let is_far = self.softmax.has_far_row();
+        if raises || is_far {
+            self.softmax.use_raised::<T>(self.scale_log2);
             scale_rows(self.output.as_mut(), factors);
+            if is_far {
+                self.softmax
+                    .shift_far_rows::<T>(&mut self.scores, self.scale_log2);
+            }
         }
     }
 

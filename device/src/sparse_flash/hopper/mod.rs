@@ -13,8 +13,9 @@
 //!     S = queries · K[0]ᵀ;  P = weights of S
 //!     for each tile but the first:
 //!         issue S' = queries · K[tile]ᵀ, then O += P · V[tile − 1]    both in flight at once
-//!         wait for S';  weights of S'                                 … while O is computed
-//!         wait for O;  O = O · rescale;  P = S' in 16 bits
+//!         wait for S';  mask and maxima of S'                         … while O is computed
+//!         wait for O;  V[tile − 1] is free;  O = O · rescale
+//!         P = weights of S'                                           … while the other consumer multiplies
 //!     O += P · V[last];  O / sum, lse = max + ln sum
 //! ```
 //!
